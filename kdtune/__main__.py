@@ -1,0 +1,5 @@
+"""``python -m kdtune``."""
+
+from kdtune.cli import main
+
+main(prog_name="kdtune")

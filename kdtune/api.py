@@ -1,0 +1,283 @@
+"""``load_study``, ``launch`` and ``results``: what the command line does, as functions."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from kdtune import tables
+from kdtune.base import RunError, UserError, did_you_mean
+from kdtune.lock import locked
+from kdtune.spec import STAGE_REFERENCE, StudySpec, Value
+from kdtune.storage import TABLES, Storage
+from kdtune.study_file import load_study as load_study
+from kdtune.study_file import override
+
+if TYPE_CHECKING:
+    from kdtune.progress import Reporter
+
+
+def storage_root(given: str | None = None) -> str:
+    """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``."""
+    return given or os.environ.get("KDTUNE_STORAGE") or str(Path.home() / "kdtune")
+
+
+def data_folder(given: str | None = None) -> str | None:
+    """The flag, else ``KDTUNE_DATA_ROOT``, else none."""
+    return given or os.environ.get("KDTUNE_DATA_ROOT") or None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a launch departs from the study's file; none changes it."""
+
+    stages: Sequence[str] = ()
+    search: str | None = None
+    samples: int | None = None
+    scheduler: str | None = None
+    teacher: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    gpus_per_trial: float | None = None
+
+
+def adjusted(study: StudySpec, options: Options) -> StudySpec:
+    """The study with the launch's options in it.
+
+    Raises:
+        UserError: an option names a stage or path that the study does not have, or leaves no trial.
+    """
+    settings = dict(options.settings)
+    if options.teacher is not None:
+        settings["teacher.checkpoint"] = options.teacher
+    if settings:
+        study = override(study, settings)
+    names = [stage.name for stage in study.stages]
+    for name in options.stages:
+        if name not in names:
+            raise UserError(
+                f"--stage {name}: study '{study.name}' has no such stage{did_you_mean(name, names)}; "
+                f"there are: {', '.join(names)}"
+            )
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples {options.samples}: leaves no trial; give 1 or more")
+    changes: dict[str, Any] = {
+        "max_concurrent": options.max_concurrent,
+        "gpus_per_trial": options.gpus_per_trial,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    data = study.model_dump(mode="json") | changes
+    if options.scheduler is not None:
+        data["scheduler"] = options.scheduler
+    for stage in data["stages"]:
+        if options.scheduler is not None and len(stage["seeds"]) == 1:
+            stage["scheduler"] = options.scheduler
+        if options.search is not None and _searched(stage):
+            stage["search"] = options.search
+        if options.samples is not None and stage["search"] != "grid":
+            stage["samples"] = options.samples
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"these options do not fit study '{study.name}': {message}") from None
+
+
+def _searched(stage: Mapping[str, Any]) -> bool:
+    """Whether another search can take the grid's place: one seed and more than one value to choose from."""
+    values = sum(len(axis) for axis in stage["grid"].values())
+    return len(stage["seeds"]) == 1 and (values > len(stage["grid"]) or bool(stage["ranges"]))
+
+
+def launch(
+    study: StudySpec,
+    *,
+    storage: str | None = None,
+    data_root: str | None = None,
+    address: str | None = None,
+    options: Options | None = None,
+    reporter: "Reporter | None" = None,
+) -> Storage:
+    """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
+
+    Raises:
+        UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
+        RunError: interrupted, or no trial of a stage came to a result; says how to continue.
+    """
+    from kdtune.progress import Reporter
+    from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
+
+    options = options or Options()
+    study = adjusted(study, options)
+    where = Storage(storage_root(storage), study.name)
+    where.check_writable()
+    with locked(where.folder) as held:
+        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held)
+        run.run(address, options.stages)
+    return where
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a study."""
+
+    storage: Storage
+
+    def table(self, name: str) -> pa.Table:
+        """A table by its name, as data: ``optimal``, ``grid``, ``temperature``, ``final``, ``trials``, ``history``, ...
+
+        Raises:
+            UserError: the study has not been launched with this storage, or there is no table of that name.
+        """
+        if name in TABLES:
+            return self.storage.table(name)
+        return tables.table(name, self.all(), self.storage.study)
+
+    def all(self) -> tables.Tables:
+        """All stored tables."""
+        return tables.Tables(**{name: self.storage.table(name) for name in TABLES})
+
+
+def results(name: str, storage: str | None = None) -> Results:
+    """The results of a study by its name (or its file)."""
+    if name.endswith((".yaml", ".yml")):
+        name = load_study(name).name
+    return Results(Storage(storage_root(storage), name))
+
+
+def cost(study: StudySpec, where: Storage) -> str:
+    """What a launch would run: stages, trials, steps; hours where earlier trials of the study tell the speed."""
+    templates = study.templates()
+    speeds = _speeds(where)
+    lines = [f"study {study.name}: results would be in {where.folder.uri}"]
+    total = {"trials": 0, "steps": 0, "hours": 0.0}
+    for stage in study.stages:
+        points = stage.points(list(study.template_starts(stage)), study.seed) if stage.search != "tpe" else []
+        trials = len(points) or stage.samples or 0
+        recipe = templates[stage.name].recipe
+        steps = trials * recipe.num_steps
+        stopped = study.scheduler_of(stage)
+        early = f", early stopping by {stopped}" if stopped != "none" else ""
+        lines.append(
+            f"  {stage.name:16} {trials:4} trials of {recipe.num_steps} steps, batch {recipe.batch_size}{early}"
+        )
+        total["trials"] += trials
+        total["steps"] += steps
+        speed = speeds.get(stage.name) or speeds.get("")
+        total["hours"] += steps * recipe.batch_size / speed / 3600 if speed else 0.0
+    lines.append(f"  {'in all':16} {total['trials']:4} trials, at most {total['steps']:,} steps")
+    if speeds:
+        lines.append(f"  at the speed of the trials on record: at most {total['hours']:.1f} hours of one trial slot")
+    else:
+        lines.append("  no trial is on record yet, so no time can be told; `kdtune bench train` measures a step here")
+    return "\n".join(lines)
+
+
+def _speeds(where: Storage) -> dict[str, float]:
+    """Images per second by stage, and under "" the slowest of all, from the trials on record."""
+    found: dict[str, list[float]] = {}
+    for record in where.records().values():
+        row = record["row"]
+        if row["images_per_second"]:
+            found.setdefault(row["stage"], []).append(row["images_per_second"])
+    means = {stage: sum(values) / len(values) for stage, values in found.items()}
+    return means | {"": min(means.values())} if means else {}
+
+
+def print_summary(where: Storage, styled: bool) -> None:
+    """The tables that answer the study's question, on standard output."""
+    from kdtune.layouts import render
+
+    stored = Results(where).all()
+    for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
+        if tables.table(name, stored, where.study).num_rows:
+            print(render(name, stored, where.study, "text", styled=styled))
+
+
+def shown(
+    study: str, storage: str | None, table: str, form: str, *, published: bool, compare: bool, styled: bool
+) -> str | bytes:
+    """A table of a study in a format.
+
+    Raises:
+        UserError: no results there, or the paper does not print the table.
+    """
+    from kdtune import layouts
+    from kdtune import published as paper
+
+    if published:
+        data = paper.published(study, table)
+        return (
+            layouts.parquet_bytes(data)
+            if form == "parquet"
+            else layouts.render_data(table, data, study, form, styled=styled)
+        )
+    found = results(study, storage)
+    name = found.storage.study
+    if compare:
+        data = tables.compare(table, found.table(table), paper.published(name, table))
+        return (
+            layouts.parquet_bytes(data)
+            if form == "parquet"
+            else layouts.render_comparison(table, data, name, form, styled=styled)
+        )
+    if form == "parquet":
+        return layouts.parquet_bytes(found.table(table))
+    return layouts.render(table, found.all(), name, form, styled=styled)
+
+
+def loss_lines() -> list[str]:
+    """Every loss term: symbol, parameters with defaults, what it needs, source."""
+    from kdtune.losses import LOSSES
+
+    lines = []
+    for name in LOSSES.names():
+        term = LOSSES.resolve(name)
+        fields = [f"{k}={v.default}" for k, v in term.model_fields.items() if k != "weight"]
+        needs = [*(["teacher"] if term.needs_teacher else []), *sorted(term.taps)] or ["labels"]
+        lines.append(f"{name:6} {term.symbol:8} needs {', '.join(needs)}; {', '.join(fields) or 'no parameters'}")
+        lines.append(f"{'':15} {term.source}")
+    return lines
+
+
+def train(
+    study: str,
+    data_root: str | None,
+    settings: Mapping[str, Value],
+    stage: str | None,
+    teacher: str | None,
+    output: str,
+) -> Iterator[str]:
+    """Trains a stage's first configuration in this process, without Ray; a line per evaluation.
+
+    Raises:
+        UserError: unknown stage, missing data or weights.
+        RunError: the trial failed.
+    """
+    from kdtune.journal import Planned, follow
+    from kdtune.trial import Site
+
+    spec = adjusted(load_study(study), Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
+    name = stage or spec.stages[0].name
+    config = spec.templates()[name]
+    config = config.replace({"seed": spec.stage(name).seeds[0]})
+    for path, reference in config.checkpoints().items():
+        if reference.startswith(STAGE_REFERENCE):
+            raise UserError(
+                f"{path} is '{reference}', which another stage makes; give --teacher FILE, or launch the study"
+            )
+    where = Storage(output, spec.name)
+    where.check_writable()
+    planned = Planned(spec.name, name, "base", config)
+    yield f"{planned.trial_id}: {config.recipe.num_steps} steps; files in {where.folder.uri}"
+    for record in follow(planned, Site(data_folder(data_root)), where):
+        row, last = record["row"], record["history"][-1] if record["history"] else {}
+        if row["status"] == "failed":
+            raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
+        miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
+        yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+    yield f"weights: {where.checkpoint_uri(planned.trial_id)}"

@@ -1,0 +1,211 @@
+"""The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune.
+
+Shape letters, everywhere in the package: N images, K classes, C channels, H W pixels of the crop, h w cells of a
+network's output (about H/8 x W/8), P = h w.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from torch import Tensor, nn
+
+IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
+
+Split = Literal["train", "val"]
+Tap = Literal["layer1", "layer2", "layer3", "layer4", "psp", "aux"]
+
+
+class UserError(Exception):
+    """What a user can mend: one line that says what, where and what to do. The command line exits with 2."""
+
+
+class RunError(Exception):
+    """A run that could not finish: what, where the log is, how to continue. The command line exits with 1."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> InitErrorDetails:
+    """One entry of a pydantic error, placed at ``loc``, with a message of our own."""
+    kind = PydanticCustomError("study", "{message}", {"message": message})
+    return InitErrorDetails(type=kind, loc=loc, input=value)
+
+
+class Interrupted(RunError):
+    """Ctrl-C or SIGTERM ended the run in order; what is finished is kept. The command line exits with 130."""
+
+
+class Config(BaseModel):
+    """A frozen piece of a study. Never holds a tensor, a handle or a path of this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, data: Any) -> Any:
+        """Pydantic says that a key is not allowed; this also says which are."""
+        known = list(cls.model_fields)
+        unknown = [key for key in data if key not in known] if isinstance(data, dict) else []
+        if unknown:
+            errors = [
+                error_at((key,), f"unknown key{did_you_mean(str(key), known)}; allowed: {', '.join(known)}")
+                for key in unknown
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return data
+
+
+@dataclass
+class SegOutput:
+    """What a network returns, by name."""
+
+    logits: Tensor  # (N, K, h, w), at the network's own stride, before upsampling
+    taps: dict[str, Tensor] = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
+    aux: Tensor | None = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
+
+
+class SegNet(nn.Module):
+    """A segmentation network. ``forward(image (N, 3, H, W), taps)`` keeps only the feature maps in ``taps``."""
+
+    num_classes: int
+    channels: dict[str, int]  # tap -> its number of channels
+    classifier: nn.Conv2d  # the last 1x1 convolution, features -> logits
+    backbone: nn.Module  # what pre-training initialises
+
+    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
+        """Logits and the wanted taps of a batch of normalised images."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
+        """Typed ``nn.Module.__call__``."""
+        output: SegOutput = super().__call__(image, taps)
+        return output
+
+
+class Model(Config):
+    """A network as a study file names it. ``init`` says what its backbone starts from."""
+
+    name: str
+    init: Literal["random", "imagenet"] = "random"
+
+    def build(self, num_classes: int) -> SegNet:
+        """A new network, weights drawn from torch's global generator (or ImageNet's, for the backbone).
+
+        Raises:
+            UserError: the ImageNet weights are neither in torchvision's cache nor reachable.
+        """
+        raise TypeError(f"{type(self).__name__} has no build")
+
+
+class Loss(nn.Module):
+    """A built loss term, as the training loop sees it. What it owns is a module or buffer: saved and moved with it."""
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """The unweighted term, a scalar. ``target`` (N, H, W) int64 holds class indices or ``IGNORE``."""
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def trained_with_student(self) -> list[nn.Parameter]:
+        """Parameters for the student's optimiser, e.g. of a 1x1 adapter."""
+        return list(self.parameters())
+
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+        """What happens after the student's step, e.g. a critic's own. ``progress``: share of steps done, 0 to 1."""
+
+
+class LossTerm(Config):
+    """One weighted term of the training loss, as a study file writes it."""
+
+    symbol: ClassVar[str]  # as papers write it, e.g. "L_PI"
+    source: ClassVar[str]  # paper and equation
+    taps: ClassVar[frozenset[Tap]] = frozenset()  # feature maps that it reads, of both networks
+    needs_teacher: ClassVar[bool] = True
+
+    weight: NonNegativeFloat  # lambda, on the term as its docstring normalises it
+
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """The unweighted term. Terms that own parameters or state override ``build`` instead."""
+        raise TypeError(f"{type(self).__name__} has neither __call__ nor build")
+
+    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+        """The term for these two networks; new parameters are drawn from torch's global generator."""
+        return Stateless(self)
+
+
+class Stateless(Loss):
+    """A term that owns nothing."""
+
+    def __init__(self, term: LossTerm) -> None:
+        super().__init__()
+        self.term = term
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """See ``LossTerm.__call__``."""
+        return self.term(student, teacher, target)
+
+
+def align(source: Tensor, like: Tensor) -> Tensor:
+    """``source`` (N, C, h', w') resized to the cells of ``like``: bilinear, align_corners=True; itself if equal."""
+    if source.shape[-2:] == like.shape[-2:]:
+        return source
+    return F.interpolate(source, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a dataset. ``files`` are what its pixels come from (empty where they are drawn)."""
+
+    name: str
+    files: tuple[Path, ...] = ()
+
+
+class SegmentationDataset(Config):
+    """A dataset as a study file names it.
+
+    ``root`` below is the dataset's own folder (``DATA_ROOT/<name>``), never part of the config.
+    """
+
+    class_names: ClassVar[Sequence[str]]
+    palette: ClassVar[Sequence[tuple[int, int, int]]]  # one RGB colour per class
+    needs_files: ClassVar[bool] = True  # False: the project draws it, no root is needed
+    obtain: ClassVar[str] = ""  # where the data comes from and how to get it, one clause for error messages
+    version: ClassVar[int] = 1  # raised whenever the same files (or seed) would give other pixels
+
+    name: str
+
+    @property
+    def num_classes(self) -> int:
+        """K, void not counted."""
+        return len(self.class_names)
+
+    def samples(self, split: Split, root: Path | None) -> list[Sample]:
+        """The images of a split, in a fixed order.
+
+        Raises:
+            UserError: a folder or a label is missing; the line says which, where the data comes from and what to do.
+        """
+        raise TypeError(f"{type(self).__name__} has no samples")
+
+    def read(self, split: Split, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8 RGB and label (H, W) uint8, class indices or ``IGNORE``.
+
+        Raises:
+            UserError: an unreadable file or a label value out of range; the line names the file.
+        """
+        raise TypeError(f"{type(self).__name__} has no read")
+
+
+def compute_device() -> torch.device:
+    """Cuda if there, else cpu."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

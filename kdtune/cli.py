@@ -1,0 +1,302 @@
+"""The command line: parse, call ``kdtune.api``, print. Imports inside the bodies keep ``--help`` fast."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kdtune import __version__
+
+STUDY_HELP = "STUDY is a name from `kdtune studies list` or a path to a YAML file."
+
+
+class Errors(click.Group):
+    """Turns errors into one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; a bug keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except click.exceptions.ClickException:
+            raise
+        except (click.exceptions.Exit, click.exceptions.Abort):
+            raise
+        except Exception as error:
+            from kdtune.base import Interrupted, RunError, UserError
+
+            if not isinstance(error, UserError | RunError):
+                raise
+            again = " ".join(_shell(word) for word in ["kdtune", *sys.argv[1:]])
+            if isinstance(error, UserError):
+                click.echo(f"kdtune: {error}", err=True)
+                ctx.exit(2)
+            click.echo(f"kdtune: {error}; continue with: {again}", err=True)
+            ctx.exit(130 if isinstance(error, Interrupted) else 1)
+
+
+def _shell(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kdtune")
+def main() -> None:
+    r"""Finds the hyperparameters of knowledge distillation for semantic segmentation.
+
+    \b
+    kdtune launch demo                    the whole protocol, on this machine, nothing downloaded
+    kdtune results demo                   the optimal hyperparameters
+    kdtune studies list                   what can be launched
+    """
+
+
+def _storage_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--storage",
+        metavar="URI",
+        help="Folder or s3://, gs:// URI of the results; default: $KDTUNE_STORAGE or ~/kdtune.",
+    )(command)
+
+
+def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--set",
+        "settings",
+        metavar="PATH=VALUE",
+        multiple=True,
+        help="A value for every stage that has the path, e.g. recipe.num_steps=2000.",
+    )(command)
+
+
+def _data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--data-root", metavar="DIR", help="Parent of the datasets' folders; default: $KDTUNE_DATA_ROOT."
+    )(command)
+
+
+@main.command(epilog="Example: kdtune launch camvid-small --data-root data --storage runs")
+@click.argument("study")
+@_storage_option
+@_data_option
+@click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or one started here.")
+@click.option("--stage", "stages", metavar="NAME", multiple=True, help="Only this stage; may be repeated.")
+@click.option("--search", type=click.Choice(["grid", "tpe", "random"]), help="How grids of one seed are searched.")
+@click.option("--samples", metavar="N", type=int, help="Trials of each random or TPE search.")
+@click.option("--scheduler", type=click.Choice(["asha", "median", "none"]), help="Early stopping.")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
+@_set_option
+@click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
+@click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
+@click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
+def launch(
+    study: str, storage: str | None, data_root: str | None, address: str | None, dry_run: bool, **given: Any
+) -> None:
+    """Run a study: its stages in order, on Ray. Launched again, it continues.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import api
+    from kdtune.storage import Storage
+    from kdtune.study_file import load_study, parse_set
+
+    options = api.Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
+    spec = load_study(study)
+    if dry_run:
+        click.echo(api.cost(api.adjusted(spec, options), Storage(api.storage_root(storage), spec.name)))
+        return
+    from kdtune.progress import Lines
+
+    where = api.launch(
+        spec,
+        storage=storage,
+        data_root=data_root,
+        address=address or os.environ.get("RAY_ADDRESS"),
+        options=options,
+        reporter=Lines(),
+    )
+    api.print_summary(where, sys.stdout.isatty())
+    click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
+
+
+@main.command(epilog="Example: kdtune results demo --table grid --format markdown")
+@click.argument("study")
+@_storage_option
+@click.option(
+    "--table",
+    default="optimal",
+    show_default=True,
+    type=click.Choice(["optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "trials"]),
+)
+@click.option(
+    "--format",
+    "form",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "markdown", "latex", "csv", "json", "parquet"]),
+)
+@click.option("--published", is_flag=True, help="The table as the paper prints it, for its six studies.")
+@click.option("--compare", type=click.Choice(["published"]), help="Measured beside the paper's values.")
+@click.option("-o", "--output", metavar="FILE", help="Write to a file.")
+def results(
+    study: str,
+    storage: str | None,
+    table: str,
+    form: str,
+    published: bool,
+    compare: str | None,
+    output: str | None,
+) -> None:
+    """Print a table of a study, running or finished.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import api
+
+    styled = output is None and sys.stdout.isatty()
+    content = api.shown(study, storage, table, form, published=published, compare=compare is not None, styled=styled)
+    if output is None:
+        click.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
+        return
+    try:
+        with open(output, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+
+
+@main.group()
+def studies() -> None:
+    """What can be launched."""
+
+
+@studies.command("list", epilog="Example: kdtune studies list")
+def studies_list() -> None:
+    """List the studies that come with kdtune."""
+    from kdtune.study_file import load_study, study_names
+
+    for name in study_names():
+        click.echo(f"{name:20} {load_study(name).description}")
+
+
+@studies.command("show", epilog="Example: kdtune studies show demo")
+@click.argument("study")
+def studies_show(study: str) -> None:
+    """Print a study with every default filled in."""
+    from kdtune.study_file import dump, load_study
+
+    click.echo(dump(load_study(study)), nl=False)
+
+
+@studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")
+@click.argument("file", type=click.Path())
+@click.pass_context
+def studies_validate(ctx: click.Context, file: str) -> None:
+    """Print the faults of a study file, one line each; exit 2 if there are any."""
+    from kdtune.study_file import find, read
+
+    faults, spec = read(find(file))
+    for fault in faults:
+        click.echo(fault, err=True)
+    if spec is None:
+        ctx.exit(2)
+    click.echo(f"{file}: valid, {len(spec.stages)} stages")
+
+
+@main.group()
+def losses() -> None:
+    """The loss terms of a study."""
+
+
+@losses.command("list", epilog="Example: kdtune losses list")
+def losses_list() -> None:
+    """List the loss terms: symbol, parameters with their defaults, what they need, source."""
+    from kdtune.api import loss_lines
+
+    for line in loss_lines():
+        click.echo(line)
+
+
+@main.group()
+def data() -> None:
+    """Datasets on this machine."""
+
+
+@data.command("synth", epilog="Example: kdtune data synth cityscapes --root data/cityscapes --images 4")
+@click.argument("name", type=click.Choice(["cityscapes", "camvid", "voc", "ade20k"]))
+@click.option("--root", required=True, metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option("--images", default=4, show_default=True, type=click.IntRange(min=1), help="Per split.")
+def data_synth(name: str, root: str, images: int) -> None:
+    """Write a small drawn set in the exact on-disk layout of the real one."""
+    from pathlib import Path
+
+    from kdtune.datasets.synth import write_synthetic
+
+    write_synthetic(name, Path(root).expanduser(), images)
+
+
+@main.command(epilog="Example: kdtune train demo --set recipe.num_steps=50")
+@click.argument("study")
+@_data_option
+@_set_option
+@click.option("--stage", metavar="NAME", help="The stage whose first configuration is trained; default: the first.")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint.")
+@click.option("-o", "--output", metavar="DIR", help="Where the trial's files go; default: ./kdtune-train.")
+def train(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    stage: str | None,
+    teacher: str | None,
+    output: str | None,
+) -> None:
+    """Train one configuration in this process, without Ray: the study's base, or a stage's first.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import api
+    from kdtune.study_file import parse_set
+
+    for line in api.train(study, data_root, parse_set(settings), stage, teacher, output or "kdtune-train"):
+        click.echo(line)
+
+
+@main.group()
+def bench() -> None:
+    """Speed and memory of each part on this machine."""
+
+
+@bench.command("orchestration", epilog="Example: kdtune bench orchestration --trials 24 --trials 96")
+@click.option("--trials", "counts", multiple=True, type=int, default=(24, 96, 384), show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_orchestration(counts: tuple[int, ...], output: str | None) -> None:
+    """Time per empty trial, Ray's start excluded, journal and tables written; the driver's memory per trial."""
+    from kdtune.bench import orchestration
+
+    click.echo(orchestration(counts, output))
+
+
+@bench.command("train", epilog="Example: kdtune bench train demo --steps 20")
+@click.argument("study", default="demo")
+@_data_option
+@_set_option
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(min=2))
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_train(study: str, data_root: str | None, settings: tuple[str, ...], steps: int, output: str | None) -> None:
+    """Step time, images per second and memory of each stage's first configuration."""
+    from kdtune.bench import training
+    from kdtune.study_file import parse_set
+
+    click.echo(training(study, data_root, parse_set(settings), steps, output))
+
+
+@bench.command("demo", epilog="Example: kdtune bench demo")
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_demo(output: str | None) -> None:
+    """`kdtune launch demo` from the command to the tables: seconds, memory over all its processes, trials, stages."""
+    from kdtune.bench import demo
+
+    click.echo(demo(output))

@@ -1,0 +1,107 @@
+"""A folder anywhere pyarrow opens a file system: whole files in, whole files out."""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from kdtune.base import UserError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its URI: a local path, ``s3://...``, ``gs://...``. Cheap to make, to pickle and to send."""
+
+    uri: str
+
+    def __truediv__(self, name: str) -> "Folder":
+        base, question, options = self.uri.partition("?")  # s3://bucket/path?endpoint_override=...
+        return Folder(f"{base.rstrip('/')}/{name}{question}{options}")
+
+    def _open(self) -> tuple[fs.FileSystem, str]:
+        try:
+            if "://" not in self.uri:
+                return fs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(self.uri)
+            return found
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise UserError(f"{self.uri}: not a folder that can be opened: {error}") from None
+
+    @property
+    def local(self) -> Path | None:
+        """The path, if this machine holds it."""
+        system, path = self._open()
+        return Path(path) if isinstance(system, fs.LocalFileSystem) else None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or none if it is not there."""
+        system, path = self._open()
+        try:
+            with system.open_input_stream(f"{path}/{name}") as stream:
+                content: bytes = stream.read()
+                return content
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces a file whole or not at all: a reader sees the old one or the new one.
+
+        Raises:
+            OSError: no room, no right, no connection.
+        """
+        system, path = self._open()
+        target = f"{path}/{name}"
+        if not isinstance(system, fs.LocalFileSystem):
+            with system.open_output_stream(target) as stream:  # an object store shows an object when it is complete
+                stream.write(content)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        partial = f"{target}.{os.getpid()}-{threading.get_ident()}.partial"
+        try:
+            Path(partial).write_bytes(content)
+            os.replace(partial, target)
+        except OSError:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes a file that is not there yet; false if it is. Exclusive on a local or shared folder."""
+        system, path = self._open()
+        if not isinstance(system, fs.LocalFileSystem):
+            if self.read(name) is not None:
+                return False
+            self.write(name, content)
+            return True
+        Path(path).mkdir(parents=True, exist_ok=True)
+        partial = Path(f"{path}/{name}.{os.getpid()}.partial")
+        partial.write_bytes(content)
+        try:
+            os.link(partial, f"{path}/{name}")  # appears with its content, unlike open(..., "x")
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink()
+        return True
+
+    def names(self) -> list[str]:
+        """The names of all files directly in the folder, sorted; none if it is not there."""
+        system, path = self._open()
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.is_file and not info.base_name.endswith(".partial"))
+
+    def folders(self) -> list[str]:
+        """The names of the folders directly in it, sorted."""
+        system, path = self._open()
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def remove(self, name: str) -> None:
+        """Removes a file; nothing happens if it is not there."""
+        system, path = self._open()
+        try:
+            system.delete_file(f"{path}/{name}")
+        except FileNotFoundError:
+            pass

@@ -1,0 +1,206 @@
+"""Blocks of marked cells as text, Markdown and LaTeX; tables as CSV, JSON and Parquet."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Mark = Literal["", "best", "near"]
+
+_RULES = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after a row's \\ it would open an optional argument
+    "±": r"$\pm$",
+    "τ": r"$\tau$",
+    "λ": r"$\lambda$",
+}
+_LATEX_TOKEN = re.compile(r"\b[Lλ]_\w+|" + "|".join(map(re.escape, _LATEX)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place: ``text`` carries the mark, ``tail`` (a deviation, say) does not."""
+
+    text: str = ""
+    mark: Mark = ""
+    tail: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table for people: title, one header line, rows of as many cells, and what its signs mean."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+
+    def right(self, column: int) -> bool:
+        """Whether a column holds numbers, which are set flush right."""
+        return any(re.match(r"~?[-+]?\d", row[column].text) for row in self.rows)
+
+    def marks(self) -> list[Mark]:
+        """The marks in use, in the order of their legend."""
+        used = {cell.mark for row in self.rows for cell in row}
+        return [mark for mark in ("best", "near") if mark in used]
+
+
+def legend(block: Block, best: str, near: str, escaped: Callable[[str], str] = str) -> str:
+    """One line: what marks (``best``, ``near``: how they look) and signs mean; empty where there are none."""
+    words = {"best": f"{best}: best", "near": f"{near}: within one standard deviation of the best"}
+    return "; ".join([*(words[mark] for mark in block.marks()), *map(escaped, block.notes)])
+
+
+def text(blocks: Sequence[Block], *, styled: bool) -> str:
+    """Blocks under each other for a terminal, without trailing blanks.
+
+    Args:
+        blocks: what to print.
+        styled: bold and underlined by control sequences; else by ``*best*`` and ``_within one deviation_``.
+    """
+    stream = io.StringIO()
+    system: Literal["standard"] | None = "standard" if styled else None
+    # wider than any table: what a narrow terminal wraps stays whole in a file
+    console = Console(file=stream, width=10_000, force_terminal=styled, color_system=system, highlight=False)
+    for block in blocks:
+        grid = Table(box=_RULES, header_style="", show_edge=False, pad_edge=False, padding=(0, 1))
+        for column, name in enumerate(block.header):
+            grid.add_column(Text(name), justify="right" if block.right(column) else "left", no_wrap=True)
+        for row in block.rows:
+            grid.add_row(*(_styled(cell) if styled else _plain(cell) for cell in row))
+        console.print(Text(block.title))
+        console.print(grid)
+        words = legend(block, "bold", "underlined") if styled else legend(block, "*a*", "_a_")
+        console.print(Text(f"({words})\n" if words else ""))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines()) + "\n"
+
+
+_STYLES: dict[Mark, str] = {"": "", "best": "bold", "near": "underline"}
+_SIGNS: dict[Mark, str] = {"": "", "best": "*", "near": "_"}
+
+
+def _styled(cell: Cell) -> Text:
+    return Text.assemble((cell.text, _STYLES[cell.mark]), cell.tail)
+
+
+def _plain(cell: Cell) -> Text:
+    return Text(_signed(cell.text, cell.mark) + cell.tail)
+
+
+def _signed(word: str, mark: Mark) -> str:
+    return f"{_SIGNS[mark]}{word}{_SIGNS[mark]}"
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Blocks as GitHub's tables, each under its title."""
+    parts = []
+    for block in blocks:
+        columns = range(len(block.header))
+        lines = [[_escaped(name) for name in block.header]]
+        lines.append(["---:" if block.right(column) else ":---" for column in columns])
+        lines += [[_in_markdown(cell.text, cell.mark) + cell.tail for cell in row] for row in block.rows]
+        words = legend(block, "**bold**", "<u>underlined</u>", _escaped)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts += [_escaped(block.title), table, *([words] if words else [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"([\\|*_<>`\[\]~])", r"\\\1", word)
+
+
+def _in_markdown(word: str, mark: Mark) -> str:
+    word = _escaped(word)
+    return {"": word, "best": f"**{word}**", "near": f"<u>{word}</u>"}[mark]
+
+
+def latex(blocks: Sequence[Block]) -> str:
+    """Blocks as tables with booktabs' rules, one ``table`` environment each."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for block in blocks:
+        columns = "".join("r" if block.right(column) else "l" for column in range(len(block.header)))
+        words = legend(block, r"\textbf{bold}", r"\underline{underlined}", lambda note: _in_latex(note, ""))
+        rows = [[_in_latex(cell.text, cell.mark) + _in_latex(cell.tail, "") for cell in row] for row in block.rows]
+        parts += [
+            r"\begin{table}[tb]",
+            r"  \centering",
+            rf"  \caption{{{_in_latex(block.title, '')}{f' ({words})' if words else ''}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
+            r"    \toprule",
+            "    " + " & ".join(_in_latex(name, "") for name in block.header) + r" \\",
+            r"    \midrule",
+            *("    " + " & ".join(row) + r" \\" for row in rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _in_latex(word: str, mark: Mark) -> str:
+    word = _LATEX_TOKEN.sub(lambda found: _latex_token(found[0]), word)
+    return {"": word, "best": rf"\textbf{{{word}}}", "near": rf"\underline{{{word}}}"}[mark]
+
+
+def _latex_token(token: str) -> str:
+    if token in _LATEX:
+        return _LATEX[token]
+    symbol, below = token.split("_", 1)
+    letter, index = {"L": "L", "λ": r"\lambda"}[symbol], below.replace("_", r"\_")
+    return rf"${letter}_{{\mathrm{{{index}}}}}$"
+
+
+def csv_text(data: pa.Table) -> str:
+    """RFC 4180: one header line, CRLF, quotes only where needed; null empty, a list JSON, a time ISO 8601."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\r\n")
+    writer.writerow(data.column_names)
+    for row in data.to_pylist():
+        writer.writerow([_in_csv(value) for value in row.values()])
+    return stream.getvalue()
+
+
+def _in_csv(value: Any) -> Any:
+    value = _in_json(value)
+    return json.dumps(value) if isinstance(value, bool | list) else value
+
+
+def json_text(data: pa.Table) -> str:
+    """An array of one object per line of the table; no finite number is null, times are ISO 8601."""
+    lines = [json.dumps({name: _in_json(value) for name, value in row.items()}) for row in data.to_pylist()]
+    return "[\n  " + ",\n  ".join(lines) + "\n]\n" if lines else "[]\n"
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_in_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parquet_bytes(data: pa.Table) -> bytes:
+    """The table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink)
+    contents: bytes = sink.getvalue().to_pybytes()
+    return contents

@@ -1,0 +1,15 @@
+"""The loss terms by the names that study files use. One term per module; none imports another."""
+
+from kdtune.registry import Registry
+
+LOSSES = Registry(
+    "loss",
+    "kdtune.losses",
+    {
+        "ce": "kdtune.losses.cross_entropy:CrossEntropy",
+        "pi": "kdtune.losses.pixel_wise:PixelWise",
+        "pa": "kdtune.losses.pair_wise:PairWise",
+        "ho": "kdtune.losses.holistic:Holistic",
+        "ifv": "kdtune.losses.intra_class_variation:IntraClassVariation",
+    },
+)

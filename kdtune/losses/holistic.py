@@ -1,0 +1,227 @@
+"""L_HO: a critic cannot tell the student's maps from the teacher's."""
+
+import logging
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from kdtune.base import Loss, LossTerm, SegNet, SegOutput, align
+
+SMALLEST_MAP = 64  # four halvings must leave the 4 x 4 cells of the critic's last convolution
+SLOPE = 0.1  # of the critic's leaky ReLU
+
+logger = logging.getLogger(__name__)
+
+
+class Holistic(LossTerm):
+    r"""Holistic distillation: the student's maps please a critic D that tells them from the teacher's.
+
+    .. math:: L = -\mathrm{mean} \; D(z_S)
+
+    in the critic's own unit, over images and cells of its output (one cell per image at 64 or 65 cells); no
+    bound, no zero. After every step of the student the critic takes ``critic_steps`` steps of its own, on the
+    same maps, down
+
+    .. math::
+        \lambda_d \, (\mathrm{mean} \, D(z_S) - \mathrm{mean} \, D(z_T)
+        + \lambda_{gp} \, \mathrm{mean}_N (\|\nabla_z D(\hat z)\| - 1)^2), \qquad \hat z = a z_T + (1 - a) z_S
+
+    with one a drawn evenly from 0 to 1 per image (``wgan-gp``), or mean relu(1 - D(z_T)) + mean relu(1 +
+    D(z_S)) without penalty (``hinge``). D sees raw logits at the student's stride, and no image. Ignored
+    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``.
+    Everything here runs in float32 at least.
+
+    ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
+    ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9. Published
+    weights multiply this same mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD
+    runs ``hinge``.
+
+    Source: Liu et al. 2019, arXiv:1903.04197, holistic distillation (the paper shows the critic the image,
+    its code does not); Niemann et al. 2023, arXiv:2309.03659, prints no equation; code: SKD's
+    ``Discriminator``, ``CriterionAdv``, ``CriterionAdvForG``, ``CriterionAdditionalGP``.
+    """
+
+    symbol: ClassVar[str] = "L_HO"
+    source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, holistic distillation, as in its code"
+
+    convention: Literal["skd", "ifvd", "cirkd"] = "skd"
+    adversary: Literal["wgan-gp", "hinge"] = "wgan-gp"
+    gradient_penalty: NonNegativeFloat = 10.0  # lambda_gp; wgan-gp only
+    critic_weight: PositiveFloat = 0.1  # lambda_d, on the critic's own loss
+    critic_lr: PositiveFloat = 4e-4
+    critic_steps: PositiveInt = 1
+    preprocessing: Literal["batch_norm", "tanh"] = "batch_norm"  # of the logits, first layer of the critic
+    input_size: Annotated[int, Field(ge=SMALLEST_MAP)] = 65  # [cells] what a side below 64 becomes
+
+    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+        """The term with a new critic, drawn from torch's global generator."""
+        return HolisticLoss(self, student.num_classes)
+
+
+class HolisticLoss(Loss):
+    """L_HO with its critic, the critic's optimiser and the generator of the penalty's coefficient."""
+
+    def __init__(self, term: Holistic, num_classes: int) -> None:
+        super().__init__()
+        self.term = term
+        self.critic = Critic(num_classes, term.preprocessing)
+        self.critic.requires_grad_(False)  # but for its own step: the student's loss leaves no gradient in it
+        self.optimizer = _optimizer(term, self.critic)
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.said_resized = False
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """Minus the critic's mean score of the student's logits."""
+        with torch.autocast(student.logits.device.type, enabled=False):
+            scores: Tensor = self.critic(self.fit(student.logits))
+            return -scores.mean()
+
+    def trained_with_student(self) -> list[nn.Parameter]:
+        """Nothing: the critic is the student's opponent and has its own optimiser."""
+        return []
+
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+        """The critic's own steps, at the rate of ``progress``."""
+        assert teacher is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.term.critic_lr * max(0.0, 1.0 - progress) ** 0.9
+        self.critic.requires_grad_(True)
+        with torch.autocast(student.logits.device.type, enabled=False):
+            fake = self.fit(student.logits.detach())
+            real = self.fit(align(teacher.logits.detach().to(fake.dtype), student.logits))
+            for _ in range(self.term.critic_steps):
+                alpha = torch.rand(len(fake), generator=self.generator, device="cpu").to(fake)  # (N,)
+                torch.autograd.backward(self.critic_loss(real, fake, alpha))
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        self.critic.requires_grad_(False)
+
+    def critic_loss(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+        """What the critic minimises, with lambda_d, on fitted maps; ``alpha`` (N,) mixes for the penalty."""
+        loss = adversarial(self.critic(real), self.critic(fake), self.term.adversary)
+        if self.term.adversary == "wgan-gp":
+            loss = loss + self.term.gradient_penalty * slope_penalty(self.critic, real, fake, alpha)
+        return self.term.critic_weight * loss
+
+    def fit(self, logits: Tensor) -> Tensor:
+        """``logits`` in the critic's precision, sides below 64 cells enlarged to ``input_size``."""
+        logits = logits.to(self.critic.last.weight.dtype)
+        height, width = (n if n >= SMALLEST_MAP else self.term.input_size for n in logits.shape[-2:])
+        if (height, width) == logits.shape[-2:]:
+            return logits
+        if not self.said_resized:
+            before = tuple(logits.shape[-2:])
+            logger.info("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
+            self.said_resized = True
+        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is neither parameter nor buffer: the optimiser's momenta and the generator."""
+        return {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse, once the critic is on its device."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+
+
+def _optimizer(term: Holistic, critic: nn.Module) -> torch.optim.Optimizer:
+    if term.convention == "skd":
+        return torch.optim.SGD(critic.parameters(), lr=term.critic_lr, momentum=0.9, weight_decay=5e-4)
+    return torch.optim.Adam(critic.parameters(), lr=term.critic_lr, betas=(0.9, 0.99))
+
+
+def adversarial(score_real: Tensor, score_fake: Tensor, adversary: Literal["wgan-gp", "hinge"]) -> Tensor:
+    """What the critic minimises before the penalty: the teacher's maps are real, the student's fake."""
+    if adversary == "hinge":
+        return F.relu(1 - score_real).mean() + F.relu(1 + score_fake).mean()
+    return score_fake.mean() - score_real.mean()
+
+
+def slope_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Mean over images of (norm of the critic's slope - 1)^2, between the maps."""
+    share = alpha.view(-1, 1, 1, 1)
+    between = (share * real + (1 - share) * fake).detach().requires_grad_(True)  # (N, K, h, w)
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    length: Tensor = slope.flatten(1).norm(dim=1)  # (N,)
+    return (length - 1).square().mean()
+
+
+class Critic(nn.Module):
+    """Scores logits (N, K, h, w), sides of 64 at least: four halvings, attention after the last two."""
+
+    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"]) -> None:
+        super().__init__()
+        self.preprocessing = nn.BatchNorm2d(num_classes) if preprocessing == "batch_norm" else nn.Tanh()
+        self.halve1 = SpectralConv(num_classes, 64)
+        self.halve2 = SpectralConv(64, 128)
+        self.halve3 = SpectralConv(128, 256)
+        self.attend3 = SelfAttention(256)
+        self.halve4 = SpectralConv(256, 512)
+        self.attend4 = SelfAttention(512)
+        self.last = nn.Conv2d(512, 1, kernel_size=4)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Scores, (N, 1, 1, 1) for maps of 64 to 79 cells a side."""
+        x = self.preprocessing(logits)
+        x = F.leaky_relu(self.halve1(x), SLOPE)  # (N, 64, h/2, w/2)
+        x = F.leaky_relu(self.halve2(x), SLOPE)
+        x = self.attend3(F.leaky_relu(self.halve3(x), SLOPE))
+        x = self.attend4(F.leaky_relu(self.halve4(x), SLOPE))  # (N, 512, h/16, w/16)
+        scores: Tensor = self.last(x)
+        return scores
+
+
+class SpectralConv(nn.Conv2d):
+    """A halving 4x4 convolution, its weight divided by its largest singular value as one power step has it.
+
+    Every forward takes that step, in evaluation too, so ``u`` is state. torch's own parametrisation takes the
+    two half-steps in the other order, which gives other values.
+    """
+
+    u: Tensor  # (out_channels,) estimate of the first left singular vector
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+        self.register_buffer("u", _unit(torch.randn(out_channels)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution, after a power step."""
+        matrix = self.weight.flatten(1)  # (out, in * 16)
+        with torch.no_grad():
+            v = _unit(matrix.T @ self.u)
+            u = _unit(matrix @ v)
+            self.u.copy_(u)  # a copy: the graph keeps this pass's own u, whatever later passes write
+        sigma = torch.dot(u, matrix @ v)
+        return F.conv2d(input, self.weight / sigma, self.bias, self.stride, self.padding)
+
+
+def _unit(vector: Tensor) -> Tensor:
+    length: Tensor = vector.norm()
+    return vector / (length + 1e-12)
+
+
+class SelfAttention(nn.Module):
+    """Each cell adds what it reads in all cells; gamma starts at 0: at first the input passes unchanged."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, kernel_size=1)
+        self.key = nn.Conv2d(channels, channels // 8, kernel_size=1)
+        self.value = nn.Conv2d(channels, channels, kernel_size=1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each cell reads in each (N, P, P), rows sum to 1; not divided by the root of C."""
+        weights: Tensor = F.softmax(self.query(x).flatten(2).mT @ self.key(x).flatten(2), dim=2)
+        return weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` (N, C, h, w) plus gamma times what was read."""
+        read = self.value(x).flatten(2) @ self.weights(x).mT  # (N, C, P)
+        mixed: Tensor = self.gamma * read.view_as(x) + x
+        return mixed

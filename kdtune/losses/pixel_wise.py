@@ -1,0 +1,60 @@
+"""L_PI: each cell copies the teacher's class distribution."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from kdtune.base import LossTerm, SegOutput, align
+
+
+class PixelWise(LossTerm):
+    r"""Pixel-wise distillation: each cell copies the teacher's class distribution.
+
+    .. math:: L = \tau^2 \; \mathrm{mean}_{N,h,w} \; \mathrm{KL}(\sigma(z_T / \tau) \,\|\, \sigma(z_S / \tau))
+
+    in nats: summed over the K classes, averaged over cells and images, at the student's own stride (no
+    upsampling). Ignored pixels are included: the labels are not read. Equation 3 writes the cross-entropy;
+    the divergence is that minus the teacher's entropy, with the same gradient and 0 where the two agree.
+    Float32 at least.
+
+    ``convention`` says what the weight multiplies, as a factor on the gradient of the formula above:
+
+    ======= ========================================================================= ===================
+    paper   the formula (Niemann et al. searched 0.1)                                 1
+    cirkd   the same; CIRKD's script: weight 1, tau 1                                 1
+    skd     cross-entropy, entropy of the teacher included, summed over the images,   N / tau^2
+            averaged over cells, no tau^2; SKD's script: weight 10, tau 1
+    ifvd    averaged over the classes too, no tau^2; IFVD's script: weight 10, tau 1  1 / (K tau^2)
+    ======= ========================================================================= ===================
+
+    SKD's code has no tau: only tau = 1 is published for it.
+
+    Source: Niemann et al. 2023, arXiv:2309.03659, eq. 3; Liu et al. 2019, arXiv:1903.04197 (without tau);
+    code: SKD's ``CriterionPixelWise``, IFVD's and CIRKD's ``CriterionKD``.
+    """
+
+    symbol: ClassVar[str] = "L_PI"
+    source: ClassVar[str] = "Niemann et al. 2023, arXiv:2309.03659, eq. 3"
+
+    temperature: PositiveFloat = 1.0  # tau
+    convention: Literal["paper", "skd", "ifvd", "cirkd"] = "paper"
+
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """See the class."""
+        assert teacher is not None
+        dtype = torch.promote_types(student.logits.dtype, torch.float32)
+        from_student = student.logits.to(dtype)  # (N, K, h, w)
+        from_teacher = align(teacher.logits.detach().to(dtype), from_student)  # (N, K, h, w)
+        log_student = F.log_softmax(from_student / self.temperature, dim=1)
+        log_teacher = F.log_softmax(from_teacher / self.temperature, dim=1)
+
+        images, classes, height, width = from_student.shape
+        if self.convention == "skd":
+            return -(log_teacher.exp() * log_student).sum() / (height * width)
+        divergence = F.kl_div(log_student, log_teacher, log_target=True, reduction="sum") / (images * height * width)
+        if self.convention == "ifvd":
+            return divergence / classes
+        return self.temperature**2 * divergence

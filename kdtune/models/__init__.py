@@ -1,0 +1,5 @@
+"""The networks by the names that study files use."""
+
+from kdtune.registry import Registry
+
+MODELS = Registry("model", "kdtune.models", {"pspnet": "kdtune.models.pspnet:PSPNetModel"})

@@ -1,0 +1,170 @@
+"""PSPNet: a dilated backbone, a pyramid of average pools and an auxiliary head, as SKD and semseg have it."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor, nn
+
+from kdtune.base import Model, SegNet, SegOutput, Tap
+from kdtune.models.backbones import (
+    LAYERS,
+    Backbone,
+    BackboneName,
+    Conv,
+    EfficientNet,
+    ResNet,
+    conv1x1,
+    conv3x3,
+    load_imagenet,
+)
+
+Variant = Literal["skd", "semseg"]
+SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' leaky ReLU below zero
+POOLS = (1, 2, 3, 6)  # cells per side of the pyramid's four average pools
+SKD_WIDTHS: dict[BackboneName, int] = {
+    "resnet18": 128,
+    "resnet50": 512,
+    "resnet101": 512,
+    "efficientnet_b0": 128,
+}
+
+
+class PSPNetModel(Model):
+    """PSPNet at output stride 8.
+
+    Published networks: SKD's teacher is ``backbone=resnet101, stem=deep``, its student ``backbone=resnet18,
+    stem=deep``; semseg's PSPNet-50 is ``backbone=resnet50, stem=deep, variant=semseg``. ImageNet weights are
+    torchvision's, whose stem is plain.
+
+    Source: Zhao et al. 2017, arXiv:1612.01105; Liu et al. 2019, arXiv:1903.04197; the authors' code of both.
+    """
+
+    name: Literal["pspnet"] = "pspnet"
+    backbone: BackboneName
+    stem: Literal["deep", "plain"] | None = None  # deep: three 3x3; plain, and None: torchvision's
+    variant: Variant = "skd"  # widths, activation and order of the heads
+    width: PositiveFloat = 1.0  # times every channel count, to the nearest multiple of 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of channels dropped before each classifier
+
+    @model_validator(mode="after")
+    def _fits_backbone(self) -> "PSPNetModel":
+        if not self.backbone.startswith("resnet"):
+            own = f"backbone '{self.backbone}' exists only with"
+            if self.stem == "deep":
+                raise ValueError(f"{own} its plain stem, got stem='deep'")
+            if self.width != 1:
+                raise ValueError(f"{own} width 1, got width={self.width}")
+            if self.variant == "semseg":
+                raise ValueError(f"{own} variant 'skd', got variant='semseg'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_init(self) -> "PSPNetModel":
+        if self.init == "imagenet" and self.stem == "deep":
+            raise ValueError("init='imagenet' (torchvision's weights) needs the plain stem, got stem='deep'")
+        if self.init == "imagenet" and self.width != 1:
+            raise ValueError(f"init='imagenet' (torchvision's weights) needs width 1, got width={self.width}")
+        return self
+
+    def scaled(self, channels: int) -> int:
+        """A published number of channels times ``width``: the nearest multiple of 4, at least 4."""
+        return max(4, 4 * math.floor(channels * self.width / 4 + 0.5))
+
+    def build(self, num_classes: int) -> SegNet:
+        """See ``Model.build``. On the meta device no weights are read."""
+        network = PSPNet(self, num_classes)
+        if self.init == "imagenet":
+            load_imagenet(network.backbone, self.backbone)
+        return network
+
+
+class PSPNet(SegNet):
+    """The network of a ``PSPNetModel``.
+
+    Training needs at least two images in a batch: of the 1x1 pool, BatchNorm sees one value per image.
+    """
+
+    backbone: Backbone
+
+    def __init__(self, config: PSPNetModel, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = _backbone(config)
+        deepest, middle = self.backbone.channels["layer4"], self.backbone.channels["layer3"]
+        if config.variant == "skd":
+            width = aux_width = config.scaled(SKD_WIDTHS[config.backbone])
+        else:
+            width, aux_width = deepest // len(POOLS), middle // 4
+        self.pyramid = Pyramid(deepest, width, config)
+        # Both classifiers keep torch's own start: by fan-out the first logits would be 2 to 5 in size.
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.auxiliary = nn.Sequential(
+            # The bias is SKD's: BatchNorm cancels it, but its published checkpoints have it.
+            Conv(middle, aux_width, 3, padding=1, bias=config.variant == "skd"),
+            nn.BatchNorm2d(aux_width),
+            nn.LeakyReLU(SLOPES[config.variant], inplace=True),
+            nn.Dropout2d(config.dropout),
+            nn.Conv2d(aux_width, num_classes, 1),
+        )
+        self.channels = {**self.backbone.channels, "psp": width, "aux": num_classes}
+
+    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
+        """See ``SegNet.forward``; the auxiliary head runs only in training or when asked for."""
+        assert taps <= self.channels.keys(), f"no such tap: {sorted(taps - self.channels.keys())}"
+        with_aux = self.training or "aux" in taps
+        maps = self.backbone(image, {"layer4", *taps, *(["layer3"] if with_aux else [])})
+        maps["psp"] = self.pyramid(maps["layer4"])  # (N, C, h, w)
+        logits = self.classifier(maps["psp"])  # (N, K, h, w)
+        aux = None
+        if with_aux:
+            aux = maps["aux"] = self.auxiliary(maps["layer3"])  # (N, K, h, w)
+        return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
+
+
+class Pyramid(nn.Module):
+    """Average pools of 1, 2, 3 and 6 cells a side, each reduced to ``width`` channels, fused with the input.
+
+    The variants concatenate in their own order: SKD the pools first, semseg the input first.
+    """
+
+    def __init__(self, inputs: int, width: int, config: PSPNetModel) -> None:
+        super().__init__()
+        slope = SLOPES[config.variant]
+        self.input_first = config.variant == "semseg"
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(cells),
+                conv1x1(inputs, width),
+                nn.BatchNorm2d(width),
+                nn.LeakyReLU(slope, inplace=True),
+            )
+            for cells in POOLS
+        )
+        self.fuse = nn.Sequential(
+            conv3x3(inputs + len(POOLS) * width, width),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(slope, inplace=True),
+            nn.Dropout2d(config.dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, width, h, w)."""
+        pooled = [
+            F.interpolate(branch(x), size=x.shape[-2:], mode="bilinear", align_corners=True) for branch in self.branches
+        ]
+        parts = [x, *pooled] if self.input_first else [*pooled, x]
+        fused: Tensor = self.fuse(torch.cat(parts, dim=1))  # (N, inputs + 4 width, h, w) -> (N, width, h, w)
+        return fused
+
+
+def _backbone(config: PSPNetModel) -> Backbone:
+    """The backbone with random weights."""
+    if config.backbone == "efficientnet_b0":
+        return EfficientNet()
+    stem = config.stem or "plain"
+    # SKD's pool rounds up (512 pixels give 65 cells in the end), semseg's and torchvision's down (64).
+    ceil_mode = stem == "deep" and config.variant == "skd"
+    return ResNet(config.backbone, stem=stem, ceil_mode=ceil_mode, scaled=config.scaled)

@@ -1,0 +1,270 @@
+"""A launch: stage after stage, the best of one read back from the journal to start the next."""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import kdtune
+from kdtune import rows, search
+from kdtune.base import RunError, UserError
+from kdtune.files import Folder
+from kdtune.lock import Held
+from kdtune.progress import Reporter
+from kdtune.search import Halt, Job, Point, StageRun
+from kdtune.spec import STAGE_REFERENCE, Stage, StudySpec, TrialConfig, WarmStart
+from kdtune.storage import Record, Storage
+from kdtune.trial import Site, check_labels, load_splits
+
+TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
+TABLES_EVERY = 10.0  # seconds between writings of the tables while a stage runs
+
+
+@dataclass
+class Launch:
+    """One launch of a study, from the lock to the last table."""
+
+    study: StudySpec
+    storage: Storage
+    data_root: str | None
+    reporter: Reporter
+    held: Held
+    records: dict[str, Record] = field(default_factory=dict)
+    plan: dict[str, list[str]] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)  # as written -> by content
+    files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
+
+    def run(self, address: str | None, only: Sequence[str]) -> None:
+        """All stages, or those named.
+
+        Raises:
+            UserError, RunError: see ``kdtune.api.launch``.
+        """
+        self._read()
+        self._locate_checkpoints()
+        if address is None:
+            self._check_data(only)
+        with search.interruptible() as halt, search.cluster(address) as dashboard:
+            self.reporter.started(self.study, self.storage.folder.uri, dashboard, search.has_gpu())
+            try:
+                for stage in self._stages():
+                    if not only or stage.name in only:
+                        self._stage(stage, halt)
+                        self._warn_of_weak_teacher(stage)
+            finally:
+                self.reporter.close()
+                if not self.held.lost.is_set():
+                    self._write_tables()
+
+    def _read(self) -> None:
+        """What earlier launches left, and what has changed since."""
+        before = self.storage.read_study()
+        self.records = self.storage.records()
+        self.plan = {s.name: [] for s in self._stages()} | self.storage.plan()
+        known = {stage.name for stage in self._stages()}
+        self.plan = {name: ids for name, ids in self.plan.items() if name in known}
+        now = self.study.model_dump(mode="json")
+        if before is not None and before != now:
+            self.reporter.changed(differences(before, now))
+        self.storage.write_study(self.study, versions())
+
+    def _stages(self) -> list[Stage]:
+        """The stages to run: a teacher that is given is not trained, but evaluated."""
+        stages = list(self.study.stages)
+        given = self._given_teachers()
+        if not given:
+            return stages
+        # never used as the start of a stage: evaluating is a trial of no steps that starts from all of the weights
+        evaluation = Stage(
+            name=TEACHER,
+            set={
+                "student": given[0].teacher.model.model_dump(mode="json") | {"init": "random"},  # type: ignore[union-attr]
+                "warm_start": WarmStart(checkpoint=given[0].teacher.checkpoint, part="all").model_dump(),  # type: ignore[union-attr]
+                "teacher": None,
+                "losses": {"ce": {"weight": 1.0}},
+                "recipe.num_steps": 0,
+            },
+            scheduler="none",
+        )
+        others = [stage for stage in stages if stage.name != TEACHER]
+        first = next(i for i, stage in enumerate(others) if self.study.templates()[stage.name].uses_teacher)
+        return [*others[:first], evaluation, *others[first:]]
+
+    def _given_teachers(self) -> list[TrialConfig]:
+        """Templates of stages whose teacher is a file, not the work of another stage."""
+        return [
+            config
+            for config in self.study.templates().values()
+            if config.uses_teacher and config.teacher and not config.teacher.checkpoint.startswith(STAGE_REFERENCE)
+        ]
+
+    def _locate_checkpoints(self) -> None:
+        """Files of weights by their content: a teacher is the same wherever it lies."""
+        for config in self.study.templates().values():
+            for path, reference in config.checkpoints().items():
+                if reference in self.references or reference.startswith((STAGE_REFERENCE, "trial:", "sha256:")):
+                    continue
+                folder, _, name = reference.rpartition("/")
+                content = Folder(folder or ".").read(name)
+                if content is None:
+                    raise UserError(
+                        f"{path}: no such file '{reference}'; give a checkpoint with --teacher FILE "
+                        f"(a state dict of {config.teacher.model.name if config.teacher else 'the network'})"
+                    )
+                by_content = f"sha256:{hashlib.sha256(content).hexdigest()}"
+                self.references[reference] = by_content
+                self.files[by_content] = str(reference)
+
+    def _check_data(self, only: Sequence[str]) -> None:
+        """Packs every dataset of the study and looks at every label, before anything is trained."""
+        configs = [c for name, c in self.study.templates().items() if not only or name in only]
+        for config in {c.dataset.model_dump_json(): c for c in configs}.values():
+            for split in load_splits(config, Site(self.data_root)):
+                check_labels(split, config.dataset.num_classes, config.dataset.name)
+
+    def _stage(self, stage: Stage, halt: Halt) -> None:
+        job = self._job(stage)
+        points: dict[str, Point] = {}
+        if stage.search != "tpe":
+            for point in stage.points(list(job.starts), self.study.seed):
+                points.setdefault(job.planned(point).trial_id, point)
+            self._set_plan(stage.name, list(points))
+        else:
+            self._set_plan(stage.name, self._drawn(job))
+        name = self.study.scheduler_of(stage)
+        past = {id_: self.records[id_] for id_ in self.plan[stage.name] if id_ in self.records}
+        left = [p for id_, p in points.items() if id_ not in past or not search.finished(past[id_], name)]
+        size = len(points) or stage.samples or 0
+        done = sum(search.finished(record, name) for record in past.values())
+        template = self.study.templates().get(stage.name)
+        num_steps = template.recipe.num_steps if template else 0
+        self.reporter.stage_started(stage.name, size, done, num_steps)
+        if left or stage.search == "tpe":
+            share = search.share(self.study, size)
+            run = StageRun(
+                self.study, replace(job, threads=share.threads), past, share, halt, self.reporter, self._ended
+            )
+            search.run_stage(run, left, num_steps)
+        self._write_tables()
+        self.reporter.stage_ended(stage.name, self._best(stage.name))
+
+    def _job(self, stage: Stage) -> Job:
+        starts = {name: self._start(name) for name in stage.start_from} or {"base": self.study.base}
+        return Job(
+            study=self.study.name,
+            stage=stage,
+            starts=starts,
+            references=self.references | self._made_weights(stage),
+            site=Site(self.data_root, self.files | self._weights_files()),
+            storage=self.storage,
+            threads=1,
+            token=self.held.token,
+        )
+
+    def _made_weights(self, stage: Stage) -> dict[str, str]:
+        """``stage:NAME`` -> ``trial:ID`` of that stage's best trial, for the references of this stage."""
+        made = {}
+        template = self.study.templates().get(stage.name)
+        for reference in template.checkpoints().values() if template else ():
+            if reference.startswith(STAGE_REFERENCE):
+                name = reference.removeprefix(STAGE_REFERENCE)
+                made[reference] = f"trial:{self._winners(name)[0]['trial_id']}"
+        return made
+
+    def _weights_files(self) -> dict[str, str]:
+        return {f"trial:{id_}": self.storage.checkpoint_uri(id_) for ids in self.plan.values() for id_ in ids}
+
+    def _start(self, name: str) -> TrialConfig:
+        return TrialConfig.model_validate_json(self._winners(name)[0]["config"])
+
+    def _winners(self, name: str) -> list[rows.Row]:
+        """The rows of a stage's best configuration.
+
+        Raises:
+            RunError: it has none.
+        """
+        best = self._best(name)
+        if not best:
+            trials = [self.records[id_]["row"] for id_ in self.plan.get(name, []) if id_ in self.records]
+            counts = {s: sum(r["status"] == s for r in trials) for s in ("completed", "stopped", "diverged", "failed")}
+            told = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "none has run"
+            errors = [row["error"] for row in trials if row["error"]]
+            first = f"; first error: {errors[0]}" if errors else ""
+            raise RunError(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
+        return best
+
+    def _best(self, name: str) -> list[rows.Row]:
+        ids = self.plan.get(name, [])
+        known = [self.records[id_]["row"] for id_ in ids if id_ in self.records]
+        return rows.best_config(known)
+
+    def _drawn(self, job: Job) -> list[str]:
+        """The ids of earlier TPE trials that this stage, as it stands, could have drawn."""
+        found = []
+        for id_, record in self.records.items():
+            row = record["row"]
+            if row["stage"] == job.stage.name and row["start"] in job.starts:
+                point = search.point_of(record, job.stage)
+                if _within(point, job.stage) and job.planned(point).trial_id == id_:
+                    found.append(id_)
+        return sorted(found, key=lambda id_: self.records[id_]["row"]["started_at"] or 0)
+
+    def _set_plan(self, name: str, ids: list[str]) -> None:
+        gone = [id_ for id_ in self.plan.get(name, []) if id_ not in ids]
+        if gone:
+            self.reporter.superseded(name, len(gone))
+        self.plan[name] = ids
+        self.storage.write_plan(self.plan)
+
+    def _ended(self, record: Record) -> None:
+        row = record["row"]
+        self.records[row["trial_id"]] = record
+        if row["trial_id"] not in self.plan[row["stage"]]:  # drawn by TPE
+            self._set_plan(row["stage"], [*self.plan[row["stage"]], row["trial_id"]])
+        if self.reporter.due(TABLES_EVERY):
+            self._write_tables()
+
+    def _write_tables(self) -> None:
+        self.storage.write_tables(self.study, self.plan, self.records)
+
+    def _warn_of_weak_teacher(self, stage: Stage) -> None:
+        """The surest sign of wrong preprocessing: a teacher that does not beat the student."""
+        teacher, student = self._best(TEACHER), self._best("student")
+        if stage.name in (TEACHER, "student") and teacher and student:
+            best = rows.mean_std([row["miou"] for row in student])[0]
+            if teacher[0]["miou"] <= best:
+                self.reporter.warn(
+                    f"the teacher's mIoU of {teacher[0]['miou']:.2f} does not beat the student's {best:.2f}: check its "
+                    "checkpoint, its preprocessing and its recipe before believing any distilled result"
+                )
+
+
+def _within(point: Point, stage: Stage) -> bool:
+    chosen = all(point[path] in values for path, values in stage.grid.items())
+    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in stage.ranges.items())
+
+
+def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """The dotted paths at which two studies differ; a stage goes by its name."""
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(x, dict) for x in [*before, *now]):
+        before, now = ({x.get("name", i): x for i, x in enumerate(side)} for side in (before, now))
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*before, *now])
+        return [d for key in keys for d in differences(before.get(key), now.get(key), f"{prefix}{key}.")]
+    return [] if before == now else [prefix.rstrip(".")]
+
+
+def versions() -> dict[str, str | None]:
+    """Of everything that can change a number."""
+    import torch  # imported already, by what runs the trials
+
+    packages = {name: version(name) for name in ("torchvision", "ray", "pyarrow", "optuna")}
+    return {
+        "kdtune": kdtune.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        **packages,
+    }

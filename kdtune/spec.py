@@ -1,0 +1,458 @@
+"""What a study is: stages of trials, each trial one complete, frozen configuration.
+
+Nothing here reads files of data or weights; ``kdtune.study_file`` turns YAML into a ``StudySpec``.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from kdtune.base import Config, LossTerm, Model, SegmentationDataset, did_you_mean, error_at
+from kdtune.datasets import DATASETS
+from kdtune.losses import LOSSES
+from kdtune.models import MODELS
+from kdtune.registry import Registry
+
+STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
+
+Value = Any  # a hyperparameter's value: number, text, null, or a mapping for a whole part
+SchedulerName = Literal["asha", "median", "none"]
+SearchName = Literal["grid", "random", "tpe"]
+
+
+def _by_name(registry: Registry, base: type[Config]) -> Callable[[Any], Any]:
+    """A validator that makes the class which ``name`` stands for."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, base):
+            return value
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            known = ", ".join(registry.names())
+            raise ValueError(f"needs a mapping with a 'name', one of: {known}; got {value!r}")
+        try:
+            cls = registry.resolve(value["name"])
+        except ValueError as error:
+            details = [error_at(("name",), str(error), value["name"])]
+            raise ValidationError.from_exception_data(base.__name__, details) from None
+        return cls.model_validate(value)
+
+    return validate
+
+
+def _terms(value: Any) -> Any:
+    """Loss terms by name; an error keeps the name of its term."""
+    if not isinstance(value, dict):
+        raise ValueError(f"needs a mapping of loss terms, of: {', '.join(LOSSES.names())}; got {value!r}")
+    terms: dict[str, LossTerm] = {}
+    details = []
+    for name, given in value.items():
+        try:
+            terms[name] = given if isinstance(given, LossTerm) else LOSSES.resolve(name).model_validate(given)
+        except ValidationError as error:
+            details += [error_at((name, *e["loc"]), e["msg"], e["input"]) for e in error.errors()]
+        except ValueError as error:
+            details.append(error_at((name,), str(error), given))
+    if details:
+        raise ValidationError.from_exception_data("losses", details)
+    return dict(sorted(terms.items(), key=lambda item: LOSSES.names().index(item[0])))
+
+
+AnyDataset = Annotated[SerializeAsAny[SegmentationDataset], BeforeValidator(_by_name(DATASETS, SegmentationDataset))]
+AnyModel = Annotated[SerializeAsAny[Model], BeforeValidator(_by_name(MODELS, Model))]
+AnyLosses = Annotated[dict[str, SerializeAsAny[LossTerm]], BeforeValidator(_terms)]
+
+
+class Recipe(Config):
+    """How a network is trained: SGD, polynomial decay of the rate, random scale, crop and flip."""
+
+    lr: PositiveFloat  # mu(0), the rate before the first step
+    weight_decay: NonNegativeFloat
+    momentum: NonNegativeFloat = 0.9
+    power: PositiveFloat = 0.9  # of the polynomial decay, equation 4
+    num_steps: NonNegativeInt  # eta; 0 only evaluates
+    batch_size: PositiveInt = 8
+    crop: tuple[PositiveInt, PositiveInt] = (512, 512)  # height, width
+    scale_min: PositiveFloat = 0.5
+    scale_max: PositiveFloat = 2.1
+    scale_step: PositiveFloat = 0.1
+    flip: bool = True
+    eval_every: PositiveInt | None = None  # steps; null: twenty evaluations per trial
+    eval_batch_size: PositiveInt = 4
+    absent_classes: Literal["skip", "zero"] = "skip"  # absent from labels and predictions alike; SKD's code: zero
+    bf16: bool = True  # autocast, where the device is a GPU
+    channels_last: bool = True  # where the device is a GPU
+    compile: bool = False  # torch.compile, on any device
+
+    @model_validator(mode="after")
+    def _scales(self) -> Self:
+        if self.scale_max < self.scale_min:
+            raise ValueError(f"scale_min <= scale_max must hold, got {self.scale_min} and {self.scale_max}")
+        return self
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """Steps after which a trial is evaluated; the last step is always among them."""
+        every = self.eval_every or max(1, self.num_steps // 20)
+        return tuple(sorted({*range(every, self.num_steps + 1, every), self.num_steps}))
+
+
+class Teacher(Config):
+    """The network that is distilled. Known by what its weights are, never by where they lie.
+
+    ``checkpoint`` is ``stage:NAME`` (trained by that stage), a file or URI (``--teacher FILE``), or, once
+    resolved, ``trial:ID`` or ``sha256:HEX``.
+    """
+
+    model: AnyModel
+    checkpoint: str
+
+
+class WarmStart(Config):
+    """Weights that the student starts from, in the place of its own initialisation."""
+
+    checkpoint: str  # as in ``Teacher``
+    part: Literal["backbone", "all"] = "backbone"
+
+
+class TrialConfig(Config):
+    """One training run, completely. Equal configs with equal seeds are the same run."""
+
+    dataset: AnyDataset
+    student: AnyModel
+    teacher: Teacher | None = None
+    warm_start: WarmStart | None = None
+    losses: AnyLosses
+    recipe: Recipe
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Self:
+        needing = [name for name, term in self.active_losses.items() if term.needs_teacher]
+        if needing and self.teacher is None:
+            raise ValueError(f"losses.{needing[0]} needs a teacher, but teacher is null")
+        if not self.active_losses:
+            raise ValueError("losses has no term with a weight above 0")
+        return self
+
+    @property
+    def active_losses(self) -> dict[str, LossTerm]:
+        """The terms with a weight above 0; the others are not built."""
+        return {name: term for name, term in self.losses.items() if term.weight > 0}
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any active term needs the teacher, so that it is loaded and run."""
+        return any(term.needs_teacher for term in self.active_losses.values())
+
+    @property
+    def method(self) -> str:
+        """``student``, or the active distillation terms joined: ``pi``, ``pi+pa``."""
+        names = [name for name, term in self.active_losses.items() if term.needs_teacher]
+        return "+".join(names) or "student"
+
+    @property
+    def initialisation(self) -> str:
+        """What the student's backbone starts from: ``random``, ``imagenet``, or the stage that made it."""
+        if self.warm_start is None:
+            return self.student.init
+        made_by = self.warm_start.checkpoint.removeprefix("trial:").removeprefix(STAGE_REFERENCE)
+        return made_by.rsplit("-", 2)[0] if self.warm_start.checkpoint.startswith("trial:") else made_by
+
+    @functools.cached_property
+    def config_id(self) -> str:
+        """Hash of everything but the seed."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def trial_id(self, stage: str) -> str:
+        """``<stage>-<config_id>-s<seed>``: the same trial has the same id on every launch."""
+        return f"{stage}-{self.config_id}-s{self.seed}"
+
+    def at(self, path: str) -> Value:
+        """The value at a dotted path, e.g. ``losses.pi.temperature``.
+
+        Raises:
+            KeyError: there is no such path in this configuration.
+        """
+        value: Any = self
+        for key in path.split("."):
+            value = value[key] if isinstance(value, Mapping) else _field(value, key, path)
+        return value
+
+    def replace(self, changes: Mapping[str, Value]) -> Self:
+        """A copy with values at dotted paths replaced, validated as a whole.
+
+        Raises:
+            pydantic.ValidationError: an unknown path or a value out of range; the location is the path's.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            node = data
+            for key in parents:
+                if not isinstance(node.get(key), dict):  # absent or null: a part that this change brings in
+                    node[key] = {}
+                node = node[key]
+            node[last] = _plain(value)
+        return type(self).model_validate(data)
+
+    def checkpoints(self) -> dict[str, str]:
+        """Path -> reference of every checkpoint that this trial loads."""
+        found = {}
+        if self.uses_teacher and self.teacher is not None:
+            found["teacher.checkpoint"] = self.teacher.checkpoint
+        if self.warm_start is not None:
+            found["warm_start.checkpoint"] = self.warm_start.checkpoint
+        return found
+
+    def resolved(self, references: Mapping[str, str]) -> Self:
+        """A copy in which checkpoint references (``stage:NAME``, a path) stand for content (``trial:ID``, a hash)."""
+        changes = {path: references[ref] for path, ref in self.checkpoints().items() if ref in references}
+        return self.replace(changes) if changes else self
+
+
+def _field(value: Any, key: str, path: str) -> Any:
+    if not isinstance(value, Config) or key not in type(value).model_fields:
+        raise KeyError(path)
+    return getattr(value, key)
+
+
+def _plain(value: Value) -> Value:
+    return value.model_dump(mode="json") if isinstance(value, Config) else value
+
+
+class Range(Config):
+    """A continuous axis, for random search and TPE."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low < high must hold, and low > 0 if log, got low={self.low}, high={self.high}")
+        return self
+
+
+class Halving(Config):
+    """ASHA's two numbers. A rung never shortens the learning-rate schedule."""
+
+    grace: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the steps before a trial can be stopped
+    reduction_factor: Annotated[float, Field(gt=1)] = 2.0  # at each rung one in this many goes on
+
+
+class Stage(Config):
+    """A grid (or ranges) around one or several starting configurations, run as one experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
+    start_from: tuple[str, ...] = ()  # earlier stages; their best configurations are varied. Empty: the base
+    set: dict[str, Value] = {}  # fixed changes: dotted path -> value
+    grid: dict[str, tuple[Value, ...]] = {}  # dotted path -> values
+    ranges: dict[str, Range] = {}  # dotted path -> range
+    search: SearchName = "grid"
+    samples: PositiveInt | None = None  # number of trials of a random or TPE search
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    scheduler: SchedulerName | None = None  # null: the study's; stages of several seeds always run to the end
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for path, values in self.grid.items():
+            if not values:
+                raise ValidationError.from_exception_data(
+                    "Stage",
+                    [error_at(("grid", path), "has no values; a grid needs at least one, e.g. [1, 2]")],
+                )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        if self.scheduler not in (None, "none") and len(self.seeds) > 1:
+            raise ValueError("a stage of several seeds runs without early stopping: scheduler must be none")
+        if self.search == "grid" and self.ranges:
+            raise ValueError("ranges need search: random or tpe, with samples")
+        if self.search != "grid" and self.samples is None:
+            raise ValueError(f"search: {self.search} needs samples, the number of trials")
+        if self.search != "grid" and not (self.grid or self.ranges):
+            raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
+        if self.search == "tpe" and len(self.seeds) > 1:
+            raise ValueError("search: tpe takes one seed: its next point depends on the last results")
+        return self
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it only runs its starts again (over other seeds), choosing nothing."""
+        return bool(self.start_from) and not self.grid and not self.ranges
+
+    @property
+    def first_point(self) -> dict[str, Value]:
+        """The first value of every axis."""
+        lows = {path: axis.low for path, axis in self.ranges.items()}
+        return {path: values[0] for path, values in self.grid.items()} | lows
+
+    def points(self, starts: Sequence[str], seed: int) -> list[dict[str, Value]]:
+        """What varies, one mapping per trial, in the order of the file: start, grid, seed."""
+        axes = [*self.grid.values()]
+        combinations: list[dict[str, Value]]
+        if self.search == "grid":
+            combinations = [dict(zip(self.grid, c, strict=True)) for c in itertools.product(*axes)]
+        else:
+            combinations = list(self._draws(seed))
+        return [
+            {"start": start, **combination, "seed": s}
+            for start, combination, s in itertools.product(starts, combinations, self.seeds)
+        ]
+
+    def _draws(self, seed: int) -> Iterator[dict[str, Value]]:
+        """``samples`` independent draws, a pure function of the study's seed and the stage's name."""
+        import optuna  # imported here: `kdtune --help` and the worker need none of it
+
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(self.samples or 0):
+            yield dict(study.ask(self.distributions()).params)
+
+    def distributions(self) -> dict[str, Any]:
+        """The axes as Optuna's distributions."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        choices = {path: CategoricalDistribution(values) for path, values in self.grid.items()}
+        floats = {path: FloatDistribution(r.low, r.high, log=r.log) for path, r in self.ranges.items()}
+        return {**choices, **floats}
+
+    def config(self, starts: Mapping[str, TrialConfig], point: Mapping[str, Value]) -> TrialConfig:
+        """One trial: the start, then ``set``, then the point."""
+        changes = {path: value for path, value in point.items() if path != "start"}
+        return starts[point["start"]].replace({**self.set, **changes})
+
+
+class StudySpec(Config):
+    """A study: what every trial shares, and the stages in the order in which they run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    needs_gpu: bool = False  # launch says so before the first step where there is none
+    seed: NonNegativeInt = 0  # shuffles the grids, draws the samples
+    scheduler: SchedulerName = "asha"  # of the stages of one seed
+    halving: Halving = Halving()
+    gpus_per_trial: PositiveFloat = 1.0  # share of a GPU, where there is one
+    max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
+    base: TrialConfig
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        details = []
+        seen: dict[str, Stage] = {}
+        for i, stage in enumerate(self.stages):
+            if stage.name in seen:
+                details.append(error_at(("stages", i, "name"), f"'{stage.name}' is the name of two stages"))
+            for j, start in enumerate(stage.start_from):
+                if start not in seen:
+                    known = ", ".join(seen) or "none, it is the first"
+                    message = f"starts from unknown stage '{start}'{did_you_mean(start, seen)}; earlier stages: {known}"
+                    details.append(error_at(("stages", i, "start_from", j), message, start))
+            seen[stage.name] = stage
+        if not details:
+            details = [*self._shared_seeds(), *self._bad_points()]
+        if details:
+            raise ValidationError.from_exception_data("study", details)
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def ancestors(self, stage: Stage) -> set[str]:
+        """The names of all stages whose choices lead to this one."""
+        direct = set(stage.start_from)
+        return direct.union(*(self.ancestors(self.stage(name)) for name in direct))
+
+    def scheduler_of(self, stage: Stage) -> SchedulerName:
+        """Early stopping of a stage: none with several seeds, for their mean would compare unlike runs."""
+        return "none" if len(stage.seeds) > 1 else stage.scheduler or self.scheduler
+
+    def _shared_seeds(self) -> Iterator[Any]:
+        """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
+        for i, stage in enumerate(self.stages):
+            for name in sorted(self.ancestors(stage)) if stage.repeats else []:
+                shared = sorted(set(stage.seeds) & set(self.stage(name).seeds))
+                if shared:
+                    message = f"shares seed {shared[0]} with stage '{name}', whose choice it repeats; take other seeds"
+                    yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
+
+    def _bad_points(self) -> Iterator[Any]:
+        """Every value of every stage is tried on the stage's template before anything is launched."""
+        templates: dict[str, TrialConfig] = {}
+        for i, stage in enumerate(self.stages):
+            start = templates[stage.start_from[0]] if stage.start_from else self.base
+            first = stage.first_point
+            trials: list[tuple[tuple[str | int, ...], dict[str, Value]]] = [((), first)]
+            trials += [
+                (("grid", path, j), {**first, path: value})
+                for path, values in stage.grid.items()
+                for j, value in enumerate(values)
+            ]
+            trials += [(("ranges", path, "high"), {**first, path: axis.high}) for path, axis in stage.ranges.items()]
+            for where, point in trials:
+                try:
+                    config = start.replace({**stage.set, **point})
+                    templates.setdefault(stage.name, config)
+                except (ValidationError, KeyError, TypeError) as error:
+                    yield _blame(i, stage, where, error)
+                    templates.setdefault(stage.name, start)
+                    break
+
+    def templates(self) -> dict[str, TrialConfig]:
+        """One configuration per stage, as it would be if the first value of every grid were the best."""
+        made: dict[str, TrialConfig] = {}
+        for stage in self.stages:
+            start = made[stage.start_from[0]] if stage.start_from else self.base
+            made[stage.name] = start.replace({**stage.set, **stage.first_point})
+        return made
+
+    def template_starts(self, stage: Stage) -> dict[str, TrialConfig]:
+        """What a stage would start from, for counting trials before any has run."""
+        made = self.templates()
+        return {name: made[name] for name in stage.start_from} or {"base": self.base}
+
+
+def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: Exception) -> Any:
+    """The line of a stage that made a configuration invalid: the grid's value, the ``set`` entry, or the stage."""
+    if not isinstance(error, ValidationError):
+        return error_at(("stages", i, *where), f"no such path: {error}")
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = f"{path}: {first['msg']}" if path else first["msg"]
+    if where:
+        return error_at(("stages", i, *where), message, first["input"])
+    for section in ("grid", "ranges", "set"):
+        for key in getattr(stage, section):
+            if path == key or path.startswith(key + ".") or (key.startswith(path + ".") and path):
+                return error_at(("stages", i, section, key), message, first["input"])
+    return error_at(("stages", i), message, first["input"])
+
+
+def shuffled(items: Sequence[Any], *seed: int | str) -> list[Any]:
+    """A copy in an order that only the seed decides: ASHA stops nothing when the worst come first."""
+    copy = list(items)
+    random.Random("/".join(map(str, seed))).shuffle(copy)
+    return copy

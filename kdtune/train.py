@@ -1,0 +1,229 @@
+"""The loop: one network, its loss terms, one optimiser; yields an evaluation whenever one is due. Names no loss."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtune.base import IGNORE, Loss, SegNet, SegOutput, Tap
+from kdtune.loading.batches import train_batches, validation_batches
+from kdtune.loading.pack import Packed
+from kdtune.spec import Recipe, TrialConfig
+
+CHECK_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row of a trial's history. A diverged trial's last one has no mIoU."""
+
+    step: int
+    miou: float | None  # percent
+    per_class_iou: list[float | None]  # percent; none where labels and predictions lack the class
+    loss: float | None  # weighted sum, mean since the last evaluation
+    losses: dict[str, float | None]  # unweighted, mean since the last evaluation
+    grad_norms: dict[str, float | None]  # of each unweighted term over the student's parameters, at this step
+    lr_now: float
+    seconds: float  # spent in steps so far
+    diverged: bool = False
+
+
+class Run:
+    """Everything that changes while a trial trains; ``state_dict`` is its checkpoint."""
+
+    def __init__(self, student: SegNet, losses: Mapping[str, Loss], recipe: Recipe) -> None:
+        self.student = student
+        self.losses = nn.ModuleDict(losses)
+        owned = [p for loss in losses.values() for p in loss.trained_with_student()]
+        self.sgd = torch.optim.SGD(
+            [*student.parameters(), *owned],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.step = 0
+        self.seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Readable by ``torch.load(weights_only=True)``."""
+        return {
+            "student": self.student.state_dict(),
+            "losses": self.losses.state_dict(),
+            "sgd": self.sgd.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts a checkpoint back."""
+        self.student.load_state_dict(state["student"])
+        self.losses.load_state_dict(state["losses"])
+        self.sgd.load_state_dict(state["sgd"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+@dataclass
+class _Sums:
+    """Sums of loss values since the last evaluation; kept on the device, so that adding does not wait for it."""
+
+    steps: int = 0
+    total: Tensor | float = 0.0
+    terms: dict[str, Tensor | float] = field(default_factory=dict)
+
+    def add(self, total: Tensor, values: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        self.total = self.total + total.detach()
+        for name, value in values.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value.detach()
+
+    def means(self) -> tuple[float | None, dict[str, float | None]]:
+        per_step = {name: _finite(float(value) / self.steps) for name, value in self.terms.items()}
+        return _finite(float(self.total) / self.steps) if self.steps else None, per_step
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def poly_rate(base: float, i: int, total: int, power: float) -> float:
+    """The learning rate of step i = 1 ... total: ``base * (1 - i / total) ** power`` (Niemann et al. 2023, eq. 4)."""
+    return base * math.pow(1 - i / total, power)
+
+
+def fit(
+    config: TrialConfig, run: Run, teacher: SegNet | None, train: Packed, val: Packed, device: torch.device
+) -> Iterator[Evaluation]:
+    """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation)."""
+    recipe, terms = config.recipe, config.active_losses
+    taps = frozenset[Tap]().union(*(term.taps for term in terms.values()))
+    due = set(recipe.evaluation_steps)
+    layout = torch.channels_last if recipe.channels_last and device.type == "cuda" else torch.contiguous_format
+    if teacher is not None:
+        teacher.to(memory_format=layout)
+    run.student.to(memory_format=layout)
+    forward = compiled(run.student) if recipe.compile else run.student
+    sums = _Sums()
+    if recipe.num_steps == 0:
+        yield _evaluation(run, val, recipe, device, sums, {}, 0.0)
+    for image, target in train_batches(train, recipe, config.seed, run.step, device):
+        began = time.perf_counter()
+        run.step += 1
+        lr = poly_rate(recipe.lr, run.step, recipe.num_steps, recipe.power)
+        for group in run.sgd.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(config.seed * 2**32 + run.step)  # dropout: a function of seed and step, so resume is exact
+        image = image.to(memory_format=layout)
+        run.student.train()
+        with autocast(recipe, device):
+            from_student = forward(image, taps)
+            with torch.no_grad():
+                from_teacher = teacher(image, taps) if teacher is not None else None
+        values = {name: loss(from_student, from_teacher, target) for name, loss in run.losses.items()}
+        total = torch.stack([terms[name].weight * value for name, value in values.items()]).sum()
+        norms = grad_norms(values, run.student) if run.step in due else {}
+        run.sgd.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        run.sgd.step()
+        _after_step(run, from_student, from_teacher, recipe)
+        sums.add(total, values)
+        looked = run.step in due or run.step % CHECK_EVERY == 0
+        diverged = looked and not math.isfinite(float(sums.total))  # waits for the device
+        run.seconds += time.perf_counter() - began
+        if diverged:
+            yield _diverged(run, config, sums, lr)
+            return
+        if run.step in due:
+            yield _evaluation(run, val, recipe, device, sums, norms, lr)
+            sums = _Sums()
+
+
+def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 on a GPU if the recipe allows it; float32 elsewhere."""
+    on = recipe.bf16 and device.type == "cuda"
+    return torch.autocast("cuda", dtype=torch.bfloat16) if on else nullcontext()
+
+
+def compiled(network: SegNet) -> Any:
+    """The network's compiled forward, made once per network."""
+    if not hasattr(network, "kdtune_compiled"):
+        # bypasses nn.Module's registration: the compiled twin must not enter the state dict
+        object.__setattr__(network, "kdtune_compiled", torch.compile(network))
+    return network.kdtune_compiled
+
+
+def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, recipe: Recipe) -> None:
+    for loss in run.losses.values():
+        assert isinstance(loss, Loss)
+        loss.after_step(student, teacher, run.step / recipe.num_steps)
+
+
+def grad_norms(values: Mapping[str, Tensor], student: SegNet) -> dict[str, float | None]:
+    """Euclidean norm of each unweighted term's gradient over all of the student's parameters."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    norms = {}
+    for name, value in values.items():
+        grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        squares = [grad.float().square().sum() for grad in grads if grad is not None]
+        norms[name] = _finite(float(torch.stack(squares).sum().sqrt())) if squares else 0.0
+    return norms
+
+
+def _diverged(run: Run, config: TrialConfig, sums: _Sums, lr: float) -> Evaluation:
+    loss, losses = sums.means()
+    return Evaluation(run.step, None, [], loss, losses, {}, lr, run.seconds, diverged=True)
+
+
+def _evaluation(
+    run: Run,
+    val: Packed,
+    recipe: Recipe,
+    device: torch.device,
+    sums: _Sums,
+    norms: dict[str, float | None],
+    lr: float,
+) -> Evaluation:
+    matrix = confusion(run.student, val, recipe, device)
+    miou, per_class = intersection_over_union(matrix, recipe.absent_classes)
+    loss, losses = sums.means()
+    return Evaluation(run.step, miou, per_class, loss, losses, norms, lr, run.seconds)
+
+
+@torch.no_grad()
+def confusion(network: SegNet, val: Packed, recipe: Recipe, device: torch.device) -> Tensor:
+    """One confusion matrix (K, K) int64 over all images: rows are labels, columns predictions; ``IGNORE`` is dropped.
+
+    Logits are upsampled to the label's size (bilinear, align_corners=True) before the argmax, as SKD does.
+    """
+    network.eval()
+    classes = network.num_classes
+    matrix = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    for image, target in validation_batches(val, recipe.eval_batch_size, device):
+        with autocast(recipe, device):
+            logits = network(image).logits
+        logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=True)
+        valid = target != IGNORE
+        pairs = target[valid] * classes + logits.argmax(dim=1)[valid]
+        matrix += torch.bincount(pairs, minlength=classes * classes)
+    return matrix.view(classes, classes)
+
+
+def intersection_over_union(matrix: Tensor, absent: Literal["skip", "zero"]) -> tuple[float, list[float | None]]:
+    """Mean and per-class IoU in percent of a confusion matrix.
+
+    A class absent from labels and predictions alike has none and leaves the mean ("skip"), or counts as 0 ("zero", as
+    in the code of SKD, IFVD, CIRKD and semseg).
+    """
+    matrix = matrix.double().cpu()
+    hits = matrix.diag()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    iou = [
+        100 * float(h / u) if u > 0 else (0.0 if absent == "zero" else None) for h, u in zip(hits, union, strict=True)
+    ]
+    present = [value for value in iou if value is not None]
+    return sum(present) / len(present) if present else 0.0, iou

@@ -1,0 +1,102 @@
+"""One trial: builds the parts, seeds each, hands them to the loop. Knows neither Ray nor tables."""
+
+import functools
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kdtune.base import IGNORE, Loss, SegNet, UserError, compute_device
+from kdtune.loading.pack import Packed, open_split
+from kdtune.spec import Teacher, TrialConfig
+from kdtune.train import Evaluation, Run, fit
+from kdtune.weights import load_weights, read_weights
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a trial runs: what a configuration must not hold, because it differs from machine to machine."""
+
+    data_root: str | None = None  # parent of the datasets' folders
+    files: Mapping[str, str] = field(default_factory=dict)  # checkpoint reference -> file or URI
+
+    def locate(self, reference: str) -> str:
+        """The file of a checkpoint reference; a reference that is a path stands for itself."""
+        return self.files.get(reference, reference)
+
+
+def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None) -> Iterator[tuple[Evaluation, Run]]:
+    """Trains one configuration from the start, or from a saved state, to its end; yields at every evaluation.
+
+    Raises:
+        UserError: data or weights are missing or do not fit.
+    """
+    device = compute_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    train, val = load_splits(config, site)
+    torch.manual_seed(config.seed)
+    student = config.student.build(config.dataset.num_classes).to(device)
+    if config.warm_start is not None and saved is None:
+        source = site.locate(config.warm_start.checkpoint)
+        load_weights(student, read_weights(source), source, config.warm_start.part)
+    teacher = None
+    if config.uses_teacher and config.teacher is not None:
+        source = site.locate(config.teacher.checkpoint)
+        teacher = frozen_teacher(config.teacher, source, config.dataset.num_classes, device)
+    losses = _losses(config, student, teacher, device)
+    state = Run(student, losses, config.recipe)
+    if saved is not None:
+        state.load_state_dict(saved)
+    for evaluation in fit(config, state, teacher, train, val, device):
+        yield evaluation, state
+
+
+def load_splits(config: TrialConfig, site: Site) -> tuple[Packed, Packed]:
+    """Training and validation images, packed on this node if they are not yet."""
+    train = open_split(config.dataset, "train", site.data_root)
+    val = open_split(config.dataset, "val", site.data_root)
+    for split, name in ((train, "training"), (val, "validation")):
+        if len(split) == 0:
+            raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
+    return train, val
+
+
+def check_labels(split: Packed, num_classes: int, dataset: str) -> None:
+    """Looks at every label of a split.
+
+    Raises:
+        UserError: a value that is neither a class nor ``IGNORE``; names the image.
+    """
+    for i, name in enumerate(split.names):
+        label = split.label(i)
+        wrong = label[(label >= num_classes) & (label != IGNORE)]
+        if wrong.size:
+            raise UserError(
+                f"{dataset}: label of image '{name}' holds {wrong[0]}; allowed are 0 to {num_classes - 1} and {IGNORE}"
+            )
+
+
+@functools.lru_cache(maxsize=2)  # a process runs many trials with one teacher
+def frozen_teacher(teacher: Teacher, source: str, num_classes: int, device: torch.device) -> SegNet:
+    """The teacher with its weights, in eval mode, without gradients; loaded once per process.
+
+    Raises:
+        UserError: no such file, or weights of another architecture.
+    """
+    network = teacher.model.model_copy(update={"init": "random"}).build(num_classes)
+    load_weights(network, read_weights(source), source)
+    network.to(device).eval().requires_grad_(False)
+    gc.collect()  # the file's copy of the weights
+    return network
+
+
+def _losses(config: TrialConfig, student: SegNet, teacher: SegNet | None, device: torch.device) -> dict[str, Loss]:
+    """Each term from its own seed: a cached teacher or another term must not shift what it draws."""
+    built = {}
+    for name, term in config.active_losses.items():
+        torch.manual_seed(config.seed)
+        built[name] = term.build(student, teacher).to(device)
+    return built

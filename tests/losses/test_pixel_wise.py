@@ -1,0 +1,69 @@
+"""L_PI: by hand, between its conventions, and against SKD's, IFVD's and CIRKD's code."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdtune.base import SegOutput
+from kdtune.losses.pixel_wise import PixelWise
+
+from .golden import Case, cases
+
+TARGET = torch.zeros(1, 1, 1, dtype=torch.long)
+
+
+def value_of(student: torch.Tensor, teacher: torch.Tensor, **fields: Any) -> torch.Tensor:
+    """The term with these fields on these logits."""
+    return PixelWise(weight=1, **fields)(SegOutput(student), SegOutput(teacher), TARGET)
+
+
+def test_by_hand() -> None:
+    """Two cells: student even, teacher 1 to 3 (at tau 2 from logits 2 log 3), then both even."""
+    student = torch.zeros(1, 2, 1, 2)
+    teacher = torch.tensor([[0.0, 0.0], [2 * math.log(3), 0.0]]).reshape(1, 2, 1, 2)
+    divergence = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert value_of(student, teacher, temperature=2.0).item() == pytest.approx(4 * divergence / 2, rel=1e-6)
+
+
+def test_equal_networks() -> None:
+    """A student that equals its teacher costs nothing; in SKD's convention the teacher's entropy per cell."""
+    logits = torch.zeros(3, 4, 2, 2)
+    assert value_of(logits, logits.clone()).item() == pytest.approx(0, abs=1e-7)
+    assert value_of(logits, logits.clone(), convention="skd").item() == pytest.approx(3 * math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_conventions(tau: float) -> None:
+    """The factors on the gradient that the docstring states: N / tau^2 for SKD, 1 / (K tau^2) for IFVD."""
+    teacher, factors = torch.randn(4, 19, 3, 5), {"cirkd": 1.0, "skd": 4 / tau**2, "ifvd": 1 / (19 * tau**2)}
+    student = torch.randn(4, 19, 3, 5, requires_grad=True)
+    (paper,) = torch.autograd.grad(value_of(student, teacher, temperature=tau), student)
+    for convention, factor in factors.items():
+        value = value_of(student, teacher, temperature=tau, convention=convention)
+        (grad,) = torch.autograd.grad(value, student)
+        torch.testing.assert_close(grad, factor * paper, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("convention", ["paper", "skd", "ifvd", "cirkd"])
+def test_gradcheck(convention: str) -> None:
+    """The gradient is that of the value, with a teacher at half the cells."""
+    student = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: value_of(z, teacher, convention=convention, temperature=3.0), student)
+
+
+@pytest.mark.parametrize("case", cases("skd_pixelwise", "ifvd_kd", "cirkd_kd"))
+def test_parity(case: Case) -> None:
+    """SKD's CriterionPixelWise, IFVD's and CIRKD's CriterionKD."""
+    student, teacher = case.input("logits_S", grad=True), case.input("logits_T")
+    maps = [student, teacher]
+    if case.args.get("upsample"):
+        maps = [F.interpolate(z, scale_factor=8, mode="bilinear", align_corners=True) for z in maps]
+    fields = {"convention": case.id.split("_")[0], "temperature": case.args.get("temperature", 1.0)}
+    value = value_of(*maps, **fields)
+    value.backward()
+    case.check(value)
+    case.check_grad(student, "logits_S")
