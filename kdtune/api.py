@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from kdtune import tables
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.lock import locked
-from kdtune.spec import STAGE_REFERENCE, StudySpec, Value
+from kdtune.spec import STAGE_REFERENCE, StudySpec, Value, told
 from kdtune.storage import TABLES, Storage
 from kdtune.study_file import load_study as load_study
 from kdtune.study_file import override
@@ -80,10 +80,12 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
             stage["search"] = options.search
         if options.samples is not None and stage["search"] != "grid":
             stage["samples"] = options.samples
+    if options.samples is not None and all(stage["search"] == "grid" for stage in data["stages"]):
+        raise UserError("--samples needs --search random or tpe: every stage of this study is a grid")
     try:
         return StudySpec.model_validate(data)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        message = told(error.errors()[0])
         raise UserError(f"these options do not fit study '{study.name}': {message}") from None
 
 

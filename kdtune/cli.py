@@ -1,9 +1,10 @@
 """The command line: parse, call ``kdtune.api``, print. Imports inside the bodies keep ``--help`` fast."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -12,46 +13,78 @@ from kdtune import __version__
 STUDY_HELP = "STUDY is a name from `kdtune studies list` or a path to a YAML file."
 
 
+# what a path that the user gave can raise when it is not what it should be
+PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+
+
+class BadInput(click.ClickException):
+    """One line and exit status 2, where click would print the usage too."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints the line."""
+        click.echo(f"kdtune: {self.message}", err=True)
+
+
+def _one_line(error: click.UsageError) -> Exception:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error  # shows the help
+    path = error.ctx.command_path if error.ctx else "kdtune"
+    return BadInput(f"{error.format_message().rstrip('.')}; see {path} --help".replace("\n", " "))
+
+
 class Errors(click.Group):
     """Turns errors into one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the program's own options."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _one_line(error) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; a bug keeps its traceback."""
         try:
             return super().invoke(ctx)
-        except click.exceptions.ClickException:
+        except click.UsageError as error:
+            raise _one_line(error) from None
+        except (click.exceptions.ClickException, click.exceptions.Exit, click.exceptions.Abort):
             raise
-        except (click.exceptions.Exit, click.exceptions.Abort):
-            raise
+        except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
+            _ended(ctx, "interrupted; nothing finished is lost", 130)
         except Exception as error:
             from kdtune.base import Interrupted, RunError, UserError
 
+            if isinstance(error, PATHS):
+                raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
             if not isinstance(error, UserError | RunError):
                 raise
-            again = " ".join(_shell(word) for word in ["kdtune", *sys.argv[1:]])
             if isinstance(error, UserError):
-                click.echo(f"kdtune: {error}", err=True)
-                ctx.exit(2)
-            click.echo(f"kdtune: {error}; continue with: {again}", err=True)
-            ctx.exit(130 if isinstance(error, Interrupted) else 1)
+                raise BadInput(str(error)) from None
+            _ended(ctx, str(error), 130 if isinstance(error, Interrupted) else 1)
 
 
-def _shell(word: str) -> str:
-    import shlex
+def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
+    """One line that says why, and how to continue."""
+    again = shlex.join(["kdtune", *sys.argv[1:]])
+    click.echo(f"kdtune: {reason}; continue with: {again}", err=True)
+    ctx.exit(status)
 
-    return shlex.quote(word)
 
-
-@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Errors,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  kdtune launch demo     the whole protocol, on this machine, nothing downloaded
+  kdtune results demo    the optimal hyperparameters
+  kdtune studies list    what can be launched""",
+)
 @click.version_option(__version__, prog_name="kdtune")
 def main() -> None:
-    r"""Finds the hyperparameters of knowledge distillation for semantic segmentation.
-
-    \b
-    kdtune launch demo                    the whole protocol, on this machine, nothing downloaded
-    kdtune results demo                   the optimal hyperparameters
-    kdtune studies list                   what can be launched
-    """
+    """Finds the hyperparameters of knowledge distillation for semantic segmentation."""
 
 
 def _storage_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,10 +198,10 @@ def results(
         with open(output, "wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
     except OSError as error:
-        raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from None
+        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
 
 
-@main.group()
+@main.group(epilog="Example: kdtune studies list")
 def studies() -> None:
     """What can be launched."""
 
@@ -206,7 +239,7 @@ def studies_validate(ctx: click.Context, file: str) -> None:
     click.echo(f"{file}: valid, {len(spec.stages)} stages")
 
 
-@main.group()
+@main.group(epilog="Example: kdtune losses list")
 def losses() -> None:
     """The loss terms of a study."""
 
@@ -220,7 +253,7 @@ def losses_list() -> None:
         click.echo(line)
 
 
-@main.group()
+@main.group(epilog="Example: kdtune data synth cityscapes --root data/cityscapes")
 def data() -> None:
     """Datasets on this machine."""
 
@@ -264,7 +297,7 @@ def train(
         click.echo(line)
 
 
-@main.group()
+@main.group(epilog="Example: kdtune bench train demo")
 def bench() -> None:
     """Speed and memory of each part on this machine."""
 

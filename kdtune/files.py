@@ -18,8 +18,20 @@ class Folder:
     uri: str
 
     def __truediv__(self, name: str) -> "Folder":
-        base, question, options = self.uri.partition("?")  # s3://bucket/path?endpoint_override=...
-        return Folder(f"{base.rstrip('/')}/{name}{question}{options}")
+        base, options = self._parts
+        return Folder(f"{base.rstrip('/')}/{name}{options}")
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        """The path, and what follows it: ``s3://bucket/path``, ``?endpoint_override=...``."""
+        base, question, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return base, question + options
+
+    def split(self) -> tuple["Folder", str]:
+        """The folder that this one (or a file of this name) lies in, and its own name."""
+        base, options = self._parts
+        parent, slash, name = base.rpartition("/")
+        return Folder((parent or slash or ".") + options), name
 
     def _open(self) -> tuple[fs.FileSystem, str]:
         try:
@@ -76,7 +88,7 @@ class Folder:
             self.write(name, content)
             return True
         Path(path).mkdir(parents=True, exist_ok=True)
-        partial = Path(f"{path}/{name}.{os.getpid()}.partial")
+        partial = Path(f"{path}/{name}.{os.getpid()}-{threading.get_ident()}.partial")
         partial.write_bytes(content)
         try:
             os.link(partial, f"{path}/{name}")  # appears with its content, unlike open(..., "x")

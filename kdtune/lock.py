@@ -51,7 +51,9 @@ def _alive_here(holder: Holder) -> bool | None:
     if holder["host"] != platform.node():
         return None
     try:
-        return bool(psutil.Process(int(str(holder["pid"]))).create_time() == holder["created"])
+        process = psutil.Process(int(str(holder["pid"])))
+        # a killed process whose parent does not ask for its end stays listed, for good in a container without init
+        return bool(process.create_time() == holder["created"] and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -73,7 +75,7 @@ def locked(folder: Folder, *, lease: float = LEASE, beat: float = BEAT) -> Itera
     finally:
         done.set()
         keeper.join()
-        if not held.lost.is_set():
+        if not held.lost.is_set() and _ours(folder, me):
             folder.remove(NAME)
 
 
@@ -118,14 +120,19 @@ def _keep(folder: Folder, me: Holder, beat: float, done: threading.Event, lost: 
     count = 0
     while not done.wait(beat):
         try:
-            content = folder.read(NAME)
-            if content is not None and json.loads(content)["token"] != me["token"]:
+            if not _ours(folder, me):
                 lost.set()
                 return
             count += 1
             folder.write(NAME, _text(me, count))
         except OSError:
             continue  # storage is away for a moment; the lease allows for that
+
+
+def _ours(folder: Folder, me: Holder) -> bool:
+    """Whether nobody has taken the lock over."""
+    content = folder.read(NAME)
+    return content is None or bool(json.loads(content)["token"] == me["token"])
 
 
 def _text(me: Holder, count: int) -> bytes:

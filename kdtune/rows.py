@@ -159,15 +159,17 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def best_config(rows: Sequence[Row]) -> list[Row]:
+def best_config(rows: Sequence[Row], seeds: int = 1) -> list[Row]:
     """The rows (seeds) of the best configuration: highest mean of the last evaluation, all seeds completed.
 
-    Ties go to the earlier in ``rows``, which is the order of the plan. Empty when no configuration completed.
+    Ties go to the earlier in ``rows``, which is the order of the plan. Empty when no configuration completed; one that
+    has fewer than ``seeds`` rows is still running.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["start"], row["config_id"]), []).append(row)
-    complete = [g for g in groups.values() if all(r["status"] == "completed" and _finite(r["miou"]) for r in g)]
+    finished = [group for group in groups.values() if len(group) >= seeds]
+    complete = [g for g in finished if all(r["status"] == "completed" and _finite(r["miou"]) for r in g)]
     return max(complete, key=lambda group: statistics.fmean(r["miou"] for r in group), default=[])
 
 
@@ -182,9 +184,10 @@ def optimal_table(study: StudySpec, rows: Mapping[str, Sequence[Row]]) -> pa.Tab
     ]
     numbers = [n for n in names if n not in dict(_TRIALS_HEAD[:8])]
     made = weight_stages(study)
+    seeds = {stage.name: len(stage.seeds) for stage in study.stages}
     table = []
     for stage, trials in rows.items():
-        winners = best_config(trials) if stage not in made else []
+        winners = best_config(trials, seeds.get(stage, 1)) if stage not in made else []
         if winners:
             mean, std = mean_std([row["miou"] for row in winners])
             table.append(
@@ -209,9 +212,10 @@ def weight_stages(study: StudySpec) -> set[str]:
 
 def final_table(study: StudySpec, rows: Sequence[Row]) -> pa.Table:
     """``final.parquet``: mean and standard deviation of each method; only of those whose seeds all completed."""
+    seeds = max((len(stage.seeds) for stage in study.stages if stage.name == "final"), default=1)
     table = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        best = best_config([row for row in rows if row["method"] == method])
+        best = best_config([row for row in rows if row["method"] == method], seeds)
         if best:
             mean, std = mean_std([row["miou"] for row in best])
             table.append(

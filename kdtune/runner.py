@@ -1,5 +1,6 @@
 """A launch: stage after stage, the best of one read back from the journal to start the next."""
 
+import contextlib
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -53,10 +54,15 @@ class Launch:
                     if not only or stage.name in only:
                         self._stage(stage, halt)
                         self._warn_of_weak_teacher(stage)
+                self._write_tables()
+            except OSError as error:
+                raise self.storage.unusable(error) from error
+            except (RunError, UserError):
+                with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
+                    self._write_tables()
+                raise
             finally:
                 self.reporter.close()
-                if not self.held.lost.is_set():
-                    self._write_tables()
 
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
@@ -227,6 +233,8 @@ class Launch:
             self._write_tables()
 
     def _write_tables(self) -> None:
+        if self.held.lost.is_set():
+            raise RunError("another launch has taken this study over")
         self.storage.write_tables(self.study, self.plan, self.records)
 
     def _warn_of_weak_teacher(self, stage: Stage) -> None:

@@ -6,6 +6,7 @@ Optuna's study are filled from the journal first.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "MALLOC_ARENA_MAX": "2",  # Ray's many threads would each keep an arena of freed memory
 }
 os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_ENVIRONMENT.items()})
 
@@ -57,6 +59,7 @@ from kdtune.trial import Site  # noqa: E402
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 RETRIES = 3  # of a trial whose process is lost
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
 
@@ -195,8 +198,11 @@ def run_trial(point: Point, job: Job) -> None:
             }
             tune.report(metrics | {"error": row["error"]})
             _refuse_if_lost(job)
-    except UserError as error:
-        tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(error)})
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise  # storage may be away for a moment: Tune tries the trial again
+        told = job.storage.unusable(error) if isinstance(error, OSError) else error
+        tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(told)})
 
 
 def _refuse_if_lost(job: Job) -> None:

@@ -3,10 +3,12 @@
 Nothing here reads files of data or weights; ``kdtune.study_file`` turns YAML into a ``StudySpec``.
 """
 
+import copy
 import functools
 import hashlib
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -65,12 +67,13 @@ def _terms(value: Any) -> Any:
         try:
             terms[name] = given if isinstance(given, LossTerm) else LOSSES.resolve(name).model_validate(given)
         except ValidationError as error:
-            details += [error_at((name, *e["loc"]), e["msg"], e["input"]) for e in error.errors()]
+            details += [error_at((name, *e["loc"]), told(e), e["input"]) for e in error.errors()]
         except ValueError as error:
             details.append(error_at((name,), str(error), given))
     if details:
         raise ValidationError.from_exception_data("losses", details)
-    return dict(sorted(terms.items(), key=lambda item: LOSSES.names().index(item[0])))
+    own = [*LOSSES.table]  # not LOSSES.names(): that asks every installed package, thousands of times per study
+    return dict(sorted(terms.items(), key=lambda item: (own.index(item[0]) if item[0] in own else len(own), item[0])))
 
 
 AnyDataset = Annotated[SerializeAsAny[SegmentationDataset], BeforeValidator(_by_name(DATASETS, SegmentationDataset))]
@@ -234,7 +237,8 @@ def _field(value: Any, key: str, path: str) -> Any:
 
 
 def _plain(value: Value) -> Value:
-    return value.model_dump(mode="json") if isinstance(value, Config) else value
+    """A copy: a later path may change what lies inside, and must not reach into the stage that gave it."""
+    return value.model_dump(mode="json") if isinstance(value, Config) else copy.deepcopy(value)
 
 
 class Range(Config):
@@ -249,6 +253,12 @@ class Range(Config):
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"low < high must hold, and low > 0 if log, got low={self.low}, high={self.high}")
         return self
+
+    def at(self, share: float) -> float:
+        """The value at a share (0 to 1) of the way from low to high."""
+        if self.log:
+            return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        return self.low + share * (self.high - self.low)
 
 
 class Halving(Config):
@@ -269,16 +279,13 @@ class Stage(Config):
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
-    scheduler: SchedulerName | None = None  # null: the study's; stages of several seeds always run to the end
+    scheduler: SchedulerName | None = None  # null: the study's; see ``StudySpec.scheduler_of``
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for path, values in self.grid.items():
-            if not values:
-                raise ValidationError.from_exception_data(
-                    "Stage",
-                    [error_at(("grid", path), "has no values; a grid needs at least one, e.g. [1, 2]")],
-                )
+        details = [*self._bad_axes()]
+        if details:
+            raise ValidationError.from_exception_data("Stage", details)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
         if self.scheduler not in (None, "none") and len(self.seeds) > 1:
@@ -293,6 +300,19 @@ class Stage(Config):
             raise ValueError("search: tpe takes one seed: its next point depends on the last results")
         return self
 
+    def _bad_axes(self) -> Iterator[Any]:
+        for section in ("set", "grid", "ranges"):
+            if "seed" in getattr(self, section):
+                yield error_at((section, "seed"), "seeds stand in the stage's own list, e.g. seeds: [1, 2, 3]")
+        for path, values in self.grid.items():
+            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            if not values:
+                yield error_at(("grid", path), "has no values; a grid needs at least one, e.g. [1, 2]")
+            if twice:
+                yield error_at(("grid", path), f"holds {twice[0]} twice")
+            if path in self.ranges:
+                yield error_at(("ranges", path), "is in the grid too; give values or a range, not both")
+
     @property
     def repeats(self) -> bool:
         """Whether it only runs its starts again (over other seeds), choosing nothing."""
@@ -305,26 +325,35 @@ class Stage(Config):
         return {path: values[0] for path, values in self.grid.items()} | lows
 
     def points(self, starts: Sequence[str], seed: int) -> list[dict[str, Value]]:
-        """What varies, one mapping per trial, in the order of the file: start, grid, seed."""
-        axes = [*self.grid.values()]
-        combinations: list[dict[str, Value]]
+        """What varies, one mapping per trial, in the order of the file: start, grid, seed.
+
+        Random points are a pure function of ``seed``: stages with the same axes try the same ones.
+        """
+        size = math.prod(len(values) for values in self.grid.values())
+        generator = random.Random(seed)
         if self.search == "grid":
-            combinations = [dict(zip(self.grid, c, strict=True)) for c in itertools.product(*axes)]
+            combinations = [self._combination(i) for i in range(size)]
+        elif not self.ranges:  # without repeats: a point drawn again would be a trial that has run
+            draws = generator.sample(range(size), min(self.samples or 0, size))
+            combinations = [self._combination(i) for i in draws]
         else:
-            combinations = list(self._draws(seed))
+            combinations = [
+                self._combination(generator.randrange(size))
+                | {path: axis.at(generator.random()) for path, axis in self.ranges.items()}
+                for _ in range(self.samples or 0)
+            ]
         return [
             {"start": start, **combination, "seed": s}
             for start, combination, s in itertools.product(starts, combinations, self.seeds)
         ]
 
-    def _draws(self, seed: int) -> Iterator[dict[str, Value]]:
-        """``samples`` independent draws, a pure function of the study's seed and the stage's name."""
-        import optuna  # imported here: `kdtune --help` and the worker need none of it
-
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-        study = optuna.create_study(sampler=sampler)
-        for _ in range(self.samples or 0):
-            yield dict(study.ask(self.distributions()).params)
+    def _combination(self, index: int) -> dict[str, Value]:
+        """The grid's point of that number; the last axis runs fastest."""
+        chosen = {}
+        for path, values in reversed(self.grid.items()):
+            index, i = divmod(index, len(values))
+            chosen[path] = values[i]
+        return dict(reversed(chosen.items()))
 
     def distributions(self) -> dict[str, Any]:
         """The axes as Optuna's distributions."""
@@ -387,8 +416,12 @@ class StudySpec(Config):
         return direct.union(*(self.ancestors(self.stage(name)) for name in direct))
 
     def scheduler_of(self, stage: Stage) -> SchedulerName:
-        """Early stopping of a stage: none with several seeds, for their mean would compare unlike runs."""
-        return "none" if len(stage.seeds) > 1 else stage.scheduler or self.scheduler
+        """Early stopping of a stage.
+
+        None with several seeds, for their mean would compare unlike runs; none where nothing is chosen, for a method
+        that was stopped would be missing from the comparison.
+        """
+        return "none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler
 
     def _shared_seeds(self) -> Iterator[Any]:
         """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
@@ -400,26 +433,43 @@ class StudySpec(Config):
                     yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
 
     def _bad_points(self) -> Iterator[Any]:
-        """Every value of every stage is tried on the stage's template before anything is launched."""
+        """Every value of every stage is tried on a template of each of its starts before anything is launched."""
         templates: dict[str, TrialConfig] = {}
         for i, stage in enumerate(self.stages):
-            start = templates[stage.start_from[0]] if stage.start_from else self.base
-            first = stage.first_point
-            trials: list[tuple[tuple[str | int, ...], dict[str, Value]]] = [((), first)]
-            trials += [
-                (("grid", path, j), {**first, path: value})
-                for path, values in stage.grid.items()
-                for j, value in enumerate(values)
-            ]
-            trials += [(("ranges", path, "high"), {**first, path: axis.high}) for path, axis in stage.ranges.items()]
-            for where, point in trials:
-                try:
-                    config = start.replace({**stage.set, **point})
-                    templates.setdefault(stage.name, config)
-                except (ValidationError, KeyError, TypeError) as error:
-                    yield _blame(i, stage, where, error)
-                    templates.setdefault(stage.name, start)
-                    break
+            starts = [templates[name] for name in stage.start_from] or [self.base]
+            faults = (fault for start in starts for fault in self._faults(i, stage, start))
+            fault = next(faults, None)
+            if fault is None:
+                templates[stage.name] = starts[0].replace({**stage.set, **stage.first_point})
+                fault = self._no_such_maker(i, stage, templates)
+            templates.setdefault(stage.name, starts[0])
+            if fault is not None:
+                yield fault
+
+    def _faults(self, i: int, stage: Stage, start: TrialConfig) -> Iterator[Any]:
+        first = stage.first_point
+        trials: list[tuple[tuple[str | int, ...], dict[str, Value]]] = [((), first)]
+        for path, values in stage.grid.items():
+            trials += [(("grid", path, j), {**first, path: value}) for j, value in enumerate(values)]
+        for path, axis in stage.ranges.items():  # a value between the ends shows a field of whole numbers
+            trials += [(("ranges", path), {**first, path: axis.at(share)}) for share in (1.0, 0.381966)]
+        for where, point in trials:
+            try:
+                start.replace({**stage.set, **point})
+            except ValidationError as error:
+                yield _blame(i, stage, where, error)
+
+    def _no_such_maker(self, i: int, stage: Stage, templates: Mapping[str, TrialConfig]) -> Any:
+        """An error if this stage brings in a checkpoint that no earlier stage makes."""
+        earlier = [name for name in templates if name != stage.name]
+        inherited = [reference for name in earlier for reference in templates[name].checkpoints().values()]
+        for path, reference in templates[stage.name].checkpoints().items():
+            name = reference.removeprefix(STAGE_REFERENCE)
+            if reference.startswith(STAGE_REFERENCE) and name not in earlier and reference not in inherited:
+                known = ", ".join(earlier) or "none, it is the first"
+                message = f"is made by unknown stage '{name}'{did_you_mean(name, earlier)}; earlier stages: {known}"
+                return error_at(_source(i, stage, path), f"{path} {message}", reference)
+        return None
 
     def templates(self) -> dict[str, TrialConfig]:
         """One configuration per stage, as it would be if the first value of every grid were the best."""
@@ -429,26 +479,53 @@ class StudySpec(Config):
             made[stage.name] = start.replace({**stage.set, **stage.first_point})
         return made
 
+    def templates_of(self, stage: Stage) -> list[TrialConfig]:
+        """The stage's template for each of its starts."""
+        changes = {**stage.set, **stage.first_point}
+        return [start.replace(changes) for start in self.template_starts(stage).values()]
+
     def template_starts(self, stage: Stage) -> dict[str, TrialConfig]:
         """What a stage would start from, for counting trials before any has run."""
         made = self.templates()
         return {name: made[name] for name in stage.start_from} or {"base": self.base}
 
 
-def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: Exception) -> Any:
+def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: ValidationError) -> Any:
     """The line of a stage that made a configuration invalid: the grid's value, the ``set`` entry, or the stage."""
-    if not isinstance(error, ValidationError):
-        return error_at(("stages", i, *where), f"no such path: {error}")
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
-    message = f"{path}: {first['msg']}" if path else first["msg"]
-    if where:
-        return error_at(("stages", i, *where), message, first["input"])
+    loc = ("stages", i, *where) if where else _source(i, stage, path)
+    named = not path or path in loc  # by the line's own path
+    return error_at(loc, told(first) if named else f"{path}: {told(first)}", first["input"])
+
+
+def _source(i: int, stage: Stage, path: str) -> tuple[str | int, ...]:
+    """Where a stage gives what stands at a path of its configurations: in its grid, ranges or ``set``, or nowhere."""
     for section in ("grid", "ranges", "set"):
         for key in getattr(stage, section):
-            if path == key or path.startswith(key + ".") or (key.startswith(path + ".") and path):
-                return error_at(("stages", i, section, key), message, first["input"])
-    return error_at(("stages", i), message, first["input"])
+            if path and (path == key or path.startswith(key + ".") or key.startswith(path + ".")):
+                return ("stages", i, section, key)
+    return ("stages", i)
+
+
+PLAIN_WORDS = {  # pydantic's kind of error -> what a study's author reads
+    "tuple_type": "needs a list, e.g. [1, 2]",
+    "list_type": "needs a list, e.g. [1, 2]",
+    "dict_type": "needs a mapping",
+    "model_type": "needs a mapping",
+    "model_attributes_type": "needs a mapping",
+    "too_short": "needs at least one value",
+    "missing": "is missing",
+}
+
+
+def told(fault: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in a study, without its place: what is wrong, what is allowed, what was given."""
+    if fault["type"] in ("study", "value_error"):  # ours: says it all
+        return str(fault["msg"]).removeprefix("Value error, ").replace("\n", " ")
+    message = PLAIN_WORDS.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
+    whole = fault["type"] == "missing" or isinstance(fault["input"], dict)  # too much to repeat
+    return message if whole else f"{message}; got {fault['input']!r}"
 
 
 def shuffled(items: Sequence[Any], *seed: int | str) -> list[Any]:

@@ -52,10 +52,14 @@ class Storage:
             self.folder.write(".writable", b"")
             self.folder.remove(".writable")
         except OSError as error:
-            raise UserError(
-                f"{self.folder.uri}: cannot write there: {error.strerror or error}; "
-                "give another folder with --storage or KDTUNE_STORAGE, or free some space"
-            ) from error
+            raise self.unusable(error) from error
+
+    def unusable(self, error: OSError) -> UserError:
+        """What a user reads when the storage refuses a write."""
+        return UserError(
+            f"{self.folder.uri}: cannot write there: {error.strerror or error}; free some space, or give another "
+            "folder with --storage or KDTUNE_STORAGE; nothing finished is lost"
+        )
 
     # journal
 

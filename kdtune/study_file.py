@@ -1,5 +1,7 @@
 """YAML to ``StudySpec`` and back; every error is one line with file, line, field and what is allowed."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,16 @@ from pydantic import ValidationError
 
 import kdtune
 from kdtune.base import UserError, did_you_mean
-from kdtune.spec import StudySpec, TrialConfig, Value
+from kdtune.spec import StudySpec, TrialConfig, Value, told
+
+
+class Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, but 1e-4 is a number, as in YAML 1.2."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 def search_spaces() -> Path:
@@ -63,39 +74,47 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
     """All faults of a file, one line each, or the study."""
     try:
         text = path.read_text(encoding="utf-8")
-        tree: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        tree: yaml.Node | None = yaml.compose(text, Loader=Loader)
+        wrong = _bad_key(tree)
+        data = None if wrong else yaml.load(text, Loader=Loader)
     except (OSError, UnicodeDecodeError) as error:
-        return [f"{path}: cannot be read: {error}"], None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        return [f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}"], None
-    if not isinstance(data, dict):
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        return [f"{path}: cannot be read: {reason}"], None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        return [f"{path}:{line}: not valid YAML: {error.reason}: character #x{error.character:04x}"], None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        return [f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}"], None
+    if wrong:
+        return [f"{path}:{wrong}"], None
+    if tree is None or not isinstance(data, dict):
         return [f"{path}:1: a study is a mapping with name, base and stages; see `kdtune studies show demo`"], None
-    twice = _duplicate(tree)
-    if twice is not None:
-        return [f"{path}:{twice.start_mark.line + 1}: {twice.value}: this key stands here twice"], None
     try:
         return [], StudySpec.model_validate(data)
     except ValidationError as error:
-        assert tree is not None  # data is a mapping
         return [_line(path, tree, fault) for fault in error.errors()], None
 
 
-def _duplicate(node: yaml.Node | None) -> yaml.Node | None:
-    """The first key that a mapping has twice: PyYAML would silently keep the last."""
-    children: Sequence[yaml.Node] = []
+def _bad_key(node: yaml.Node | None, above: Sequence[yaml.Node] = ()) -> str | None:
+    """``line: what is wrong`` of the first key that is no text or that a mapping has twice: PyYAML keeps the last."""
+    children: list[yaml.Node] = []
+    if node is not None and node in above:
+        return f"{node.start_mark.line + 1}: this part contains itself"
     if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, _ in node.value:
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                shown = f"'{key.value}' is" if isinstance(key.value, str) else "this is"
+                return f"{key.start_mark.line + 1}: {shown} no key: keys are text"
             if key.value in seen:
-                return key  # type: ignore[no-any-return]
+                return f"{key.start_mark.line + 1}: {key.value}: this key stands here twice"
             seen.add(key.value)
-        children = [value for _, value in node.value]
+            children.append(value)
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
-    return next((found for found in map(_duplicate, children) if found), None)
+    below = [*above, node] if node is not None else []
+    return next((found for child in children if (found := _bad_key(child, below))), None)
 
 
 def _line(path: Path, tree: yaml.Node, fault: Any) -> str:
@@ -104,13 +123,10 @@ def _line(path: Path, tree: yaml.Node, fault: Any) -> str:
     node, line, names = tree, 1, []
     for part in loc:
         child = _child(node, part)
-        name, node, line = child if child else (str(part), node, line)
+        absent = f"[{part}]" if isinstance(part, int) else str(part)
+        name, node, line = child if child else (absent, node, line)
         names.append(name)
-    field = _joined(names)
-    message = fault["msg"].removeprefix("Value error, ").replace("\n", " ")
-    ours = fault["type"] in ("study", "value_error")
-    got = "" if ours or fault["type"] == "missing" or isinstance(fault["input"], dict) else f"; got {fault['input']!r}"
-    return f"{path}:{line}: {field}: {message[:1].lower() + message[1:]}{got}"
+    return f"{path}:{line}: {_joined(names)}: {told(fault)}"
 
 
 def _is_tag(part: Any) -> bool:
@@ -147,7 +163,7 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
         if not equals or not path:
             raise UserError(f"--set {assignment}: needs PATH=VALUE, e.g. --set recipe.num_steps=2000")
         try:
-            changes[path.strip()] = yaml.safe_load(value)
+            changes[path.strip()] = yaml.load(value, Loader=Loader)
         except yaml.YAMLError:
             raise UserError(f"--set {assignment}: the value is not valid YAML") from None
     return changes
@@ -161,24 +177,40 @@ def override(spec: StudySpec, changes: Mapping[str, Value]) -> StudySpec:
     Raises:
         UserError: no stage has the path, or the value is not allowed there.
     """
-    templates = spec.templates()
+    if "seed" in changes:
+        raise UserError("--set seed: a stage's seeds are its own list; change `seeds` in the study's file")
+    templates = {stage.name: spec.templates_of(stage) for stage in spec.stages}
     data = spec.model_dump(mode="json")
+    in_base = {path: value for path, value in changes.items() if _has(spec.base, path)}
+    try:
+        data["base"] = spec.base.replace(in_base).model_dump(mode="json")
+    except ValidationError:
+        pass  # the stages report it, with their names
     for path, value in changes.items():
-        having = [name for name, config in templates.items() if _has(config, path)]
+        having = [name for name, configs in templates.items() if all(_has(config, path) for config in configs)]
         if not having:
-            raise UserError(f"--set {path}: no stage has this path{did_you_mean(path, _paths(templates))}")
-        if _has(spec.base, path):
-            data["base"] = _changed(spec.base, path, value, data["base"])
+            known = _paths([config for configs in templates.values() for config in configs])
+            raise UserError(f"--set {path}: no stage has this path{did_you_mean(path, known)}")
         for stage in data["stages"]:
             if stage["name"] in having and path not in stage["grid"] and path not in stage["ranges"]:
                 stage["set"] = _set_after(stage["set"], path, value)
     try:
         return StudySpec.model_validate(data)
     except ValidationError as error:
-        fault = error.errors()[0]
-        message = fault["msg"].removeprefix("Value error, ")
-        given = ", ".join(f"{path}={value}" for path, value in changes.items())
-        raise UserError(f"--set {given}: {message}; in {'.'.join(map(str, fault['loc']))}") from None
+        raise UserError(_refused(spec, changes, error.errors()[0])) from None
+
+
+def _refused(spec: StudySpec, changes: Mapping[str, Value], fault: Any) -> str:
+    """The line for a ``--set`` that is not allowed: which one, why, in which stage."""
+    guilty = [path for path in changes if path in fault["loc"]] or list(changes)
+    given = " ".join(f"--set {path}={_written(changes[path])}" for path in guilty)
+    stage = next((spec.stages[part].name for part in fault["loc"] if isinstance(part, int)), None)
+    return f"{given}: {told(fault)}{f' (stage {stage!r})' if stage else ''}"
+
+
+def _written(value: Value) -> str:
+    """A value as a command line has it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _set_after(settings: dict[str, Value], path: str, value: Value) -> dict[str, Value]:
@@ -196,13 +228,6 @@ def _set_after(settings: dict[str, Value], path: str, value: Value) -> dict[str,
     return {**settings, path: value}
 
 
-def _changed(base: TrialConfig, path: str, value: Value, given: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return base.replace({path: value}).model_dump(mode="json")
-    except ValidationError:
-        return given  # the stages report it, with their names
-
-
 def _has(config: TrialConfig, path: str) -> bool:
     try:
         config.at(path)
@@ -211,14 +236,14 @@ def _has(config: TrialConfig, path: str) -> bool:
     return True
 
 
-def _paths(templates: Mapping[str, TrialConfig]) -> list[str]:
-    """Every dotted path of every stage, for a "did you mean"."""
+def _paths(templates: Sequence[TrialConfig]) -> list[str]:
+    """Every dotted path of these configurations, for a "did you mean"."""
 
     def walk(prefix: str, value: Any) -> list[str]:
         inner = [p for k, v in value.items() for p in walk(f"{prefix}{k}.", v)] if isinstance(value, dict) else []
         return [prefix.rstrip("."), *inner]
 
-    dumps = [config.model_dump(mode="json") for config in templates.values()]
+    dumps = [config.model_dump(mode="json") for config in templates]
     return sorted({path for dump in dumps for path in walk("", dump) if path})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -152,6 +153,7 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any
 def compiled(network: SegNet) -> Any:
     """The network's compiled forward, made once per network."""
     if not hasattr(network, "kdtune_compiled"):
+        torch._functorch.config.donated_buffer = False  # ``grad_norms`` goes back through the graph more than once
         # bypasses nn.Module's registration: the compiled twin must not enter the state dict
         object.__setattr__(network, "kdtune_compiled", torch.compile(network))
     return network.kdtune_compiled

@@ -18,12 +18,14 @@ def read_weights(uri: str) -> Weights:
     Raises:
         UserError: no such file, or not a file of weights.
     """
-    folder, _, name = uri.rpartition("/")
-    content = Folder(folder or ".").read(name)
+    folder, name = Folder(uri).split()
+    if folder.local is not None and (folder.local / name).is_dir():
+        raise UserError(f"{uri}: is a folder, not a weights file")
+    content = folder.read(name)
     if content is None:
         raise UserError(f"{uri}: no such weights file")
     try:
-        if uri.endswith(".safetensors"):
+        if name.endswith(".safetensors"):
             found = safetensors.torch.load(content)
         else:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

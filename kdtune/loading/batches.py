@@ -35,7 +35,7 @@ def views(recipe: Recipe, sizes: np.ndarray, seed: int, step: int) -> Views:
     """The batch of a step (from 0). ``sizes`` (n, 2): height and width of every image of the split."""
     index = _indices(len(sizes), recipe.batch_size, seed, step)
     rng = np.random.default_rng((seed, 1, step))
-    num_scales = round((recipe.scale_max - recipe.scale_min) / recipe.scale_step) + 1
+    num_scales = int((recipe.scale_max - recipe.scale_min) / recipe.scale_step + 1e-6) + 1  # none above scale_max
     scale = recipe.scale_min + recipe.scale_step * rng.integers(num_scales, size=len(index))
     scaled = np.maximum(np.round(sizes[index] * scale[:, None]), recipe.crop)
     corner = np.floor(rng.random((len(index), 2)) * (scaled - recipe.crop + 1))
@@ -73,9 +73,10 @@ def _move(array: np.ndarray, device: torch.device) -> Tensor:
 def _windows(split: Packed, view: Views, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The source pixels that each crop needs, in windows of one size: images, labels, top-left corners (n, 2)."""
     sizes = split.sizes[view.index]
-    need = np.ceil(np.array(crop) / view.scale[:, None]).astype(int) + 2  # a neighbour on each side, to interpolate
-    start = np.clip(np.floor(view.corner / view.scale[:, None]).astype(int) - 1, 0, np.maximum(sizes - need, 0))
-    stop = np.minimum(start + need, sizes)
+    scale = view.scale[:, None]
+    first = np.floor((view.corner + 0.5) / scale - 0.5).astype(int)
+    last = np.floor((view.corner + np.array(crop) - 0.5) / scale - 0.5).astype(int) + 1  # to interpolate with
+    start, stop = np.clip(first, 0, sizes - 1), np.clip(last, 0, sizes - 1) + 1
     height, width = (stop - start).max(axis=0)
     images = np.zeros((len(sizes), height, width, 3), dtype=np.uint8)
     labels = np.full((len(sizes), height, width), IGNORE, dtype=np.uint8)
@@ -108,15 +109,18 @@ def resample(
     inside = _inside(rows, size[:, :1])[:, :, None] & _inside(columns, size[:, 1:])[:, None, :]  # (N, H, W)
     offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
     # border: a pixel half outside takes its nearest neighbour; clamp, because a smaller window is padded with zeros
-    rows = torch.minimum(rows.clamp(min=0), size[:, :1] - 1) - offset[:, :1]
-    columns = torch.minimum(columns.clamp(min=0), size[:, 1:] - 1) - offset[:, 1:]
+    rows = torch.minimum(rows.clamp(min=0), size[:, :1] - 1)
+    columns = torch.minimum(columns.clamp(min=0), size[:, 1:] - 1)
+    # rounded before the offset goes: which of two pixels equally near is taken must not depend on the window
+    row, column = (rows + 0.5).floor() - offset[:, :1], (columns + 0.5).floor() - offset[:, 1:]
+    rows, columns = rows - offset[:, :1], columns - offset[:, 1:]
     x = ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, crop[0], -1)
     y = ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, crop[1])
     grid = torch.stack((x, y), dim=-1)  # (N, H, W, 2), from -1 to 1 as grid_sample wants it
     images = windows.permute(0, 3, 1, 2).float()
     crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     batch = torch.arange(len(labels), device=device)[:, None, None]
-    target = labels[batch, rows.round().long()[:, :, None], columns.round().long()[:, None, :]].long()
+    target = labels[batch, row.long()[:, :, None], column.long()[:, None, :]].long()
     image = torch.where(inside[:, None], normalise(crops), 0.0)  # 0 is the mean colour once normalised
     return image, torch.where(inside, target, IGNORE)
 

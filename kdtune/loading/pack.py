@@ -92,13 +92,18 @@ def _fingerprint(dataset: SegmentationDataset, split: Split, samples: list[Sampl
     for sample in samples:
         digest.update(sample.name.encode())
         for path in sample.files:
-            status = path.stat()
+            try:
+                status = path.stat()
+            except OSError as error:  # a link to nowhere is listed, too
+                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
             digest.update(f"|{path}|{status.st_size}|{status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
 
 def _pack(dataset: SegmentationDataset, split: Split, samples: list[Sample], folder: Path) -> None:
     """Writes beside the final name and renames, so that a half-written pack is never read."""
+    for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
+        shutil.rmtree(abandoned, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         index = []
@@ -118,6 +123,9 @@ def _pack(dataset: SegmentationDataset, split: Split, samples: list[Sample], fol
 
 def _open(folder: Path, samples: list[Sample]) -> Packed:
     index = np.load(folder / "index.npy")
+    if len(index) == 0:  # an empty file cannot be mapped
+        nothing = np.zeros((0, 3), dtype=np.uint8)
+        return Packed(names=(), images=nothing, labels=nothing[:, 0], sizes=index[:, :2], first=index[:, 2])
     return Packed(
         names=tuple(sample.name for sample in samples),
         images=np.memmap(folder / "images.bin", dtype=np.uint8, mode="r").reshape(-1, 3),

@@ -2,23 +2,15 @@
 
 import os
 from collections.abc import Callable, Set
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from kdtune.base import UserError
 
 BackboneName = Literal["resnet18", "resnet50", "resnet101", "efficientnet_b0"]
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-
-WEIGHTS = {
-    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
-    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": torchvision.models.ResNet101_Weights.IMAGENET1K_V1,
-    "efficientnet_b0": torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1,
-}
 
 
 class Backbone(nn.Module):
@@ -203,6 +195,8 @@ class EfficientNet(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
+        import torchvision
+
         self.features: nn.Sequential = torchvision.models.efficientnet_b0(weights=None).features[:8]
         self.channels = {"layer1": 24, "layer2": 40, "layer3": 112, "layer4": 320}
         for index, dilation in self.dilations.items():
@@ -225,6 +219,16 @@ class EfficientNet(Backbone):
         return maps
 
 
+def imagenet_weights(name: BackboneName) -> Any:
+    """Torchvision's entry for a backbone's ``IMAGENET1K_V1`` weights.
+
+    Torchvision is imported when it is needed: it takes 150 MB of every worker.
+    """
+    import torchvision
+
+    return torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+
+
 def load_imagenet(backbone: Backbone, name: BackboneName) -> None:
     """Copy torchvision's ImageNet weights into a backbone; nothing on the meta device, which holds no values.
 
@@ -233,7 +237,7 @@ def load_imagenet(backbone: Backbone, name: BackboneName) -> None:
     """
     if next(backbone.parameters()).is_meta:
         return
-    weights = WEIGHTS[name]
+    weights = imagenet_weights(name)
     own = backbone.state_dict()
     try:
         state: dict[str, Tensor] = weights.get_state_dict(
@@ -244,7 +248,7 @@ def load_imagenet(backbone: Backbone, name: BackboneName) -> None:
         raise UserError(_not_loaded(weights, error)) from error
 
 
-def _not_loaded(weights: torchvision.models.WeightsEnum, error: Exception) -> str:
+def _not_loaded(weights: Any, error: Exception) -> str:
     """One line: which weights, why not, and what to do."""
     file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(weights.url))
     problem = "cannot be read from torchvision's cache" if os.path.exists(file) else "could not be downloaded"

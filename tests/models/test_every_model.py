@@ -12,7 +12,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from kdtune.base import Model, SegNet, Tap, UserError
 from kdtune.models import MODELS
-from kdtune.models.backbones import WEIGHTS
+from kdtune.models.backbones import imagenet_weights
 
 CLASSES = 5
 STRIDES = {"layer1": 4, "layer2": 8, "layer3": 8, "layer4": 8, "psp": 8, "aux": 8}
@@ -45,7 +45,7 @@ def image_of(*shape: int) -> Tensor:
 
 def write_weights(backbone: str, home: Path) -> dict[str, Tensor]:
     """Random values of torchvision's own network, where its loader looks for the published ones."""
-    weights = WEIGHTS[backbone]
+    weights = imagenet_weights(backbone)
     file = home / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     file.parent.mkdir(parents=True)
     torch.manual_seed(7)
@@ -177,7 +177,7 @@ def test_weights_that_cannot_be_had_are_one_line_that_helps(
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nobody listens there
-    weights = WEIGHTS[fields["backbone"]]
+    weights = imagenet_weights(fields["backbone"])
     file = tmp_path / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[-1]
     helpful = [
         str(weights),

@@ -1,0 +1,93 @@
+"""A study of seconds that still trains networks, and the command line as a process: what the launch tests share."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kdtune.api import results
+
+STUDY = """
+name: tiny
+halving: {grace: 0.3, reduction_factor: 2}
+base:
+  dataset: {name: demo, size: [32, 48], num_train: 8, num_val: 4}
+  student: {name: pspnet, backbone: resnet18, width: 0.0625}
+  losses: {ce: {weight: 1.0}}
+  recipe: {lr: 1e-2, weight_decay: 5e-4, crop: [32, 48], batch_size: 4, num_steps: 6, eval_every: 2}
+stages:
+  - name: teacher
+    set: {student.width: 0.125, recipe.num_steps: 8}
+  - name: student
+    grid: &lr_wd
+      recipe.lr: [1e-1, 1e-2]
+      recipe.weight_decay: [5e-4, 5e-6]
+  - name: distill
+    set:
+      teacher: {model: {name: pspnet, backbone: resnet18, width: 0.125}, checkpoint: "stage:teacher"}
+      losses.pi: {weight: 0.5, temperature: 1.0}
+    grid: *lr_wd
+  - name: temperature
+    start_from: [distill]
+    grid: {losses.pi.temperature: [1, 4]}
+    seeds: [1, 2]
+  - name: weight-pi
+    start_from: [temperature]
+    grid: {losses.pi.weight: [1e-1, 2]}
+  - name: final
+    start_from: [student, weight-pi]
+    seeds: [11, 12]
+  - name: initialization
+    start_from: [student, weight-pi]
+    seeds: [21]
+"""
+TRIALS = {"teacher": 1, "student": 4, "distill": 4, "temperature": 4, "weight-pi": 2, "final": 4, "initialization": 2}
+
+# What two runs of the same study may differ in: when, where and how fast.
+INCIDENTAL = {
+    "train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg", "node", "started_at",
+    "finished_at", "seconds",
+}  # fmt: skip
+
+
+def write_study(folder: Path, text: str = STUDY) -> Path:
+    """The study as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return path
+
+
+def command(*words: str | Path) -> list[str]:
+    """``kdtune WORDS`` as this environment has it."""
+    return [sys.executable, "-m", "kdtune", *map(str, words)]
+
+
+def kdtune(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, timeout=300, env=os.environ | (env or {}), check=False
+    )
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    """Starts a command in a process group of its own, so that a test can end all that it started."""
+    return subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def essence(storage: Path, table: str, study: str = "tiny") -> list[dict[str, Any]]:
+    """A table without what may differ between two runs, in a fixed order."""
+    found: pa.Table = results(study, str(storage)).table(table)
+    kept = found.drop_columns([name for name in found.column_names if name in INCIDENTAL])
+    return sorted(kept.to_pylist(), key=lambda row: json.dumps(row, sort_keys=True, default=str))
+
+
+def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
+    """The journal of every trial, as it is on storage now."""
+    folder = storage / study / "journal"
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")} if folder.is_dir() else {}

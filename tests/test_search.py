@@ -1,0 +1,190 @@
+"""The sharp edges of Tune, each shown to be avoided; on a real Ray where Ray takes part."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kdtune import search
+from kdtune.search import SCORE, WORST, Rungs, Share, finished
+from kdtune.spec import Halving, StudySpec, shuffled
+from tests.launching import journals, kdtune, write_study
+
+STEPS = 90
+
+
+def record(trial: str, scores: dict[int, float | None]) -> dict[str, Any]:
+    """A journal with a history."""
+    history = [{"step": step, "miou": miou} for step, miou in scores.items()]
+    return {"row": {"trial_id": trial, "status": "completed"}, "history": history}
+
+
+def judge(rungs: Rungs, trial: str, step: int, score: float) -> str:
+    """What ASHA decides on one report, as Tune asks it."""
+    ray_trial = SimpleNamespace(trial_id=f"ray-{trial}")
+    if step == 30:
+        rungs.on_trial_add(None, ray_trial)
+    return rungs.on_trial_result(
+        None,
+        ray_trial,
+        {"trial": trial, "step": step, SCORE: score, "status": "running" if step < STEPS else "completed"},
+    )
+
+
+def halving() -> Halving:
+    return Halving(grace=1 / 3, reduction_factor=2)
+
+
+def test_rungs_of_earlier_launches_count() -> None:
+    past = {name: record(name, {30: score, 60: score + 5}) for name, score in (("a", 40.0), ("b", 50.0))}
+    assert judge(Rungs(halving(), STEPS, {}), "c", 30, 30.0) == "CONTINUE"  # the first at a rung always goes on
+    assert judge(Rungs(halving(), STEPS, past), "c", 30, 30.0) == "STOP"
+    assert judge(Rungs(halving(), STEPS, past), "c", 30, 60.0) == "CONTINUE"
+
+
+def test_a_trial_that_goes_on_is_not_judged_twice_at_a_rung() -> None:
+    """It has passed rung 30 in an earlier launch; its value at 60 must not be recorded as one at 30."""
+    rungs = Rungs(halving(), STEPS, {"a": record("a", {30: 40.0})})
+    assert judge(rungs, "a", 60, 45.0) == "CONTINUE"
+    assert judge(rungs, "b", 30, 41.0) == "CONTINUE"  # better than a's 40 at 30, worse than its 45 at 60
+    assert judge(rungs, "c", 30, 39.0) == "STOP"
+
+
+def test_a_diverged_trial_is_stopped_by_its_rung_and_lowers_no_bar() -> None:
+    past = {"a": record("a", {30: 40.0}), "b": record("b", {30: None})}
+    rungs = Rungs(halving(), STEPS, past)
+    assert judge(rungs, "c", 30, WORST) == "STOP"  # a NaN would have gone on: nan < cutoff is false
+    assert judge(rungs, "d", 30, 1.0) == "STOP"  # median of 40, -1 and -1 is -1, of 40 and -1 is 19.5
+
+
+def test_a_finished_trial_is_never_stopped() -> None:
+    rungs = Rungs(halving(), STEPS, {name: record(name, {30: 90.0, 60: 90.0}) for name in "ab"})
+    assert judge(rungs, "c", STEPS, 1.0) == "CONTINUE"
+
+
+def test_worst_first_stops_nothing_and_shuffled_does() -> None:
+    """Why the grid is shuffled before ASHA sees it."""
+
+    def stopped(scores: list[float]) -> int:
+        rungs = Rungs(halving(), STEPS, {})
+        return sum(judge(rungs, str(score), 30, score) == "STOP" for score in scores)
+
+    ascending = [float(score) for score in range(27)]
+    assert stopped(ascending) == 0
+    assert stopped(shuffled(ascending, 0, "student")) > 8
+
+
+def test_the_order_of_a_grid_comes_from_the_study_seed() -> None:
+    items = list(range(9))
+    assert shuffled(items, 0, "student") == shuffled(items, 0, "student")
+    assert shuffled(items, 0, "student") != shuffled(items, 1, "student")
+    assert sorted(shuffled(items, 0, "student")) == items
+
+
+def test_what_is_final_depends_on_the_scheduler() -> None:
+    final = {
+        status: (finished({"row": {"status": status}}, "asha"), finished({"row": {"status": status}}, "none"))
+        for status in ("completed", "diverged", "stopped", "failed", "running")
+    }
+    assert final == {
+        "completed": (True, True),
+        "diverged": (True, True),
+        "stopped": (True, False),
+        "failed": (False, False),
+        "running": (False, False),
+    }
+
+
+def test_threads_are_shared_out() -> None:
+    assert [Share(cpus, 0, 1).threads for cpus in (0.5, 1, 2, 7)] == [1, 1, 2, 7]
+
+
+@pytest.fixture
+def local_ray() -> Any:
+    """Ray in this process, as a launch starts it."""
+    with search.cluster(None):
+        yield
+
+
+def slow_to_stop(config: dict[str, Any]) -> None:
+    """Reports until it is stopped, then needs longer than Tune's own two seconds to end."""
+    from ray import tune
+
+    try:
+        for step in (30, 60, 90):
+            status = "running" if step < STEPS else "completed"
+            tune.report({"trial": str(config["x"]), "step": step, SCORE: float(config["x"]), "status": status})
+    finally:
+        time.sleep(4)
+
+
+@pytest.mark.slow
+def test_no_trial_is_lost_after_a_slow_stop(local_ray: None) -> None:
+    """With Tune's default the next trial of the actor becomes an error without ever running."""
+    from ray import tune
+
+    tuner = tune.Tuner(
+        tune.with_resources(slow_to_stop, {"cpu": 2}),
+        tune_config=tune.TuneConfig(
+            num_samples=4,
+            search_alg=search.FromPlan([{"x": x} for x in (4, 1, 2, 3)]),
+            scheduler=Rungs(halving(), STEPS, {}),
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(verbose=0),
+    )
+    found = tuner.fit()
+    assert found.num_errors == 0
+    assert sorted(result.metrics["step"] for result in found) == [30, 30, 30, 90]
+
+
+@pytest.mark.slow
+def test_share_of_a_processor(local_ray: None) -> None:
+    import ray
+
+    cores = int(ray.cluster_resources()["CPU"])
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "base": {
+                "dataset": {"name": "demo"},
+                "student": {"name": "pspnet", "backbone": "resnet18"},
+                "losses": {"ce": {"weight": 1}},
+                "recipe": {"lr": 0.1, "weight_decay": 0, "num_steps": 1},
+            },
+            "stages": [{"name": "student"}],
+        }
+    )
+    assert search.share(spec, 1) == Share(cores, 0, 1)
+    many = search.share(spec, 100)
+    assert many.at_once == min(cores, search.PROCESSOR_TRIALS)
+    assert many.at_once * many.cpus <= cores
+    one = search.share(spec.model_copy(update={"max_concurrent": 1}), 100)
+    assert one == Share(cores, 0, 1)
+
+
+@pytest.mark.slow
+def test_asha_stops_trials_and_a_stopped_one_is_never_the_optimum(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    args = ("--stage", "student", "--storage", tmp_path)
+    grid = "recipe.lr=[]"
+    assert kdtune("launch", study, *args, "--set", grid).returncode == 2  # swept: the value would not be used
+    done = kdtune("launch", study, *args, "--scheduler", "asha", "--max-concurrent", "1")
+    assert done.returncode == 0, done.stderr
+    rows = {name: entry["row"] for name, entry in journals(tmp_path).items()}
+    stopped = {name for name, row in rows.items() if row["status"] == "stopped"}
+    assert stopped
+    assert all(rows[name]["step"] < rows[name]["steps_total"] for name in stopped)
+    shown = kdtune("results", "tiny", "--storage", tmp_path, "--table", "grid")
+    assert shown.stdout.count("@ ") >= len(stopped)
+    optimal = kdtune("results", "tiny", "--storage", tmp_path, "--format", "json")
+    assert not any(name in optimal.stdout for name in stopped)
+    # without early stopping the stopped ones go on from where they were
+    done = kdtune("launch", study, *args, "--scheduler", "none")
+    assert done.returncode == 0, done.stderr
+    after = {name: entry for name, entry in journals(tmp_path).items()}
+    assert {entry["row"]["status"] for entry in after.values()} == {"completed"}
+    assert all([e["step"] for e in entry["history"]] == [2, 4, 6] for entry in after.values())
