@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,8 @@ class Launch:
         self._locate_checkpoints()
         if address is None:
             self._check_data(only)
-        with search.interruptible() as halt, search.cluster(address) as dashboard:
+        # the signals last: Ray takes SIGTERM for itself when it starts
+        with search.cluster(address) as dashboard, search.interruptible() as halt:
             self.reporter.started(self.study, self.storage.folder.uri, dashboard, search.has_gpu())
             try:
                 for stage in self._stages():
@@ -204,7 +206,11 @@ class Launch:
     def _best(self, name: str) -> list[rows.Row]:
         ids = self.plan.get(name, [])
         known = [self.records[id_]["row"] for id_ in ids if id_ in self.records]
-        return rows.best_config(known)
+        return rows.best_config(known, seeds=self._seeds.get(name, 1))
+
+    @property
+    def _seeds(self) -> dict[str, int]:
+        return {stage.name: len(stage.seeds) for stage in self.study.stages}
 
     def _drawn(self, job: Job) -> list[str]:
         """The ids of earlier TPE trials that this stage, as it stands, could have drawn."""
@@ -215,7 +221,7 @@ class Launch:
                 point = search.point_of(record, job.stage)
                 if _within(point, job.stage) and job.planned(point).trial_id == id_:
                     found.append(id_)
-        return sorted(found, key=lambda id_: self.records[id_]["row"]["started_at"] or 0)
+        return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
 
     def _set_plan(self, name: str, ids: list[str]) -> None:
         gone = [id_ for id_ in self.plan.get(name, []) if id_ not in ids]

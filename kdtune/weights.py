@@ -32,7 +32,7 @@ def read_weights(uri: str) -> Weights:
             found = found.get("state_dict", found)  # training scripts often save it beside other things
         return {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
     except Exception as error:  # pickle, zip and safetensors each raise their own kinds
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{uri}: not a file of weights (safetensors or a plain state dict): {reason}") from None
 
 

@@ -156,7 +156,8 @@ def test_a_given_teacher_is_evaluated_first_and_a_weak_one_is_named(launched: Pa
     weights = launched / "tiny" / "checkpoints" / trained["trial_id"] / "student.safetensors"
     copy = tmp_path / "anywhere.safetensors"
     copy.write_bytes(weights.read_bytes())
-    args = ("--storage", tmp_path, "--teacher", copy, "--scheduler", "none")
+    stages = [word for name in ("teacher", "student", "distill") for word in ("--stage", name)]
+    args = ("--storage", tmp_path, "--teacher", copy, "--scheduler", "none", *stages)
     done = kdtune("launch", write_study(tmp_path), *args)
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)
