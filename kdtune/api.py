@@ -110,6 +110,8 @@ def launch(
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
         RunError: interrupted, or no trial of a stage came to a result; says how to continue.
     """
+    if address:
+        _use_token()
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
 
@@ -121,6 +123,16 @@ def launch(
         run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held)
         run.run(address, options.stages)
     return where
+
+
+def _use_token() -> None:
+    """Has Ray send its token, if there is one: with an address other than "auto" it does not look for it by itself.
+
+    Ray reads the variable when it is imported.
+    """
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @dataclass(frozen=True)

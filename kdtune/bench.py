@@ -19,6 +19,7 @@ from rich.table import Table
 
 from kdtune.api import Options, adjusted, data_folder, launch
 from kdtune.base import RunError, compute_device
+from kdtune.loading.batches import train_batches
 from kdtune.progress import Reporter
 from kdtune.rows import Row
 from kdtune.spec import StudySpec, TrialConfig, Value
@@ -125,6 +126,30 @@ def _steps(config: TrialConfig, data_root: str | None) -> Row:
         "threads": torch.get_num_threads(),
         "diverged": last.diverged,
     }
+
+
+def loading(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
+    """Images per second of augmented batches, moved to the device; the packing of the dataset is not counted."""
+    config = adjusted(load_study(study), Options(settings=settings)).base
+    config = config.replace({"recipe.num_steps": steps + 1})
+    device = compute_device()
+    train, _ = load_splits(config, Site(data_folder(data_root)))
+    batches = train_batches(train, config.recipe, config.seed, 0, device)
+    next(batches)  # the first touches the files
+    began = time.perf_counter()
+    for image, _ in batches:
+        last = image
+    float(last.sum())  # waits for the device
+    seconds = (time.perf_counter() - began) / steps
+    size = config.recipe.batch_size
+    row = {
+        "dataset": config.dataset.name,
+        "crop": "x".join(map(str, config.recipe.crop)),
+        "batch_ms": 1000 * seconds,
+        "images_per_second": size / seconds,
+        "threads": torch.get_num_threads(),
+    }
+    return _told(f"loading, {study}, {steps} batches of {size}", [row], output)
 
 
 def demo(output: str | None) -> str:

@@ -326,6 +326,20 @@ def bench_train(study: str, data_root: str | None, settings: tuple[str, ...], st
     click.echo(training(study, data_root, parse_set(settings), steps, output))
 
 
+@bench.command("loader", epilog="Example: kdtune bench loader camvid-small --data-root data")
+@click.argument("study", default="demo")
+@_data_option
+@_set_option
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(min=1), help="Batches that are timed.")
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], steps: int, output: str | None) -> None:
+    """Images per second of augmented batches, read from the packed dataset."""
+    from kdtune.bench import loading
+    from kdtune.study_file import parse_set
+
+    click.echo(loading(study, data_root, parse_set(settings), steps, output))
+
+
 @bench.command("demo", epilog="Example: kdtune bench demo")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
 def bench_demo(output: str | None) -> None:

@@ -60,6 +60,9 @@ class Reporter:
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         """All trials of a stage are finished; ``best``: the rows of its best configuration, one per seed."""
 
+    def note(self, message: str) -> None:
+        """Something that takes a while has begun."""
+
     def warn(self, message: str) -> None:
         """Something that a person should look at."""
 
@@ -142,6 +145,10 @@ class Lines(Reporter):
         if best:
             text += f"; best mIoU {mean_std([row['miou'] for row in best])[0]:.2f} ({best[0]['trial_id']})"
         self._say(text)
+
+    def note(self, message: str) -> None:
+        """A line."""
+        self._say(message)
 
     def warn(self, message: str) -> None:
         """A line that stands out."""

@@ -129,6 +129,7 @@ class Launch:
         """Packs every dataset of the study and looks at every label, before anything is trained."""
         configs = [c for name, c in self.study.templates().items() if not only or name in only]
         for config in {c.dataset.model_dump_json(): c for c in configs}.values():
+            self.reporter.note(f"reading dataset {config.dataset.name}")
             for split in load_splits(config, Site(self.data_root)):
                 check_labels(split, config.dataset.num_classes, config.dataset.name)
 

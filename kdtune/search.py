@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any
 
 # Read by Tune when it is imported or run, in the driver and in the workers.
@@ -100,29 +101,25 @@ def cluster(address: str | None) -> Iterator[str | None]:
     Raises:
         UserError: no cluster answers at that address.
     """
-    if address and "RAY_AUTH_MODE" not in os.environ and _has_token():
-        os.environ["RAY_AUTH_MODE"] = "token"  # Ray looks for the token by itself only with address "auto"
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     try:
+        if address and "://" not in address and ":" in address:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         if address:
             environment = {"env_vars": TUNE_ENVIRONMENT}
             context = ray.init(address=address, runtime_env=environment, **quiet)
         else:
             context = ray.init(address="local", include_dashboard=True, **quiet)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
     try:
         yield context.dashboard_url or None
     finally:
         ray.shutdown()
-
-
-def _has_token() -> bool:
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    return "RAY_AUTH_TOKEN" in os.environ or path.is_file()
 
 
 @contextlib.contextmanager
@@ -304,6 +301,18 @@ def point_of(record: Record, stage: Stage) -> Point:
     return {"start": record["row"]["start"], **axes, "seed": config.seed}
 
 
+@dataclass(frozen=True)
+class Known:
+    """A trial as a scheduler sees it: by our id, which it keeps from launch to launch."""
+
+    trial_id: str
+
+
+def _report(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation in the journal as the report that it was."""
+    return {"step": entry["step"], SCORE: WORST if entry["miou"] is None else entry["miou"]}
+
+
 class Rungs(AsyncHyperBandScheduler):  # type: ignore[misc]
     """ASHA whose rungs know trials by our ids, so that those of earlier launches count.
 
@@ -322,22 +331,20 @@ class Rungs(AsyncHyperBandScheduler):  # type: ignore[misc]
             stop_last_trials=False,
         )
         for trial_id, record in past.items():
-            known = SimpleNamespace(trial_id=trial_id)
-            self.on_trial_add(None, known)
+            self.on_trial_add(None, Known(trial_id))
             for entry in record["history"]:
-                score = WORST if entry["miou"] is None else entry["miou"]
-                self.on_trial_result(None, known, {"step": entry["step"], SCORE: score})
+                self.on_trial_result(None, Known(trial_id), _report(entry))
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
         """Before its first report a trial is known by Ray's id alone."""
-        super().on_trial_add(controller, SimpleNamespace(trial_id=trial.trial_id))
+        super().on_trial_add(controller, Known(trial.trial_id))
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judges a report under the trial's own id; only a trial that still trains can be stopped."""
         name = result.get("trial", trial.trial_id)
         if name not in self._trial_info:
             self._trial_info[name] = self._brackets[0]
-        decision: str = super().on_trial_result(controller, SimpleNamespace(trial_id=name), result)
+        decision: str = super().on_trial_result(controller, Known(name), result)
         return decision if result.get("status") == "running" else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -350,12 +357,29 @@ class Rungs(AsyncHyperBandScheduler):  # type: ignore[misc]
 
 
 class Median(MedianStoppingRule):  # type: ignore[misc]
-    """Ray's median rule; it starts without the trials of earlier launches."""
+    """Ray's median rule, knowing trials by our ids, so that those of earlier launches count."""
+
+    def __init__(self, grace_steps: int, past: Mapping[str, Record]) -> None:
+        super().__init__(
+            time_attr="step",
+            metric=SCORE,
+            mode="max",
+            grace_period=grace_steps,
+            min_time_slice=float("inf"),  # never pauses a trial to let others catch up
+            hard_stop=True,
+        )
+        for trial_id, record in past.items():
+            for entry in record["history"]:
+                super().on_trial_complete(None, Known(trial_id), _report(entry))
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Only a trial that still trains can be stopped."""
-        decision: str = super().on_trial_result(controller, trial, result)
+        known = Known(result.get("trial", trial.trial_id))
+        decision: str = super().on_trial_result(controller, known, result)
         return decision if result.get("status") == "running" else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its last report has been counted already."""
 
 
 def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mapping[str, Record]) -> TrialScheduler:
@@ -364,7 +388,7 @@ def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mappi
         return Rungs(study.halving, num_steps, past)
     if name == "median":
         grace = max(1, round(study.halving.grace * num_steps))
-        return Median(time_attr="step", metric=SCORE, mode="max", grace_period=grace, hard_stop=True)
+        return Median(grace, past)
     return FIFOScheduler()
 
 

@@ -1,7 +1,11 @@
 """The whole protocol on a real Ray: stages chain, tables are right, nothing runs twice."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -182,6 +186,58 @@ def test_a_teacher_of_another_architecture_is_refused_before_any_step(tmp_path: 
     assert "weights of another architecture" in line
     assert "unknown, first extra" in line
     assert not [r for r in journals(tmp_path).values() if r["row"]["method"] == "pi"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for the tables, and for few checkpoints."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    study = write_study(tmp_path)
+    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none")
+    done = kdtune(*args)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
+    assert "No space left on device" in line
+    assert "--storage" in line
+    kept = {n: e["row"]["finished_at"] for n, e in journals(small_disk).items() if e["row"]["status"] == "completed"}
+    assert len(kept) < 4
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    done = kdtune(*args)
+    assert done.returncode == 0, done.stderr
+    now = journals(small_disk)
+    assert len(now) == 4
+    assert all(now[name]["row"]["finished_at"] == at for name, at in kept.items())
+
+
+def test_on_a_running_cluster(tmp_path: Path) -> None:
+    """The cluster of another process, with the token that Ray asks for; it goes on when the launch has ended."""
+    begin = "ray.init(num_cpus=2, include_dashboard=False).address_info['gcs_address']"
+    code = f"import ray; print({begin}, flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    assert head.stdin is not None
+    assert head.stdout is not None
+    try:
+        address = head.stdout.readline().strip()
+        args = ("--stage", "student", "--storage", tmp_path, "--address", address)
+        done = kdtune("launch", write_study(tmp_path), *args)
+        assert done.returncode == 0, done.stderr
+        assert len(rows_of(tmp_path)) == 4
+        assert head.poll() is None
+    finally:
+        head.communicate("\n", timeout=60)
+    done = kdtune("launch", tmp_path / "tiny.yaml", *args)
+    assert done.returncode == 2
+    assert f"--address {address}: no Ray cluster answers there" in done.stderr
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])

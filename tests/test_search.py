@@ -1,13 +1,12 @@
 """The sharp edges of Tune, each shown to be avoided; on a real Ray where Ray takes part."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kdtune import search
-from kdtune.search import SCORE, WORST, Rungs, Share, finished
+from kdtune.search import SCORE, WORST, Known, Median, Rungs, Share, finished
 from kdtune.spec import Halving, StudySpec, shuffled
 from tests.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 
@@ -20,7 +19,7 @@ def record(trial: str, scores: dict[int, float | None]) -> dict[str, Any]:
 
 def judge(rungs: Rungs, trial: str, step: int, score: float) -> str:
     """What ASHA decides on one report, as Tune asks it."""
-    ray_trial = SimpleNamespace(trial_id=f"ray-{trial}")
+    ray_trial = Known(f"ray-{trial}")
     if step == 30:
         rungs.on_trial_add(None, ray_trial)
     return rungs.on_trial_result(
@@ -53,6 +52,15 @@ def test_a_diverged_trial_is_stopped_by_its_rung() -> None:
     past = {"a": record("a", {30: 40.0}), "b": record("b", {30: None})}
     rungs = Rungs(halving(), STEPS, past)
     assert judge(rungs, "c", 30, WORST) == "STOP"  # a NaN would have gone on: nan < cutoff is false
+
+
+def test_the_median_rule_counts_earlier_launches() -> None:
+    past = {name: record(name, {30: score, 60: score}) for name, score in (("a", 40.0), ("b", 50.0), ("c", 60.0))}
+    report = {"trial": "d", "step": 60, SCORE: 45.0, "status": "running"}
+    assert Median(30, {}).on_trial_result(None, Known("ray-d"), report) == "CONTINUE"  # nothing to compare with
+    assert Median(30, past).on_trial_result(None, Known("ray-d"), report) == "STOP"  # the median is 50
+    assert Median(30, past).on_trial_result(None, Known("ray-d"), report | {SCORE: 55.0}) == "CONTINUE"
+    assert Median(30, past).on_trial_result(None, Known("ray-d"), report | {"status": "completed"}) == "CONTINUE"
 
 
 def test_a_finished_trial_is_never_stopped() -> None:
