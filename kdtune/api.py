@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from kdtune import tables
 from kdtune.base import RunError, UserError, did_you_mean
+from kdtune.files import absolute
 from kdtune.lock import locked
 from kdtune.spec import STAGE_REFERENCE, StudySpec, Value, told
 from kdtune.storage import TABLES, Storage
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 def storage_root(given: str | None = None) -> str:
     """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``."""
-    return given or os.environ.get("KDTUNE_STORAGE") or str(Path.home() / "kdtune")
+    return absolute(given or os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
 
 
 def data_folder(given: str | None = None) -> str | None:
     """The flag, else ``KDTUNE_DATA_ROOT``, else none."""
-    return given or os.environ.get("KDTUNE_DATA_ROOT") or None
+    found = given or os.environ.get("KDTUNE_DATA_ROOT")
+    return absolute(found) if found else None
 
 
 @dataclass(frozen=True)

@@ -117,3 +117,16 @@ class Folder:
             system.delete_file(f"{path}/{name}")
         except FileNotFoundError:
             pass
+
+
+def absolute(uri: str) -> str:
+    """A local path as workers in other folders must write it; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def read_file(uri: str) -> bytes | None:
+    """The content of one file, or none if it is not there (or is a folder)."""
+    folder, name = Folder(uri).split()
+    if folder.local is not None and (folder.local / name).is_dir():
+        return None
+    return folder.read(name)

@@ -12,7 +12,7 @@ from typing import Any
 import kdtune
 from kdtune import rows, search
 from kdtune.base import RunError, UserError
-from kdtune.files import Folder
+from kdtune.files import absolute, read_file
 from kdtune.lock import Held
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
@@ -45,7 +45,7 @@ class Launch:
             UserError, RunError: see ``kdtune.api.launch``.
         """
         self._read()
-        self._locate_checkpoints()
+        self._locate_checkpoints(only)
         if address is None:
             self._check_data(only)
         # the signals last: Ray takes SIGTERM for itself when it starts
@@ -108,14 +108,13 @@ class Launch:
             if config.uses_teacher and config.teacher and not config.teacher.checkpoint.startswith(STAGE_REFERENCE)
         ]
 
-    def _locate_checkpoints(self) -> None:
+    def _locate_checkpoints(self, only: Sequence[str]) -> None:
         """Files of weights by their content: a teacher is the same wherever it lies."""
-        for config in self.study.templates().values():
+        for config in self._templates(only):
             for path, reference in config.checkpoints().items():
                 if reference in self.references or reference.startswith((STAGE_REFERENCE, "trial:", "sha256:")):
                     continue
-                folder, _, name = reference.rpartition("/")
-                content = Folder(folder or ".").read(name)
+                content = read_file(reference)
                 if content is None:
                     raise UserError(
                         f"{path}: no such file '{reference}'; give a checkpoint with --teacher FILE "
@@ -123,12 +122,14 @@ class Launch:
                     )
                 by_content = f"sha256:{hashlib.sha256(content).hexdigest()}"
                 self.references[reference] = by_content
-                self.files[by_content] = str(reference)
+                self.files[by_content] = absolute(reference)
+
+    def _templates(self, only: Sequence[str]) -> list[TrialConfig]:
+        return [config for name, config in self.study.templates().items() if not only or name in only]
 
     def _check_data(self, only: Sequence[str]) -> None:
         """Packs every dataset of the study and looks at every label, before anything is trained."""
-        configs = [c for name, c in self.study.templates().items() if not only or name in only]
-        for config in {c.dataset.model_dump_json(): c for c in configs}.values():
+        for config in {c.dataset.model_dump_json(): c for c in self._templates(only)}.values():
             self.reporter.note(f"reading dataset {config.dataset.name}")
             for split in load_splits(config, Site(self.data_root)):
                 check_labels(split, config.dataset.num_classes, config.dataset.name)
