@@ -129,8 +129,9 @@ class Launch:
 
     def _check_data(self, only: Sequence[str]) -> None:
         """Packs every dataset of the study and looks at every label, before anything is trained."""
-        for config in {c.dataset.model_dump_json(): c for c in self._templates(only)}.values():
-            self.reporter.note(f"reading dataset {config.dataset.name}")
+        configs = {c.dataset.model_dump_json(): c for c in self._templates(only)}.values()
+        self.reporter.note(f"reading {', '.join(sorted({c.dataset.name for c in configs}))}")
+        for config in configs:
             for split in load_splits(config, Site(self.data_root)):
                 check_labels(split, config.dataset.num_classes, config.dataset.name)
 
