@@ -92,9 +92,13 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
 
 
 def _searched(stage: Mapping[str, Any]) -> bool:
-    """Whether another search can take the grid's place: one seed and more than one value to choose from."""
+    """Whether another search can take the grid's place: one seed, one start, and more than one value to choose from."""
     values = sum(len(axis) for axis in stage["grid"].values())
-    return len(stage["seeds"]) == 1 and (values > len(stage["grid"]) or bool(stage["ranges"]))
+    return (
+        len(stage["seeds"]) == 1
+        and len(stage["start_from"]) <= 1
+        and (values > len(stage["grid"]) or bool(stage["ranges"]))
+    )
 
 
 def launch(

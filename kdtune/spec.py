@@ -298,6 +298,8 @@ class Stage(Config):
             raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
         if self.search == "tpe" and len(self.seeds) > 1:
             raise ValueError("search: tpe takes one seed: its next point depends on the last results")
+        if self.search == "tpe" and len(self.start_from) > 1:
+            raise ValueError("search: tpe takes one stage to start from: give each its own stage")
         return self
 
     def _bad_axes(self) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdtune.base import IGNORE, Loss, SegNet, UserError, compute_device
+from kdtune.base import IGNORE, Loss, Model, SegNet, UserError, compute_device
 from kdtune.loading.pack import Packed, open_split
 from kdtune.spec import Teacher, TrialConfig
 from kdtune.train import Evaluation, Run, fit
@@ -39,6 +39,8 @@ def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None)
     train, val = load_splits(config, site)
     torch.manual_seed(config.seed)
     student = config.student.build(config.dataset.num_classes).to(device)
+    if config.recipe.compile:
+        student = _into_shell(student, config.student, device)
     if config.warm_start is not None and saved is None:
         source = site.locate(config.warm_start.checkpoint)
         load_weights(student, read_weights(source), source, config.warm_start.part)
@@ -54,10 +56,13 @@ def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None)
         yield evaluation, state
 
 
+_open_once = functools.lru_cache(maxsize=8)(open_split)  # a look at every source file, else, for every trial
+
+
 def load_splits(config: TrialConfig, site: Site) -> tuple[Packed, Packed]:
-    """Training and validation images, packed on this node if they are not yet."""
-    train = open_split(config.dataset, "train", site.data_root)
-    val = open_split(config.dataset, "val", site.data_root)
+    """Training and validation images, packed on this node if they are not yet; mapped once per process."""
+    train = _open_once(config.dataset, "train", site.data_root)
+    val = _open_once(config.dataset, "val", site.data_root)
     for split, name in ((train, "training"), (val, "validation")):
         if len(split) == 0:
             raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
@@ -91,6 +96,19 @@ def frozen_teacher(teacher: Teacher, source: str, num_classes: int, device: torc
     network.to(device).eval().requires_grad_(False)
     gc.collect()  # the file's copy of the weights
     return network
+
+
+@functools.lru_cache(maxsize=2)
+def _shell(model: Model, num_classes: int, device: torch.device) -> SegNet:
+    return model.model_copy(update={"init": "random"}).build(num_classes).to(device)
+
+
+def _into_shell(student: SegNet, model: Model, device: torch.device) -> SegNet:
+    """A process's one network of this kind, with the weights of a new one: what was compiled for it stays compiled."""
+    shell = _shell(model, student.num_classes, device)
+    shell.load_state_dict(student.state_dict())
+    shell.zero_grad(set_to_none=True)
+    return shell
 
 
 def _losses(config: TrialConfig, student: SegNet, teacher: SegNet | None, device: torch.device) -> dict[str, Loss]:

@@ -243,6 +243,7 @@ def stage(**fields: Any) -> Stage:
     ("fields", "message"),
     [
         ({"search": "tpe", "grid": {LR: [1, 2]}, "seeds": [1, 2]}, "tpe takes one seed"),
+        ({"search": "tpe", "grid": {LR: [1, 2]}, "start_from": ["a", "b"]}, "tpe takes one stage to start from"),
         ({"ranges": {LR: {"low": 1, "high": 2}}}, "ranges need search: random or tpe"),
         ({"search": "random"}, "needs a grid or ranges to draw from"),
         ({"search": "random", "samples": None, "grid": {LR: [1]}}, "needs samples"),

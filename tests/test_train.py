@@ -350,3 +350,8 @@ def test_a_compiled_run_is_the_same_run(tmp_path: Path) -> None:
         for name in ("ce", "pi"):
             assert other["losses"][name] == pytest.approx(one["losses"][name], rel=1e-4)
             assert other["grad_norms"][name] == pytest.approx(one["grad_norms"][name], rel=1e-2)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    again, _ = evaluations(which.replace({"recipe.compile": True}))
+    # the next trial of the process takes the network that is compiled already, with weights of its own
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert [entry["loss"] for entry in again] == [entry["loss"] for entry in compiled]
