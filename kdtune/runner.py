@@ -13,6 +13,7 @@ import kdtune
 from kdtune import rows, search
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
+from kdtune.loading.pack import dataset_root
 from kdtune.lock import Held
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
@@ -130,6 +131,10 @@ class Launch:
     def _check_data(self, only: Sequence[str]) -> None:
         """Packs every dataset of the study and looks at every label, before anything is trained."""
         configs = {c.dataset.model_dump_json(): c for c in self._templates(only)}.values()
+        for config in configs:  # what is missing is said before anything else
+            root = dataset_root(config.dataset, self.data_root)
+            config.dataset.samples("train", root)
+            config.dataset.samples("val", root)
         self.reporter.note(f"reading {', '.join(sorted({c.dataset.name for c in configs}))}")
         for config in configs:
             for split in load_splits(config, Site(self.data_root)):

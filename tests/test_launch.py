@@ -83,7 +83,7 @@ def test_tables_read_by_everyone(launched: Path) -> None:
         path = launched / "tiny" / f"{name}.parquet"
         table = pq.read_table(path)
         assert list(pd.read_parquet(path).columns) == table.column_names
-        assert duckdb.execute(f"select count(*) from '{path}'").fetchone() == (table.num_rows,)
+        assert duckdb.sql(f"select count(*) from '{path}'").fetchall() == [(table.num_rows,)]
     assert {row["stage"] for row in rows_of(launched, "optimal")} == set(TRIALS) - {"teacher"}
     assert {(row["method"], row["seeds"]) for row in rows_of(launched, "final")} == {("student", 2), ("pi", 2)}
 
