@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor, nn
 
@@ -94,11 +94,23 @@ class SegNet(nn.Module):
         return output
 
 
+class Preprocessing(Config):
+    """How a network wants its images: the order of the channels, then ``(value - mean) / std`` of values 0 to 255.
+
+    The default is that of torchvision's ImageNet weights, and of everything that kdtune trains.
+    """
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # in the network's own order of channels
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+
+
 class Model(Config):
     """A network as a study file names it. ``init`` says what its backbone starts from."""
 
     name: str
     init: Literal["random", "imagenet"] = "random"
+    preprocessing: Preprocessing = Preprocessing()
 
     def build(self, num_classes: int) -> SegNet:
         """A new network, weights drawn from torch's global generator (or ImageNet's, for the backbone).

@@ -137,8 +137,8 @@ def loading(study: str, data_root: str | None, settings: Mapping[str, Value], st
     batches = train_batches(train, config.recipe, config.seed, 0, device)
     next(batches)  # the first touches the files
     began = time.perf_counter()
-    for image, _ in batches:
-        last = image
+    for batch in batches:
+        last = batch.pixels
     float(last.sum())  # waits for the device
     seconds = (time.perf_counter() - began) / steps
     size = config.recipe.batch_size

@@ -12,8 +12,8 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import IGNORE, Loss, SegNet, SegOutput, Tap
-from kdtune.loading.batches import train_batches, validation_batches
+from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
+from kdtune.loading.batches import normalise, train_batches, validation_batches
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe, TrialConfig
 
@@ -109,23 +109,26 @@ def fit(
         teacher.to(memory_format=layout)
     run.student.to(memory_format=layout)
     forward = compiled(run.student) if recipe.compile else run.student
+    teacher_preprocessing = config.teacher.model.preprocessing if config.teacher else config.student.preprocessing
+    same_image = teacher_preprocessing == config.student.preprocessing
     sums = _Sums()
     if recipe.num_steps == 0:
-        yield _evaluation(run, val, recipe, device, sums, {}, 0.0)
-    for image, target in train_batches(train, recipe, config.seed, run.step, device):
+        yield _evaluation(run, val, config, device, sums, {}, 0.0)
+    for batch in train_batches(train, recipe, config.seed, run.step, device):
         began = time.perf_counter()
         run.step += 1
         lr = poly_rate(recipe.lr, run.step, recipe.num_steps, recipe.power)
         for group in run.sgd.param_groups:
             group["lr"] = lr
         torch.manual_seed(config.seed * 2**32 + run.step)  # dropout: a function of seed and step, so resume is exact
-        image = image.to(memory_format=layout)
+        image = batch.image(config.student.preprocessing).to(memory_format=layout)
+        for_teacher = image if same_image else batch.image(teacher_preprocessing).to(memory_format=layout)
         run.student.train()
         with autocast(recipe, device):
             from_student = forward(image, taps)
             with torch.no_grad():
-                from_teacher = teacher(image, taps) if teacher is not None else None
-        values = {name: loss(from_student, from_teacher, target) for name, loss in run.losses.items()}
+                from_teacher = teacher(for_teacher, taps) if teacher is not None else None
+        values = {name: loss(from_student, from_teacher, batch.target) for name, loss in run.losses.items()}
         total = torch.stack([terms[name].weight * value for name, value in values.items()]).sum()
         norms = grad_norms(values, run.student) if run.step in due else {}
         run.sgd.zero_grad()
@@ -140,7 +143,7 @@ def fit(
             yield _diverged(run, config, sums, lr)
             return
         if run.step in due:
-            yield _evaluation(run, val, recipe, device, sums, norms, lr)
+            yield _evaluation(run, val, config, device, sums, norms, lr)
             sums = _Sums()
 
 
@@ -184,20 +187,22 @@ def _diverged(run: Run, config: TrialConfig, sums: _Sums, lr: float) -> Evaluati
 def _evaluation(
     run: Run,
     val: Packed,
-    recipe: Recipe,
+    config: TrialConfig,
     device: torch.device,
     sums: _Sums,
     norms: dict[str, float | None],
     lr: float,
 ) -> Evaluation:
-    matrix = confusion(run.student, val, recipe, device)
-    miou, per_class = intersection_over_union(matrix, recipe.absent_classes)
+    matrix = confusion(run.student, config.student.preprocessing, val, config.recipe, device)
+    miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     loss, losses = sums.means()
     return Evaluation(run.step, miou, per_class, loss, losses, norms, lr, run.seconds)
 
 
 @torch.no_grad()
-def confusion(network: SegNet, val: Packed, recipe: Recipe, device: torch.device) -> Tensor:
+def confusion(
+    network: SegNet, preprocessing: Preprocessing, val: Packed, recipe: Recipe, device: torch.device
+) -> Tensor:
     """One confusion matrix (K, K) int64 over all images: rows are labels, columns predictions; ``IGNORE`` is dropped.
 
     Logits are upsampled to the label's size (bilinear, align_corners=True) before the argmax, as SKD does.
@@ -205,9 +210,9 @@ def confusion(network: SegNet, val: Packed, recipe: Recipe, device: torch.device
     network.eval()
     classes = network.num_classes
     matrix = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    for image, target in validation_batches(val, recipe.eval_batch_size, device):
+    for pixels, target in validation_batches(val, recipe.eval_batch_size, device):
         with autocast(recipe, device):
-            logits = network(image).logits
+            logits = network(normalise(pixels, preprocessing)).logits
         logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=True)
         valid = target != IGNORE
         pairs = target[valid] * classes + logits.argmax(dim=1)[valid]

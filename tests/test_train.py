@@ -14,8 +14,8 @@ from tiny import config, evaluations, noise, teacher, through_a_file, untimed
 from torch import Tensor
 
 from kdtune import trial
-from kdtune.base import IGNORE, Loss, SegNet, SegOutput, Tap
-from kdtune.loading.batches import MEAN, STD, train_batches
+from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
+from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
 from kdtune.spec import Teacher, TrialConfig
 from kdtune.train import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate
@@ -23,6 +23,7 @@ from kdtune.trial import Site, frozen_teacher, load_splits
 from kdtune.weights import weights_bytes
 
 CPU = torch.device("cpu")
+PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -43,8 +44,33 @@ class Echo(SegNet):
         self.num_classes = classes
 
     def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
-        red = ((image[:, 0] * STD[0] + MEAN[0]) * 255).round().long()
+        red = image[:, 0].round().long()
         return SegOutput(F.one_hot(red, self.num_classes).permute(0, 3, 1, 2).float())
+
+
+def test_student_and_teacher_see_the_same_crop_each_in_its_own_way(tmp_path: Path) -> None:
+    """A teacher whose first convolution undoes BGR and SKD's mean is the teacher that saw ImageNet's way."""
+    which = distilled(tmp_path, pi={"weight": 1.0})
+    bgr = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [57.375, 57.12, 58.395]}
+    turned = which.replace({"teacher.model.preprocessing": bgr})
+    source = which.teacher.checkpoint  # type: ignore[union-attr]
+    network = frozen_teacher(which.teacher, source, 12, CPU)  # type: ignore[arg-type]
+    mirrored = copy.deepcopy(network)
+    first = mirrored.backbone.conv1
+    assert isinstance(first, torch.nn.Conv2d)
+    first.weight.copy_(first.weight.flip(1))
+    train, val = load_splits(which, Site())
+
+    def values(trial_config: TrialConfig, teacher_network: SegNet) -> list[float | None]:
+        torch.manual_seed(0)
+        student = trial_config.student.build(12)
+        losses = {name: term.build(student, teacher_network) for name, term in trial_config.losses.items()}
+        run = Run(student, losses, trial_config.recipe)
+        return [e.losses["pi"] for e in fit(trial_config, run, teacher_network, train, val, CPU)]
+
+    told = values(which, network)
+    assert values(turned, mirrored) == pytest.approx(told, rel=1e-4)
+    assert values(turned, network) != pytest.approx(told, rel=1e-2)
 
 
 # the metric and the rate, against the authors' code
@@ -66,7 +92,7 @@ def predicted(case: Case) -> Packed:
 @pytest.mark.parametrize("case", cases("skd_miou", "cirkd_metric", "semseg_metric"))
 def test_miou_is_the_references(case: Case) -> None:
     recipe = config({"recipe.eval_batch_size": 2}).recipe
-    matrix = confusion(Echo(len(case.arrays["out.iou"])), predicted(case), recipe, CPU)
+    matrix = confusion(Echo(len(case.arrays["out.iou"])), PLAIN, predicted(case), recipe, CPU)
     miou, per_class = intersection_over_union(matrix, "zero")
     assert miou == pytest.approx(100 * float(case.arrays["out.miou"]), rel=1e-7)  # CIRKD sums in float32
     assert per_class == pytest.approx((100 * case.arrays["out.iou"]).tolist(), rel=1e-7)
@@ -105,7 +131,7 @@ def test_logits_are_enlarged_corner_to_corner() -> None:
             return SegOutput(logits)
 
     split = replace(noise([(1, 11)]), labels=np.array([0] * 5 + [1] * 6, dtype=np.uint8))
-    matrix = confusion(Coarse(2), split, config().recipe, CPU)
+    matrix = confusion(Coarse(2), PLAIN, split, config().recipe, CPU)
     assert matrix.tolist() == [[5, 0], [0, 6]]  # shares 0, 0.1, ... 1.0
 
 
@@ -224,7 +250,8 @@ def test_one_step_by_hand_with_ignored_pixels() -> None:
     losses = {"ce": which.losses["ce"].build(student, None)}
     evaluation = next(fit(which, Run(student, losses, which.recipe), None, split, split, CPU))
 
-    image, target = next(iter(train_batches(split, which.recipe, which.seed, 0, CPU)))
+    batch = next(iter(train_batches(split, which.recipe, which.seed, 0, CPU)))
+    image, target = batch.image(Preprocessing()), batch.target
     assert 0.2 < (target == IGNORE).float().mean() < 0.9
     loss = masked_loss(by_hand(image), target, target != IGNORE)
     grads = torch.autograd.grad(loss, list(by_hand.parameters()))

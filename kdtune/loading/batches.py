@@ -2,7 +2,8 @@
 
 Random scale, crop and flip as in SKD: the image is scaled by one of ``scale_min, scale_min + scale_step, ...``, padded
 to the crop (mean colour, ignored label), cropped at a random place, mirrored half of the time. Only the window that
-the crop needs is read; scaling, padding, mirroring and normalisation are one batched resampling on the device.
+the crop needs is read; scaling, padding and mirroring are one batched resampling on the device. Each network then
+normalises the crop in its own way: a student and a teacher of other habits see the same one.
 """
 
 from collections.abc import Iterator
@@ -13,12 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import IGNORE
+from kdtune.base import IGNORE, Preprocessing
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, 0 to 1: what torchvision's weights were trained with
-STD = (0.229, 0.224, 0.225)
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops before any network's own preprocessing."""
+
+    pixels: Tensor  # (N, 3, H, W) float32, RGB, 0 to 255
+    inside: Tensor  # (N, H, W) bool, whether the pixel is of the image; the rest is padding
+    target: Tensor  # (N, H, W) int64, ``IGNORE`` where padded
+
+    def image(self, how: Preprocessing) -> Tensor:
+        """(N, 3, H, W) as a network wants it; padding has the mean colour, which is 0."""
+        return torch.where(self.inside[:, None], normalise(self.pixels, how), 0.0)
 
 
 @dataclass(frozen=True)
@@ -52,17 +63,14 @@ def _indices(num_images: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return np.concatenate(order)[start : start + batch_size]
 
 
-def train_batches(
-    split: Packed, recipe: Recipe, seed: int, start: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches from step ``start`` on: image (N, 3, H, W) float32, normalised; target (N, H, W) int64."""
+def train_batches(split: Packed, recipe: Recipe, seed: int, start: int, device: torch.device) -> Iterator[Batch]:
+    """Batches from step ``start`` on."""
     for step in range(start, recipe.num_steps):
         view = views(recipe, split.sizes, seed, step)
         windows, labels, offsets = _windows(split, view, recipe.crop)
-        image, target = resample(
+        yield resample(
             _move(windows, device), _move(labels, device), view, offsets, recipe.crop, split.sizes[view.index]
         )
-        yield image, target
 
 
 def _move(array: np.ndarray, device: torch.device) -> Tensor:
@@ -93,11 +101,11 @@ def resample(
     offsets: np.ndarray,
     crop: tuple[int, int],
     sizes: np.ndarray,
-) -> tuple[Tensor, Tensor]:
-    """Crops (N, 3, H, W) float32 and targets (N, H, W) int64 from uint8 windows; one batched operation on the device.
+) -> Batch:
+    """Crops from uint8 windows; one batched operation on the device.
 
     Images are interpolated bilinearly between pixel centres (OpenCV's convention, as in SKD), labels take the nearest
-    pixel. What lies outside of the image becomes the mean colour and the ignored label.
+    pixel. What lies outside of the image becomes padding and the ignored label.
     """
     device = windows.device
     height, width = windows.shape[1:3]
@@ -121,8 +129,7 @@ def resample(
     crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     batch = torch.arange(len(labels), device=device)[:, None, None]
     target = labels[batch, row.long()[:, :, None], column.long()[:, None, :]].long()
-    image = torch.where(inside[:, None], normalise(crops), 0.0)  # 0 is the mean colour once normalised
-    return image, torch.where(inside, target, IGNORE)
+    return Batch(crops, inside, torch.where(inside, target, IGNORE))
 
 
 def _source(corner: np.ndarray, scale: np.ndarray, length: int, device: torch.device) -> Tensor:
@@ -135,15 +142,16 @@ def _inside(position: Tensor, size: Tensor) -> Tensor:
     return (position >= -0.5) & (position <= size - 0.5)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """(N, 3, H, W), 0 to 255, to zero mean and unit deviation of ImageNet's colours."""
-    mean = torch.tensor(MEAN, device=image.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(STD, device=image.device).view(1, 3, 1, 1) * 255
-    return (image - mean) / std
+def normalise(pixels: Tensor, how: Preprocessing) -> Tensor:
+    """(N, 3, H, W) RGB, 0 to 255, as a network wants it."""
+    mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
+    ordered = pixels.flip(1) if how.order == "bgr" else pixels
+    return (ordered - mean) / std
 
 
 def validation_batches(split: Packed, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole images in their order, as many at once as have equal sizes: image (n, 3, H, W), target (n, H, W)."""
+    """Whole images in their order, as many at once as have equal sizes: RGB 0 to 255 (n, 3, H, W), target (n, H, W)."""
     i = 0
     while i < len(split):
         j = i + 1
@@ -151,5 +159,5 @@ def validation_batches(split: Packed, batch_size: int, device: torch.device) -> 
             j += 1
         images = _move(np.stack([split.image(k) for k in range(i, j)]), device)
         labels = _move(np.stack([split.label(k) for k in range(i, j)]), device)
-        yield normalise(images.permute(0, 3, 1, 2).float()), labels.long()
+        yield images.permute(0, 3, 1, 2).float(), labels.long()
         i = j

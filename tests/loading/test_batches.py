@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from tiny import config, noise
 
-from kdtune.base import IGNORE
-from kdtune.loading.batches import MEAN, STD, Views, _windows, train_batches, validation_batches, views
+from kdtune.base import IGNORE, Preprocessing
+from kdtune.loading.batches import Views, _windows, normalise, train_batches, validation_batches, views
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe
 
 CPU = torch.device("cpu")
+IMAGENET = Preprocessing()
 MIXED = [(40, 50), (33, 47), (50, 40), (9, 60), (64, 64), (41, 41), (30, 30)]
 CLOSE = {"rtol": 0, "atol": 2e-3}  # of values about -2 to 2.6; a position in float32 is off by up to 1e-5 pixels
 
@@ -25,13 +26,14 @@ def recipe(**changes: object) -> Recipe:
 
 def normalised(image: np.ndarray) -> torch.Tensor:
     """(H, W, 3), 0 to 255, to (3, H, W)."""
-    scaled = (torch.from_numpy(np.array(image)).double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    mean, std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
+    scaled = (torch.from_numpy(np.array(image)).double() - mean) / std
     return scaled.permute(2, 0, 1).float()
 
 
 def drawn(split: Packed, how: Recipe, seed: int = 0) -> list[tuple[Views, torch.Tensor, torch.Tensor]]:
-    batches = train_batches(split, how, seed, 0, CPU)
-    return [(views(how, split.sizes, seed, step), *batch) for step, batch in enumerate(batches)]
+    batches = enumerate(train_batches(split, how, seed, 0, CPU))
+    return [(views(how, split.sizes, seed, step), batch.image(IMAGENET), batch.target) for step, batch in batches]
 
 
 def by_hand(split: Packed, view: Views, i: int, crop: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,10 +66,10 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     later = list(train_batches(split, how, 3, 5, CPU))
     other = list(train_batches(split, how, 4, 0, CPU))
     assert (len(whole), len(later)) == (12, 7)
-    for (image, target), (again, target_again) in zip(whole[5:], later, strict=True):
-        assert torch.equal(image, again)
-        assert torch.equal(target, target_again)
-    assert not any(torch.equal(one[1], two[1]) for one, two in zip(whole, other, strict=True))
+    for batch, again in zip(whole[5:], later, strict=True):
+        assert torch.equal(batch.image(IMAGENET), again.image(IMAGENET))
+        assert torch.equal(batch.target, again.target)
+    assert not any(torch.equal(one.target, two.target) for one, two in zip(whole, other, strict=True))
 
 
 def test_each_epoch_has_every_image_once_and_a_batch_may_span_two() -> None:
@@ -188,7 +190,7 @@ def test_validation_batches_keep_the_order_and_group_equal_sizes() -> None:
         (2, 30, 20),
         (1, 20, 30),
     ]
-    images = [image for batch, _ in batches for image in batch]
+    images = [image for pixels, _ in batches for image in normalise(pixels, IMAGENET)]
     targets = [target for _, batch in batches for target in batch]
     for i in range(len(split)):
         torch.testing.assert_close(images[i], normalised(split.image(i)), rtol=0, atol=1e-5)
