@@ -279,6 +279,7 @@ def train(
         RunError: the trial failed.
     """
     from kdtune.journal import Planned, follow
+    from kdtune.rows import absent_note
     from kdtune.trial import Site
 
     spec = adjusted(load_study(study), Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
@@ -300,4 +301,7 @@ def train(
             raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
         miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
         yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+    note = absent_note(config.dataset.class_names, row["per_class_iou"])
+    if note:
+        yield note
     yield f"weights: {where.checkpoint_uri(planned.trial_id)}"

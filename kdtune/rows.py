@@ -100,6 +100,18 @@ def column(loss: str, field: str) -> str:
     return field if (loss, field) == ("pi", "temperature") else f"{field}_{loss}"
 
 
+def absent_note(class_names: Sequence[str], per_class_iou: Sequence[float | None] | None) -> str | None:
+    """Names the classes that have no IoU, if there are any: a mean compares only with means over the same classes."""
+    iou = per_class_iou or [0.0] * len(class_names)  # diverged before its first evaluation
+    absent = [name for name, value in zip(class_names, iou, strict=True) if value is None]
+    if not absent:
+        return None
+    return (
+        f"{len(absent)} of {len(class_names)} classes are in neither the labels nor the predictions and left the mean: "
+        f"{', '.join(absent)}"
+    )
+
+
 def hyperparameters(config: TrialConfig) -> Row:
     """The columns of ``trials.parquet`` that the configuration decides. A part that is not used has none."""
     row: Row = {

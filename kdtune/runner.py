@@ -38,6 +38,7 @@ class Launch:
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
     files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
+    _told: set[str] = field(default_factory=set)
 
     def run(self, address: str | None, only: Sequence[str]) -> None:
         """All stages, or those named.
@@ -165,6 +166,7 @@ class Launch:
             search.run_stage(run, left, num_steps)
         self._write_tables()
         self.reporter.stage_ended(stage.name, self._best(stage.name))
+        self._name_absent_classes(stage)
 
     def _job(self, stage: Stage) -> Job:
         starts = {name: self._start(name) for name in stage.start_from} or {"base": self.study.base}
@@ -250,6 +252,15 @@ class Launch:
         if self.held.lost.is_set():
             raise RunError("another launch has taken this study over")
         self.storage.write_tables(self.study, self.plan, self.records)
+
+    def _name_absent_classes(self, stage: Stage) -> None:
+        """Once for each set of them."""
+        for row in self._best(stage.name)[:1]:
+            dataset = TrialConfig.model_validate_json(row["config"]).dataset
+            note = rows.absent_note(dataset.class_names, row["per_class_iou"])
+            if note and note not in self._told:
+                self._told.add(note)
+                self.reporter.note(f"validation: {note}")
 
     def _warn_of_weak_teacher(self, stage: Stage) -> None:
         """The surest sign of wrong preprocessing: a teacher that does not beat the student."""

@@ -8,6 +8,7 @@ from tiny import NETWORK, config, finished, study
 
 from kdtune.rows import (
     Row,
+    absent_note,
     best_config,
     column,
     final_table,
@@ -34,6 +35,15 @@ TEACHER = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}
 )
 def test_names_of_columns(loss: str, field: str, name: str) -> None:
     assert column(loss, field) == name
+
+
+def test_classes_without_an_iou_are_named() -> None:
+    names = ["road", "sky", "bus", "train"]
+    assert absent_note(names, [1.0, None, 0.0, None]) == (
+        "2 of 4 classes are in neither the labels nor the predictions and left the mean: sky, train"
+    )
+    assert absent_note(names, [1.0, 2.0, 0.0, 3.0]) is None
+    assert absent_note(names, None) is None  # diverged before its first evaluation
 
 
 def test_a_student_alone_has_no_distillation_columns() -> None:
