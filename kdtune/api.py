@@ -13,12 +13,13 @@ from kdtune import tables
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.files import absolute
 from kdtune.lock import locked
-from kdtune.spec import STAGE_REFERENCE, StudySpec, Value, told
+from kdtune.spec import STAGE_REFERENCE, TEACHER, StudySpec, TrialConfig, Value, told
 from kdtune.storage import TABLES, Storage
 from kdtune.study_file import load_study as load_study
 from kdtune.study_file import override
 
 if TYPE_CHECKING:
+    from kdtune.loading.pack import PackMode
     from kdtune.progress import Reporter
 
 
@@ -45,6 +46,7 @@ class Options:
     settings: Mapping[str, Value] = field(default_factory=dict)
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
+    pack: "PackMode" = "always"
 
 
 def adjusted(study: StudySpec, options: Options) -> StudySpec:
@@ -58,6 +60,10 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
         settings["teacher.checkpoint"] = options.teacher
     if settings:
         study = override(study, settings)
+    if any(config.uses_teacher for config in study.templates().values()):
+        from kdtune.teachers import fitted  # torch is imported now, not for studies without a teacher
+
+        study = fitted(study)
     names = [stage.name for stage in study.stages]
     for name in options.stages:
         if name not in names:
@@ -126,7 +132,7 @@ def launch(
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
     with locked(where.folder) as held:
-        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held)
+        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, pack=options.pack)
         run.run(address, options.stages)
     return where
 
@@ -271,6 +277,7 @@ def train(
     stage: str | None,
     teacher: str | None,
     output: str,
+    pack: "PackMode" = "always",
 ) -> Iterator[str]:
     """Trains a stage's first configuration in this process, without Ray; a line per evaluation.
 
@@ -278,29 +285,79 @@ def train(
         UserError: unknown stage, missing data or weights.
         RunError: the trial failed.
     """
-    from kdtune.journal import Planned, follow
-    from kdtune.rows import absent_note
-    from kdtune.trial import Site
-
     spec = adjusted(load_study(study), Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
     name = stage or spec.stages[0].name
     config = spec.templates()[name]
     config = config.replace({"seed": spec.stage(name).seeds[0]})
+    yield from _trained(spec.name, name, config, data_root, output, pack)
+
+
+def train_teacher(study: str, data_root: str | None, settings: Mapping[str, Value], output: str) -> Iterator[str]:
+    """Trains the study's teacher in this process, without Ray; a line per evaluation. Run again, it goes on.
+
+    It is the study's stage ``teacher``, if it has one; else the network that its first stage with a teacher names,
+    on labels alone, with the study's base recipe, from ImageNet's weights where there are any for it.
+
+    Raises:
+        UserError: the study has no teacher, or its data is missing.
+        RunError: the trial failed.
+    """
+    spec = adjusted(load_study(study), Options(settings=settings))
+    templates = spec.templates()
+    if TEACHER in templates:
+        config = templates[TEACHER].replace({"seed": spec.stage(TEACHER).seeds[0]})
+    else:
+        config = _teacher_alone(spec, templates)
+    line = ""
+    for line in _trained(spec.name, TEACHER, config, data_root, output):
+        yield line
+    yield f"next: kdtune launch {study} --teacher {line.removeprefix('weights: ')}"
+
+
+def _teacher_alone(spec: StudySpec, templates: Mapping[str, TrialConfig]) -> TrialConfig:
+    """The study's base with its teacher as the student."""
+    model = next((c.teacher.model for c in templates.values() if c.uses_teacher and c.teacher), None)
+    if model is None:
+        raise UserError(f"study '{spec.name}' has no teacher: none of its stages uses one")
+    labels = {name: term.model_dump(mode="json") for name, term in spec.base.losses.items() if not term.needs_teacher}
+    changes = {"teacher": None, "warm_start": None, "losses": labels}
+    fault = ""
+    for init in ("imagenet", "random"):
+        try:
+            return spec.base.replace({**changes, "student": model.model_dump(mode="json") | {"init": init}})
+        except ValidationError as error:
+            fault = told(error.errors()[0])
+    raise UserError(f"study '{spec.name}': its teacher cannot be trained with its base: {fault}")
+
+
+def _trained(
+    study: str, stage: str, config: TrialConfig, data_root: str | None, output: str, pack: "PackMode" = "always"
+) -> Iterator[str]:
+    """Runs a trial in this process from where its journal says; the last line says where its weights are."""
+    from kdtune.journal import Planned, follow
+    from kdtune.rows import absent_note
+    from kdtune.trial import Site
+
     for path, reference in config.checkpoints().items():
         if reference.startswith(STAGE_REFERENCE):
             raise UserError(
                 f"{path} is '{reference}', which another stage makes; give --teacher FILE, or launch the study"
             )
-    where = Storage(output, spec.name)
+    where = Storage(output, study)
     where.check_writable()
-    planned = Planned(spec.name, name, "base", config)
+    planned = Planned(study, stage, "base", config)
     yield f"{planned.trial_id}: {config.recipe.num_steps} steps; files in {where.folder.uri}"
-    for record in follow(planned, Site(data_folder(data_root)), where):
-        row, last = record["row"], record["history"][-1] if record["history"] else {}
-        if row["status"] == "failed":
-            raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
-        miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
-        yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+    past = where.record(planned.trial_id)
+    row = past["row"] if past else {}
+    if row.get("status") != "completed":
+        for record in follow(planned, Site(data_folder(data_root), pack=pack), where):
+            row, last = record["row"], record["history"][-1] if record["history"] else {}
+            if row["status"] == "failed":
+                raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
+            miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
+            yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+    if row["status"] == "diverged":
+        raise RunError(f"trial {row['trial_id']} diverged at step {row['step']}: a lower recipe.lr may help")
     note = absent_note(config.dataset.class_names, row["per_class_iou"])
     if note:
         yield note

@@ -19,7 +19,6 @@ from rich.table import Table
 
 from kdtune.api import Options, adjusted, data_folder, launch
 from kdtune.base import RunError, compute_device
-from kdtune.loading.batches import train_batches
 from kdtune.progress import Reporter
 from kdtune.rows import Row
 from kdtune.spec import StudySpec, TrialConfig, Value
@@ -35,7 +34,7 @@ def orchestration(counts: Sequence[int], output: str | None) -> str:
     An empty trial builds a tiny network and evaluates it on one image of 32 x 32, without a step of training.
     """
     measured = [_empty_trials(count) for count in counts]
-    return _told("empty trials", measured, output)
+    return told("empty trials", measured, output)
 
 
 def _empty_trials(count: int) -> Row:
@@ -97,7 +96,7 @@ def training(study: str, data_root: str | None, settings: Mapping[str, Value], s
         if short.config_id not in seen:
             seen[short.config_id] = name
             measured.append({"stage": name, "method": config.method, **_steps(short, data_folder(data_root))})
-    return _told(f"training, {study}, {steps} steps", measured, output)
+    return told(f"training, {study}, {steps} steps", measured, output)
 
 
 def _steps(config: TrialConfig, data_root: str | None) -> Row:
@@ -128,30 +127,6 @@ def _steps(config: TrialConfig, data_root: str | None) -> Row:
     }
 
 
-def loading(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
-    """Images per second of augmented batches, moved to the device; the packing of the dataset is not counted."""
-    config = adjusted(load_study(study), Options(settings=settings)).base
-    config = config.replace({"recipe.num_steps": steps + 1})
-    device = compute_device()
-    train, _ = load_splits(config, Site(data_folder(data_root)))
-    batches = train_batches(train, config.recipe, config.seed, 0, device)
-    next(batches)  # the first touches the files
-    began = time.perf_counter()
-    for batch in batches:
-        last = batch.pixels
-    float(last.sum())  # waits for the device
-    seconds = (time.perf_counter() - began) / steps
-    size = config.recipe.batch_size
-    row = {
-        "dataset": config.dataset.name,
-        "crop": "x".join(map(str, config.recipe.crop)),
-        "batch_ms": 1000 * seconds,
-        "images_per_second": size / seconds,
-        "threads": torch.get_num_threads(),
-    }
-    return _told(f"loading, {study}, {steps} batches of {size}", [row], output)
-
-
 def demo(output: str | None) -> str:
     """``kdtune launch demo`` as a user runs it, with the memory of all its processes sampled every half second."""
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +150,7 @@ def demo(output: str | None) -> str:
         "stages": len(set(trials["stage"].to_pylist())),
         "stopped": trials["status"].to_pylist().count("stopped"),
     }
-    return _told("kdtune launch demo", [row], output)
+    return told("kdtune launch demo", [row], output)
 
 
 def _memory(pid: int) -> tuple[int, int]:
@@ -194,7 +169,7 @@ def _memory(pid: int) -> tuple[int, int]:
     return rss, pss
 
 
-def _told(title: str, measured: Sequence[Row], output: str | None) -> str:
+def told(title: str, measured: Sequence[Row], output: str | None) -> str:
     """The figures as a table; as Parquet in ``output``, with date and machine."""
     machine = {
         "measured_at": datetime.now(UTC),

@@ -111,10 +111,22 @@ def _data_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _pack_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--pack",
+        type=click.Choice(["always", "fallback", "never"]),
+        envvar="KDTUNE_PACK",
+        default="always",
+        show_default=True,
+        help="Decode the images once into $KDTUNE_CACHE; fallback: only where there is room; never: at each access.",
+    )(command)
+
+
 @main.command(epilog="Example: kdtune launch camvid-small --data-root data --storage runs")
 @click.argument("study")
 @_storage_option
 @_data_option
+@_pack_option
 @click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or one started here.")
 @click.option("--stage", "stages", metavar="NAME", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--search", type=click.Choice(["grid", "tpe", "random"]), help="How grids of one seed are searched.")
@@ -271,9 +283,99 @@ def data_synth(name: str, root: str, images: int) -> None:
     write_synthetic(name, Path(root).expanduser(), images)
 
 
+def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
+    """A dataset by name, with ``--set`` fields."""
+    from pydantic import ValidationError
+
+    from kdtune.base import UserError
+    from kdtune.datasets import DATASETS
+    from kdtune.spec import told
+    from kdtune.study_file import parse_set
+
+    try:
+        return DATASETS.resolve(name).model_validate({"name": name, **parse_set(settings)})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(f"--set {'.'.join(map(str, fault['loc']))}: {told(fault)}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _own_folder(name: str, root: str | None) -> Any:
+    from pathlib import Path
+
+    if root is None:
+        raise BadInput(f"dataset '{name}' needs --root DIR, its own folder")
+    return Path(root).expanduser()
+
+
+@data.command("pack", epilog="Example: kdtune data pack cityscapes --root data/cityscapes")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder, DATA_ROOT/NAME of a launch.")
+@click.option(
+    "--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset, as a study has it."
+)
+def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
+    """Decode a dataset's images once into $KDTUNE_CACHE, as a launch does by itself."""
+    from kdtune.files import absolute
+    from kdtune.loading.pack import pack_lines
+
+    dataset = _dataset(name, settings)
+    folder = absolute(str(_own_folder(name, root))) if dataset.needs_files else None  # a launch makes it absolute, too
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{done}/{total}" + "\n" * (done == total), nl=False, err=True)
+
+    for line in pack_lines(dataset, folder, progress):
+        click.echo(line)
+
+
+@data.command("check", epilog="Example: kdtune data check voc --root data/voc --set split=train_aug")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder.")
+@click.option("--strict", is_flag=True, help="Another number of images than published is a fault.")
+@click.option("--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset.")
+def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, ...]) -> None:
+    """Read every file of a dataset; print what is in it, and name every fault; exit 2 if there are any."""
+    from kdtune.datasets.check import check
+
+    dataset = _dataset(name, settings)
+    if not dataset.needs_files:
+        click.echo(f"{name}: {dataset.obtain} and nothing to check", err=True)
+        return
+    report = check(dataset, _own_folder(name, root), strict=strict)
+    click.echo(report.summary())
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    for fault in report.faults:
+        click.echo(str(fault), err=True)
+    if report.faults:
+        faults, files = len(report.faults), report.bad_files
+        raise BadInput(f"{faults} fault{'s' * (faults != 1)} in {files} file{'s' * (files != 1)} of {report.root}")
+
+
+@data.command("fetch", epilog="Example: kdtune data fetch voc --root data/voc")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option("--url", metavar="URL", help="Another address of the same archive.")
+@click.option("--keep-archive", is_flag=True, help="Leave the archive in the folder.")
+def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool) -> None:
+    """Download a dataset and unpack it, where its licence allows that; run again, it continues."""
+    from kdtune.datasets.fetch import fetch
+
+    dataset = _dataset(name)
+    if not dataset.needs_files:
+        click.echo(f"{name}: {dataset.obtain}", err=True)
+        return
+    for line in fetch(dataset, _own_folder(name, root), url=url, keep_archive=keep_archive):
+        click.echo(line, err=True)
+
+
 @main.command(epilog="Example: kdtune train demo --set recipe.num_steps=50")
 @click.argument("study")
 @_data_option
+@_pack_option
 @_set_option
 @click.option("--stage", metavar="NAME", help="The stage whose first configuration is trained; default: the first.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint.")
@@ -285,6 +387,7 @@ def train(
     stage: str | None,
     teacher: str | None,
     output: str | None,
+    pack: Any,
 ) -> None:
     """Train one configuration in this process, without Ray: the study's base, or a stage's first.
 
@@ -293,8 +396,89 @@ def train(
     from kdtune import api
     from kdtune.study_file import parse_set
 
-    for line in api.train(study, data_root, parse_set(settings), stage, teacher, output or "kdtune-train"):
+    for line in api.train(study, data_root, parse_set(settings), stage, teacher, output or "kdtune-train", pack):
         click.echo(line)
+
+
+@main.group(epilog="Example: kdtune teacher train cityscapes-resnet --data-root data")
+def teacher() -> None:
+    """A teacher's weights: trained here, or converted from a published checkpoint."""
+
+
+@teacher.command("train", epilog="Example: kdtune teacher train camvid-resnet --data-root data -o teachers")
+@click.argument("study")
+@_data_option
+@_set_option
+@click.option("-o", "--output", metavar="DIR", help="Where the files go; default: ./kdtune-teacher.")
+def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], output: str | None) -> None:
+    """Train a study's teacher in this process, without Ray. Run again, it continues.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import api
+    from kdtune.study_file import parse_set
+
+    for line in api.train_teacher(study, data_root, parse_set(settings), output or "kdtune-teacher"):
+        click.echo(line)
+
+
+@teacher.command("import", epilog="Example: kdtune teacher import theirs.pth -o teacher.safetensors --layout skd")
+@click.argument("file")
+@click.option("-o", "--output", required=True, metavar="OUT", help="The file for --teacher; ends in .safetensors.")
+@click.option(
+    "--layout",
+    required=True,
+    type=click.Choice(["skd", "semseg", "torchvision", "kdtune"]),
+    help="Whose checkpoint it is: SKD's, semseg's, torchvision's segmentation networks', kdtune's own.",
+)
+@click.option("--dataset", metavar="NAME", help="What it was trained on: its class names are recorded.")
+@click.option("--model", metavar="YAML", help="The network as a study has it, or a file of it; default: from the keys.")
+@click.option("--plain-bn", is_flag=True, help="skd: trained with ordinary BatchNorm, not InPlaceABN.")
+@click.option("--force", is_flag=True, help="Replace OUT.")
+def teacher_import(file: str, output: str, **given: Any) -> None:
+    """Convert a published checkpoint into a file for --teacher, and say what it holds.
+
+    FILE is what torch.save wrote, or safetensors; nothing in it is executed.
+    """
+    from kdtune.teachers import Import, import_weights
+
+    for line in import_weights(Import(file, output, **given)):
+        click.echo(line)
+
+
+@main.command(epilog="Example: kdtune evaluate teacher.safetensors --data cityscapes --data-root data")
+@click.argument("checkpoint")
+@click.option("--data", "dataset", required=True, metavar="NAME", help="The dataset whose validation images are taken.")
+@_data_option
+@click.option(
+    "--set", "settings", metavar="PATH=VALUE", multiple=True, help="E.g. dataset.size=[180,240], recipe.eval_window=..."
+)
+@click.option("--model", metavar="YAML", help="The network as a study has it; default: as the file's record says.")
+@_pack_option
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def evaluate(
+    checkpoint: str,
+    dataset: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    pack: Any,
+    output: str | None,
+) -> None:
+    """Evaluate weights on a dataset: IoU of each class, their mean, images per second.
+
+    CHECKPOINT is a file of weights, or the folder of a trial's checkpoint.
+    """
+    from kdtune.api import data_folder
+    from kdtune.evaluation import evaluate
+    from kdtune.study_file import parse_set
+    from kdtune.trial import Site
+
+    found = evaluate(checkpoint, dataset, Site(data_folder(data_root), pack=pack), parse_set(settings), model)
+    for line in found.lines():
+        click.echo(line)
+    if output is not None:
+        found.write(output)
 
 
 @main.group(epilog="Example: kdtune bench train demo")
@@ -333,11 +517,30 @@ def bench_train(study: str, data_root: str | None, settings: tuple[str, ...], st
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(min=1), help="Batches that are timed.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
 def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], steps: int, output: str | None) -> None:
-    """Images per second of augmented batches, read from the packed dataset."""
-    from kdtune.bench import loading
+    """Images per second of augmented batches: packed reading, and torchvision's way, which decodes at each access.
+
+    Also the memory that one more trial's reading takes while another reads the same pack.
+    """
+    from kdtune.bench_loading import loading
     from kdtune.study_file import parse_set
 
     click.echo(loading(study, data_root, parse_set(settings), steps, output))
+
+
+@bench.command("evaluation", epilog="Example: kdtune bench evaluation camvid-resnet --data-root data")
+@click.argument("study", default="demo")
+@_data_option
+@_set_option
+@click.option("--passes", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_evaluation(
+    study: str, data_root: str | None, settings: tuple[str, ...], passes: int, output: str | None
+) -> None:
+    """Images per second of a pass over the validation images, beside a plain torch loop over the same network."""
+    from kdtune.bench_loading import evaluation
+    from kdtune.study_file import parse_set
+
+    click.echo(evaluation(study, data_root, parse_set(settings), passes, output))
 
 
 @bench.command("demo", epilog="Example: kdtune bench demo")

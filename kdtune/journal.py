@@ -17,6 +17,7 @@ from kdtune.base import UserError, compute_device
 from kdtune.spec import TrialConfig
 from kdtune.storage import Record, Storage, new_row
 from kdtune.train import Evaluation, Run
+from kdtune.weights import WeightsRecord
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Rec
                 break
             last = evaluation.step >= planned.config.recipe.num_steps
             if last:
-                storage.write_weights(planned.trial_id, run.student)
+                storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
             record["state"] = storage.write_state(planned.trial_id, evaluation.step, run.state_dict())
             if last:
                 break
@@ -110,6 +111,17 @@ def _end(record: Record, status: str, storage: Storage) -> Record:
     if record["state"] is None:
         storage.remove_states(record["row"]["trial_id"])
     return record
+
+
+def _weights_record(planned: Planned) -> WeightsRecord:
+    config = planned.config
+    return WeightsRecord(
+        model=config.student.model_dump(mode="json"),
+        num_classes=config.dataset.num_classes,
+        dataset=config.dataset.name,
+        classes=tuple(config.dataset.class_names),
+        source={"study": planned.study, "trial": planned.trial_id},
+    )
 
 
 def _place() -> dict[str, Any]:

@@ -10,18 +10,17 @@ from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import rows, search
+from kdtune import rows, search, teachers
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
-from kdtune.loading.pack import dataset_root
+from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
-from kdtune.spec import STAGE_REFERENCE, Stage, StudySpec, TrialConfig, WarmStart
+from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
 from kdtune.trial import Site, check_labels, load_splits
 
-TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
 TABLES_EVERY = 10.0  # seconds between writings of the tables while a stage runs
 
 
@@ -34,6 +33,7 @@ class Launch:
     data_root: str | None
     reporter: Reporter
     held: Held
+    pack: PackMode = "always"
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
@@ -48,6 +48,7 @@ class Launch:
         """
         self._read()
         self._locate_checkpoints(only)
+        self._check_networks(only)
         if address is None:
             self._check_data(only)
         # the signals last: Ray takes SIGTERM for itself when it starts
@@ -112,22 +113,30 @@ class Launch:
 
     def _locate_checkpoints(self, only: Sequence[str]) -> None:
         """Files of weights by their content: a teacher is the same wherever it lies."""
-        for config in self._templates(only):
+        stages = [stage for stage in self.study.stages if not only or stage.name in only]
+        for config in (config for stage in stages for config in self.study.loading(stage)):
             for path, reference in config.checkpoints().items():
                 if reference in self.references or reference.startswith((STAGE_REFERENCE, "trial:", "sha256:")):
                     continue
                 content = read_file(reference)
                 if content is None:
-                    raise UserError(
-                        f"{path}: no such file '{reference}'; give a checkpoint with --teacher FILE "
-                        f"(a state dict of {config.teacher.model.name if config.teacher else 'the network'})"
-                    )
+                    raise UserError(teachers.absent(path, reference))
                 by_content = f"sha256:{hashlib.sha256(content).hexdigest()}"
                 self.references[reference] = by_content
                 self.files[by_content] = absolute(reference)
 
     def _templates(self, only: Sequence[str]) -> list[TrialConfig]:
         return [config for name, config in self.study.templates().items() if not only or name in only]
+
+    def _check_networks(self, only: Sequence[str]) -> None:
+        """Builds each network of another package once: what a study says of it is seen only then."""
+        wanted = {}
+        for config in self._templates(only):
+            for model in (config.student, config.teacher.model if config.uses_teacher and config.teacher else None):
+                if model is not None and model.name == "external":
+                    wanted[model.model_dump_json(), config.dataset.num_classes] = model
+        for (_, classes), model in wanted.items():
+            model.build(classes)
 
     def _check_data(self, only: Sequence[str]) -> None:
         """Packs every dataset of the study and looks at every label, before anything is trained."""
@@ -138,7 +147,7 @@ class Launch:
             config.dataset.samples("val", root)
         self.reporter.note(f"reading {', '.join(sorted({c.dataset.name for c in configs}))}")
         for config in configs:
-            for split in load_splits(config, Site(self.data_root)):
+            for split in load_splits(config, Site(self.data_root, pack=self.pack)):
                 check_labels(split, config.dataset.num_classes, config.dataset.name)
 
     def _stage(self, stage: Stage, halt: Halt) -> None:
@@ -175,7 +184,7 @@ class Launch:
             stage=stage,
             starts=starts,
             references=self.references | self._made_weights(stage),
-            site=Site(self.data_root, self.files | self._weights_files()),
+            site=Site(self.data_root, self.files | self._weights_files(), self.pack),
             storage=self.storage,
             threads=1,
             token=self.held.token,

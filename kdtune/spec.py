@@ -29,9 +29,14 @@ from kdtune.base import Config, LossTerm, Model, SegmentationDataset, did_you_me
 from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
+from kdtune.models.external import ExternalModel
 from kdtune.registry import Registry
 
 STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
+
+TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
+
+WEIGHED = ("teacher", "warm_start")  # the parts of a configuration that hold a checkpoint
 
 Value = Any  # a hyperparameter's value: number, text, null, or a mapping for a whole part
 SchedulerName = Literal["asha", "median", "none"]
@@ -97,6 +102,7 @@ class Recipe(Config):
     flip: bool = True
     eval_every: PositiveInt | None = None  # steps; null: twenty evaluations per trial
     eval_batch_size: PositiveInt = 4
+    eval_window: tuple[PositiveInt, PositiveInt] | None = None  # height, width of sliding tiles; null: whole images
     absent_classes: Literal["skip", "zero"] = "skip"  # absent from labels and predictions alike; SKD's code: zero
     bf16: bool = True  # autocast, where the device is a GPU
     channels_last: bool = True  # where the device is a GPU
@@ -144,6 +150,40 @@ class TrialConfig(Config):
     recipe: Recipe
     seed: NonNegativeInt = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _init_from_a_file(cls, data: Any) -> Any:
+        """``student.init: FILE`` is a warm start of the backbone from a random start: one form, one identity."""
+        student = data.get("student") if isinstance(data, Mapping) else None
+        if not isinstance(student, Mapping) or not is_file(student.get("init")):
+            return data
+        file, given = student["init"], data.get("warm_start")
+        if isinstance(given, Config):
+            given = given.model_dump(mode="json")
+        made = {"checkpoint": file, "part": "backbone"}
+        if given is not None and (not isinstance(given, Mapping) or {"part": "backbone", **given} != made):
+            message = f"names the file '{file}', and warm_start other weights; give one of them"
+            raise ValidationError.from_exception_data(cls.__name__, [error_at(("student", "init"), message, file)])
+        return {**data, "student": {**student, "init": "random"}, "warm_start": made}
+
+    @model_validator(mode="after")
+    def _networks_have_the_taps(self) -> Self:
+        named = {"student": self.student, "teacher.model": self.teacher.model if self.teacher else None}
+        models = {path: model for path, model in named.items() if isinstance(model, ExternalModel)}
+        for name, term in self.active_losses.items():
+            for path, model in models.items():
+                if lacking := model.lacks(term.taps):
+                    how = (
+                        "aux_output: KEY, the auxiliary logits among what the network returns"
+                        if lacking[0] == "aux"
+                        else f"taps: {{{lacking[0]}: PATH}}, the path of the submodule that gives it"
+                    )
+                    raise ValueError(
+                        f"losses.{name} reads {', '.join(sorted(term.taps))} of both networks, but {path} names no "
+                        f"'{lacking[0]}'; add {how}"
+                    )
+        return self
+
     @model_validator(mode="after")
     def _terms_have_what_they_need(self) -> Self:
         needing = [name for name, term in self.active_losses.items() if term.needs_teacher]
@@ -171,9 +211,11 @@ class TrialConfig(Config):
 
     @property
     def initialisation(self) -> str:
-        """What the student's backbone starts from: ``random``, ``imagenet``, or the stage that made it."""
+        """What the student's backbone starts from: ``random``, ``imagenet``, a stage that made it, or a file's hash."""
         if self.warm_start is None:
             return self.student.init
+        if self.warm_start.checkpoint.startswith("sha256:"):
+            return self.warm_start.checkpoint[: len("sha256:") + 12]
         made_by = self.warm_start.checkpoint.removeprefix("trial:").removeprefix(STAGE_REFERENCE)
         return made_by.rsplit("-", 2)[0] if self.warm_start.checkpoint.startswith("trial:") else made_by
 
@@ -205,6 +247,8 @@ class TrialConfig(Config):
             pydantic.ValidationError: an unknown path or a value out of range; the location is the path's.
         """
         data = self.model_dump(mode="json")
+        if _chooses_init(changes) and self.warm_start is not None and self.warm_start.part == "backbone":
+            data["warm_start"] = None  # a start that is chosen takes the place of the one before, file or not
         for path, value in changes.items():
             *parents, last = path.split(".")
             node = data
@@ -228,6 +272,18 @@ class TrialConfig(Config):
         """A copy in which checkpoint references (``stage:NAME``, a path) stand for content (``trial:ID``, a hash)."""
         changes = {path: references[ref] for path, ref in self.checkpoints().items() if ref in references}
         return self.replace(changes) if changes else self
+
+
+def is_file(init: Any) -> bool:
+    """Whether an ``init`` names a file of weights: it has a separator or a suffix of one."""
+    return isinstance(init, str) and ("/" in init or init.endswith((".pth", ".pt", ".safetensors")))
+
+
+def _chooses_init(changes: Mapping[str, Value]) -> bool:
+    if any(path.split(".")[0] == "warm_start" for path in changes):
+        return False
+    student = changes.get("student")
+    return "student.init" in changes or (isinstance(student, Mapping) and "init" in student)
 
 
 def _field(value: Any, key: str, path: str) -> Any:
@@ -485,6 +541,12 @@ class StudySpec(Config):
         """The stage's template for each of its starts."""
         changes = {**stage.set, **stage.first_point}
         return [start.replace(changes) for start in self.template_starts(stage).values()]
+
+    def loading(self, stage: Stage) -> list[TrialConfig]:
+        """The stage's templates, and one more for every value of its axes that may name a file of weights."""
+        made = self.templates_of(stage)
+        axes = {p: v for p, v in stage.grid.items() if p.split(".")[0] in WEIGHED or p in ("student", "student.init")}
+        return [*made, *(t.replace({path: value}) for t in made for path, values in axes.items() for value in values)]
 
     def template_starts(self, stage: Stage) -> dict[str, TrialConfig]:
         """What a stage would start from, for counting trials before any has run."""

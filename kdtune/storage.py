@@ -22,7 +22,7 @@ from kdtune.files import Folder
 from kdtune.rows import Row
 from kdtune.spec import StudySpec
 from kdtune.study_file import dump
-from kdtune.weights import weights_bytes
+from kdtune.weights import WeightsRecord, weights_bytes
 
 TABLES = ("trials", "history", "optimal", "final", "emissions")
 WEIGHTS = "student.safetensors"
@@ -116,9 +116,9 @@ class Storage:
             if name.startswith("state-") and name != keep:
                 folder.remove(name)
 
-    def write_weights(self, trial_id: str, network: SegNet) -> None:
-        """The trained student as safetensors."""
-        (self.folder / "checkpoints" / trial_id).write(WEIGHTS, weights_bytes(network))
+    def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> None:
+        """The trained student as safetensors, with the record of what it is."""
+        (self.folder / "checkpoints" / trial_id).write(WEIGHTS, weights_bytes(network, record))
 
     # study and plan
 

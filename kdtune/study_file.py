@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +169,10 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
     return changes
 
 
-def override(spec: StudySpec, changes: Mapping[str, Value]) -> StudySpec:
+def override(spec: StudySpec, changes: Mapping[str, Value], only: Collection[str] | None = None) -> StudySpec:
     """The study with values set in every stage in which the path exists, after the stage's own ``set``.
 
-    A swept value wins over it.
+    A swept value wins over it. ``only`` these stages, where it is given, and not the base.
 
     Raises:
         UserError: no stage has the path, or the value is not allowed there.
@@ -181,7 +181,7 @@ def override(spec: StudySpec, changes: Mapping[str, Value]) -> StudySpec:
         raise UserError("--set seed: a stage's seeds are its own list; change `seeds` in the study's file")
     templates = {stage.name: spec.templates_of(stage) for stage in spec.stages}
     data = spec.model_dump(mode="json")
-    in_base = {path: value for path, value in changes.items() if _has(spec.base, path)}
+    in_base = {path: value for path, value in changes.items() if only is None and _has(spec.base, path)}
     try:
         data["base"] = spec.base.replace(in_base).model_dump(mode="json")
     except ValidationError:
@@ -192,6 +192,8 @@ def override(spec: StudySpec, changes: Mapping[str, Value]) -> StudySpec:
             known = _paths([config for configs in templates.values() for config in configs])
             raise UserError(f"--set {path}: no stage has this path{did_you_mean(path, known)}")
         for stage in data["stages"]:
+            if only is not None and stage["name"] not in only:
+                continue
             if stage["name"] in having and path not in stage["grid"] and path not in stage["ranges"]:
                 stage["set"] = _set_after(stage["set"], path, value)
     try:

@@ -2,19 +2,20 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
-from kdtune.loading.batches import normalise, train_batches, validation_batches
-from kdtune.loading.pack import Packed
+from kdtune.loading.batches import MAX_PIXELS, normalise, train_batches, validation_batches
+from kdtune.loading.images import Images
 from kdtune.spec import Recipe, TrialConfig
 
 CHECK_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
@@ -31,7 +32,7 @@ class Evaluation:
     losses: dict[str, float | None]  # unweighted, mean since the last evaluation
     grad_norms: dict[str, float | None]  # of each unweighted term over the student's parameters, at this step
     lr_now: float
-    seconds: float  # spent in steps so far
+    seconds: float  # spent in steps and in waiting for their batches, so far
     diverged: bool = False
 
 
@@ -98,7 +99,7 @@ def poly_rate(base: float, i: int, total: int, power: float) -> float:
 
 
 def fit(
-    config: TrialConfig, run: Run, teacher: SegNet | None, train: Packed, val: Packed, device: torch.device
+    config: TrialConfig, run: Run, teacher: SegNet | None, train: Images, val: Images, device: torch.device
 ) -> Iterator[Evaluation]:
     """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation)."""
     recipe, terms = config.recipe, config.active_losses
@@ -114,8 +115,8 @@ def fit(
     sums = _Sums()
     if recipe.num_steps == 0:
         yield _evaluation(run, val, config, device, sums, {}, 0.0)
+    began = time.perf_counter()
     for batch in train_batches(train, recipe, config.seed, run.step, device):
-        began = time.perf_counter()
         run.step += 1
         lr = poly_rate(recipe.lr, run.step, recipe.num_steps, recipe.power)
         for group in run.sgd.param_groups:
@@ -145,6 +146,7 @@ def fit(
         if run.step in due:
             yield _evaluation(run, val, config, device, sums, norms, lr)
             sums = _Sums()
+        began = time.perf_counter()  # waiting for the next batch is part of its step
 
 
 def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
@@ -186,7 +188,7 @@ def _diverged(run: Run, config: TrialConfig, sums: _Sums, lr: float) -> Evaluati
 
 def _evaluation(
     run: Run,
-    val: Packed,
+    val: Images,
     config: TrialConfig,
     device: torch.device,
     sums: _Sums,
@@ -201,7 +203,7 @@ def _evaluation(
 
 @torch.no_grad()
 def confusion(
-    network: SegNet, preprocessing: Preprocessing, val: Packed, recipe: Recipe, device: torch.device
+    network: SegNet, preprocessing: Preprocessing, val: Images, recipe: Recipe, device: torch.device
 ) -> Tensor:
     """One confusion matrix (K, K) int64 over all images: rows are labels, columns predictions; ``IGNORE`` is dropped.
 
@@ -209,15 +211,57 @@ def confusion(
     """
     network.eval()
     classes = network.num_classes
-    matrix = torch.zeros(classes * classes, dtype=torch.int64, device=device)
-    for pixels, target in validation_batches(val, recipe.eval_batch_size, device):
+    counts = torch.zeros(classes * classes + 1, dtype=torch.int64, device=device)  # the last: what is ignored
+
+    def logits_of(image: Tensor) -> Tensor:
         with autocast(recipe, device):
-            logits = network(normalise(pixels, preprocessing)).logits
-        logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=True)
-        valid = target != IGNORE
-        pairs = target[valid] * classes + logits.argmax(dim=1)[valid]
-        matrix += torch.bincount(pairs, minlength=classes * classes)
-    return matrix.view(classes, classes)
+            return network(image).logits.float()
+
+    for pixels, target in validation_batches(val, recipe.eval_batch_size, device):
+        image = normalise(pixels, preprocessing)
+        logits = logits_of(image) if recipe.eval_window is None else sliding(logits_of, image, recipe.eval_window)
+        for each, label in zip(logits, target, strict=True):  # one by one: K values per pixel are most of the memory
+            # (H, W); on a processor ``argmax`` takes eight times as long for the same
+            predicted = enlarged(each[None], label.shape).max(dim=1).indices[0]
+            pairs = torch.where(label == IGNORE, classes * classes, label * classes + predicted)
+            counts += torch.bincount(pairs.flatten(), minlength=len(counts))
+    return counts[:-1].view(classes, classes)
+
+
+def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (n, K, h, w) at ``size``: bilinear, align_corners=True."""
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int]) -> Tensor:
+    """Logits (n, K, H, W) of images, each pixel's the plain mean over the tiles that hold it.
+
+    Tiles lie two thirds of the window's height apart, in both directions, the last ones at the border; an image smaller
+    than the window is padded with 0. Each tile's logits are enlarged to the window. Source: SKD, ``predict_sliding``.
+    """
+    size = image.shape[-2:]
+    image = F.pad(image, (0, max(0, window[1] - size[1]), 0, max(0, window[0] - size[0])))
+    stride = math.ceil(window[0] * 2 / 3)
+    rows, columns = (
+        [min(i * stride, whole - tile) for i in range(math.ceil((whole - tile) / stride) + 1)]
+        for whole, tile in zip(image.shape[-2:], window, strict=True)
+    )
+    tiles = [
+        (i, np.s_[:, y : y + window[0], x : x + window[1]]) for i in range(len(image)) for y in rows for x in columns
+    ]
+    total, count = torch.zeros(()), image.new_zeros(image.shape[-2:])
+    at_once = max(1, MAX_PIXELS // (window[0] * window[1]))  # as many pixels as a batch of whole images may have
+    for first in range(0, len(tiles), at_once):
+        chosen = tiles[first : first + at_once]
+        logits = enlarged(logits_of(torch.stack([image[i][where] for i, where in chosen])), window)
+        if first == 0:
+            total = logits.new_zeros(len(image), logits.shape[1], *image.shape[-2:])
+        for (i, where), each in zip(chosen, logits, strict=True):
+            total[i][where] += each
+    for y in rows:
+        for x in columns:
+            count[y : y + window[0], x : x + window[1]] += 1
+    return total.div_(count)[..., : size[0], : size[1]]
 
 
 def intersection_over_union(matrix: Tensor, absent: Literal["skip", "zero"]) -> tuple[float, list[float | None]]:

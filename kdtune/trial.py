@@ -2,14 +2,16 @@
 
 import functools
 import gc
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from kdtune.base import IGNORE, Loss, Model, SegNet, UserError, compute_device
-from kdtune.loading.pack import Packed, open_split
+from kdtune.base import IGNORE, Loss, Model, SegmentationDataset, SegNet, Split, UserError, compute_device
+from kdtune.loading.images import Images
+from kdtune.loading.pack import PackMode, open_images
 from kdtune.spec import Teacher, TrialConfig
 from kdtune.train import Evaluation, Run, fit
 from kdtune.weights import load_weights, read_weights
@@ -21,6 +23,7 @@ class Site:
 
     data_root: str | None = None  # parent of the datasets' folders
     files: Mapping[str, str] = field(default_factory=dict)  # checkpoint reference -> file or URI
+    pack: PackMode = "always"
 
     def locate(self, reference: str) -> str:
         """The file of a checkpoint reference; a reference that is a path stands for itself."""
@@ -56,20 +59,30 @@ def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None)
         yield evaluation, state
 
 
-_open_once = functools.lru_cache(maxsize=8)(open_split)  # a look at every source file, else, for every trial
+@functools.lru_cache(maxsize=8)  # a look at every source file, else, for every trial
+def _open_once(dataset: SegmentationDataset, split: Split, data_root: str | None, pack: PackMode) -> Images:
+    return open_images(dataset, split, data_root, pack, note=logging.getLogger("kdtune").warning)
 
 
-def load_splits(config: TrialConfig, site: Site) -> tuple[Packed, Packed]:
-    """Training and validation images, packed on this node if they are not yet; mapped once per process."""
-    train = _open_once(config.dataset, "train", site.data_root)
-    val = _open_once(config.dataset, "val", site.data_root)
-    for split, name in ((train, "training"), (val, "validation")):
-        if len(split) == 0:
-            raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
-    return train, val
+def load_split(config: TrialConfig, split: Split, site: Site) -> Images:
+    """The images of a split, packed on this node if they are to be and are not; opened once per process.
+
+    Raises:
+        UserError: missing or unreadable data, or none at all.
+    """
+    images = _open_once(config.dataset, split, site.data_root, site.pack)
+    if len(images) == 0:
+        name = "training" if split == "train" else "validation"
+        raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
+    return images
 
 
-def check_labels(split: Packed, num_classes: int, dataset: str) -> None:
+def load_splits(config: TrialConfig, site: Site) -> tuple[Images, Images]:
+    """Training and validation images, see ``load_split``."""
+    return load_split(config, "train", site), load_split(config, "val", site)
+
+
+def check_labels(split: Images, num_classes: int, dataset: str) -> None:
     """Looks at every label of a split.
 
     Raises:

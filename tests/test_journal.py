@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 from tiny import config, evaluations, teacher
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from kdtune.journal import Planned, fail, follow, new_record, stop
 from kdtune.spec import TrialConfig
 from kdtune.storage import WEIGHTS, Record, Storage
 from kdtune.trial import Site
+from kdtune.weights import read_record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OWN = {"train_seconds", "images_per_second", "peak_memory_mb", "started_at", "finished_at", "seconds"}
@@ -87,7 +89,11 @@ def test_the_row_says_what_the_evaluations_did(tiny: TrialConfig, storage: Stora
     assert row["images_per_second"] == pytest.approx(12 / row["train_seconds"])
     assert 0 < row["train_seconds"] < row["finished_at"] - row["started_at"] + 1
     assert row["peak_memory_mb"] > 10
-    assert weights(storage, tiny) == student
+    written = safetensors.torch.load(weights(storage, tiny) or b"")
+    assert all(value.equal(written[key]) for key, value in safetensors.torch.load(student).items())
+    record = read_record(storage.checkpoint_uri(planned(tiny).trial_id))
+    assert record is not None
+    assert (record.model, record.dataset, record.num_classes) == (tiny.student.model_dump(mode="json"), "demo", 12)
 
 
 @pytest.mark.parametrize("seen", [1, 2])

@@ -14,7 +14,7 @@ from kdtune.study_file import dump, find, load_study, override, parse_set, read,
 TOP = "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, base, stages"
 RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
-    "eval_every, eval_batch_size, absent_classes, bf16, channels_last, compile"
+    "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
 STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler"
 GRID = "recipe.lr: [1e-1, 1e-2]"
@@ -52,7 +52,7 @@ def faults(path: Path) -> list[str]:
             "width: 0.125}",
             "widht: 1}",
             "4: base.student.widht: unknown key (did you mean 'width'?); "
-            "allowed: name, init, backbone, stem, variant, width, dropout",
+            "allowed: name, init, preprocessing, backbone, stem, variant, width, dropout",
         ),
         (
             "num_train",
@@ -110,13 +110,13 @@ def faults(path: Path) -> list[str]:
         (
             "{name: pspnet, backbone: resnet18, width: 0.125}",
             "{name: pspent}",
-            "4: base.student.name: unknown model 'pspent' (did you mean 'pspnet'?); there are: pspnet",
+            "4: base.student.name: unknown model 'pspent' (did you mean 'pspnet'?); there are: pspnet, external",
         ),
         (
             "resnet18, width: 0.125",
             "resnet19",
-            "4: base.student.backbone: input should be 'resnet18', 'resnet50', 'resnet101' or 'efficientnet_b0'; "
-            "got 'resnet19'",
+            "4: base.student.backbone: input should be 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+            "'efficientnet_b0' or 'mobilenet_v3_large'; got 'resnet19'",
         ),
         (
             "ce: {weight: 1.0}",
@@ -362,8 +362,8 @@ def test_dump_and_read_again(tmp_path: Path, spec: StudySpec) -> None:
         (["teacher=null"], "--set teacher=null: losses.pi needs a teacher, but teacher is null (stage 'distill')"),
         (
             ["student.backbone=resnet19"],
-            "--set student.backbone=resnet19: input should be 'resnet18', 'resnet50', 'resnet101' or "
-            "'efficientnet_b0'; got 'resnet19' (stage 'student')",
+            "--set student.backbone=resnet19: input should be 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+            "'efficientnet_b0' or 'mobilenet_v3_large'; got 'resnet19' (stage 'student')",
         ),
     ],
 )

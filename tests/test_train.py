@@ -18,7 +18,7 @@ from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
 from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
 from kdtune.spec import Teacher, TrialConfig
-from kdtune.train import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate
+from kdtune.train import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate, sliding
 from kdtune.trial import Site, frozen_teacher, load_splits
 from kdtune.weights import weights_bytes
 
@@ -108,6 +108,57 @@ def test_miou_is_the_references(case: Case) -> None:
 def test_the_rate_is_the_references(case: Case) -> None:
     for base, i, total, power, expected in case.arrays["rows"]:
         assert poly_rate(base, i, total, power) == pytest.approx(expected, rel=1e-12)
+
+
+class Convolution(SegNet):
+    """The golden case's network: one convolution of stride 8, in the input's precision."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight, self.num_classes = weight, len(weight)
+        self.batches: list[int] = []
+
+    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
+        self.batches.append(len(image))
+        return SegOutput(F.conv2d(image, self.weight.to(image), stride=8, padding=4))
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+@pytest.mark.parametrize("case", cases("skd_sliding"))
+def test_sliding_is_the_references(case: Case, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = tuple(case.args["tile_size"])
+    monkeypatch.setattr("kdtune.train.MAX_PIXELS", at_once * window[0] * window[1])
+    network, image = Convolution(case.input("conv_weight")), case.input("image")
+    two = torch.cat((image, image.flip(-1)))
+    logits = sliding(lambda tiles: network(tiles).logits, two, window)
+    case_logits = case.out("mean_logits").permute(2, 0, 1)
+    torch.testing.assert_close(logits[0], case_logits, rtol=0, atol=1e-6 * float(case_logits.abs().max()))
+    assert torch.equal(logits[0].argmax(0), case.out("argmax").long())
+    assert max(network.batches) == min(at_once, 2 * 2 * 3)  # tiles of both images share batches
+    alone = sliding(lambda tiles: network(tiles).logits, two[1:], window)
+    torch.testing.assert_close(alone[0], logits[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_larger_than_the_image_pads_it() -> None:
+    network, image = Convolution(torch.randn(5, 3, 9, 9)), torch.randn(2, 3, 40, 130)
+    logits = sliding(lambda tiles: network(tiles).logits, image, (65, 200))
+    padded = F.pad(image, (0, 70, 0, 25))
+    expected = F.interpolate(network(padded).logits, size=(65, 200), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(logits, expected[..., :40, :130])
+    thin = sliding(lambda tiles: network(tiles).logits, image[..., :9, :9], (65, 65))
+    assert thin.shape == (2, 5, 9, 9)
+
+
+def test_an_evaluation_slides_where_the_recipe_says() -> None:
+    split, network = noise([(64, 96)] * 3 + [(30, 50)]), Convolution(torch.randn(12, 3, 9, 9))
+    whole = confusion(network, PLAIN, split, config().recipe, CPU)
+    assert network.batches == [3, 1]
+    same = noise([(64, 96)] * 3)
+    one_tile = confusion(network, PLAIN, same, config({"recipe.eval_window": [64, 96]}).recipe, CPU)
+    assert torch.equal(one_tile, confusion(network, PLAIN, same, config().recipe, CPU))
+    tiles = confusion(network, PLAIN, split, config({"recipe.eval_window": [48, 48]}).recipe, CPU)
+    assert tiles.sum() == whole.sum() == (split.labels != IGNORE).sum()
+    assert not torch.equal(tiles, whole)
 
 
 def test_absent_classes_by_hand() -> None:
@@ -304,6 +355,26 @@ def test_a_term_is_told_the_progress_after_each_step(tiny: TrialConfig) -> None:
     state = Run(tiny.student.build(12), {"ce": diary}, tiny.recipe)
     list(fit(tiny, state, None, split, split, CPU))
     assert diary.told == pytest.approx([i / 6 for i in range(1, 7)])
+
+
+def test_seconds_count_steps_and_waiting_for_data_but_no_evaluation(
+    tiny: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def slow(*arguments: Any) -> Any:
+        for batch in train_batches(*arguments):
+            clock[0] += 10  # reading
+            yield batch
+
+    monkeypatch.setattr("kdtune.train.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("kdtune.train.train_batches", slow)
+    split, seconds = noise([(32, 48)] * 4), []
+    state = Run(tiny.student.build(12), {"ce": tiny.losses["ce"].build(tiny.student.build(12), None)}, tiny.recipe)
+    for evaluation in fit(tiny, state, None, split, split, CPU):
+        seconds.append(evaluation.seconds)
+        clock[0] += 1000  # whoever runs the loop writes its journal
+    assert seconds == [20, 40, 60]
 
 
 def test_a_loss_that_is_not_finite_ends_at_the_first_look(tiny: TrialConfig) -> None:

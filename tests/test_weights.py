@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from tiny import config
 
 from kdtune.base import SegNet, UserError
-from kdtune.weights import Weights, load_weights, read_weights, weights_bytes
+from kdtune.models.pspnet import PSPNetModel
+from kdtune.weights import Weights, WeightsRecord, load_weights, read_record, read_weights, weights_bytes
 
 
 def network(seed: int = 0, classes: int = 12, **changes: Any) -> SegNet:
@@ -28,6 +30,7 @@ WRITERS: dict[str, Callable[[Weights, Path], None]] = {
     "weights.safetensors": lambda state, path: safetensors.torch.save_file(state, path),
     "weights.pt": lambda state, path: torch.save(state, path),
     "nested.pth": lambda state, path: torch.save({"state_dict": state, "epoch": 3, "args": {"lr": 0.1}}, path),
+    "reference.pth": lambda state, path: torch.save({"model": state, "optimizer": {"state": {}}}, path),
     "parallel.pt": lambda state, path: torch.save({f"module.{key}": value for key, value in state.items()}, path),
 }
 
@@ -103,6 +106,66 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read_weights(str(tmp_path))
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_large"])
+def test_a_classification_network_of_torchvision_starts_a_backbone(backbone: str) -> None:
+    """Its classifier, and the last convolution that kdtune leaves out, are ignored."""
+    torch.manual_seed(1)
+    given = torchvision.models.get_model(backbone, weights=None).state_dict()
+    torch.manual_seed(2)
+    target = PSPNetModel.model_validate({"backbone": backbone}).build(4)
+    heads = {k: v.clone() for k, v in target.state_dict().items() if not k.startswith("backbone.")}
+    load_weights(target, given, "imagenet.pth", part="backbone")
+    assert all(torch.equal(value, given[key]) for key, value in target.backbone.state_dict().items())
+    assert all(torch.equal(target.state_dict()[key], value) for key, value in heads.items())
+
+
+@pytest.mark.parametrize(("given", "own"), [("resnet34", "resnet18"), ("resnet18", "resnet34")])
+def test_a_classification_network_of_another_depth_is_refused(given: str, own: str) -> None:
+    state = torchvision.models.get_model(given, weights=None).state_dict()
+    target = PSPNetModel.model_validate({"backbone": own}).build(4)
+    with pytest.raises(UserError, match=r"imagenet\.pth: weights of another architecture: .*first layer1\.2\.conv1"):
+        load_weights(target, state, "imagenet.pth", part="backbone")
+
+
+def test_a_record_travels_with_the_weights(tmp_path: Path) -> None:
+    record = WeightsRecord(model={"name": "pspnet", "backbone": "resnet18"}, num_classes=12, classes=("a", "ü"))
+    (tmp_path / "w.safetensors").write_bytes(weights_bytes(network(), record))
+    (tmp_path / "bare.safetensors").write_bytes(weights_bytes(network()))
+    torch.save(network().state_dict(), tmp_path / "w.pt")
+    assert read_record(str(tmp_path / "w.safetensors")) == record
+    assert read_record(f"file://{tmp_path}/w.safetensors?unused=a/b") == record
+    for name in ("bare.safetensors", "w.pt", "none.safetensors"):
+        assert read_record(str(tmp_path / name)) is None
+    load_weights(target := network(seed=2), read_weights(str(tmp_path / "w.safetensors")), "w")
+    assert equal(target, network())
+
+
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, metadata={"kdtune": '{"model": {}, "num_classes": 0}'})
+    with pytest.raises(UserError, match="its kdtune record cannot be read \\(at 'num_classes'\\)"):
+        read_record(str(path))
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(UserError, match="not a safetensors file, or damaged"):
+        read_record(str(path))
+
+
+def test_tied_weights_are_written() -> None:
+    net = network()
+    net.tied = net.classifier
+    assert safetensors.torch.load(weights_bytes(net))["tied.weight"].equal(net.classifier.weight)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt"])
+def test_a_file_that_is_cut_off_says_so(tmp_path: Path, name: str) -> None:
+    WRITERS[name.replace("cut", "weights")](network().state_dict(), tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="it is cut off or damaged; get it again") as caught:
+        read_weights(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["broken.safetensors", "broken.pt", "list.pt", "empty.pt"])
 def test_not_a_file_of_weights(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -127,6 +190,9 @@ class Trap:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": network().state_dict(), "extra": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="not a file of weights") as caught:
         read_weights(str(tmp_path / "trap.pt"))
+    for words in ("mkdir, which is no tensor and could run code", "torch.save(torch.load('", "plain.pth"):
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()

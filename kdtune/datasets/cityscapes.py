@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt
 
-from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
+from kdtune.base import IGNORE, Sample, Split
 from kdtune.datasets import files
 
 CLASSES = {  # in the order of the train ids
@@ -46,7 +46,7 @@ def label_values() -> NDArray[np.int16]:
     return files.table(ids)
 
 
-class Cityscapes(SegmentationDataset):
+class Cityscapes(files.FolderDataset):
     """Cityscapes (Cordts et al. 2016), fine annotations, the 19 classes of its benchmark.
 
     ``root`` holds ``leftImg8bit/{train,val}/CITY/*_leftImg8bit.png`` (2048x1024) and
@@ -59,26 +59,34 @@ class Cityscapes(SegmentationDataset):
         "register at https://www.cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip and unpack them"
     )
-    published_counts: ClassVar[Mapping[Split, int]] = {"train": 2975, "val": 500}
+    published: ClassVar[Mapping[Split, int]] = {"train": 2975, "val": 500}
 
     name: Literal["cityscapes"]
     size: tuple[PositiveInt, PositiveInt] | None = None  # H, W [pixels]: resized on reading; None: as it is
 
-    def samples(self, split: Split, root: Path | None) -> list[Sample]:
-        """Sorted by city, then file name; raises as ``SegmentationDataset.samples``."""
+    def find(self, split: Split, root: Path | None) -> files.Found:
+        """By city, then file name; see ``FolderDataset.find``."""
         images = files.folder(self, root, [f"leftImg8bit/{split}"])
-        labels = images.parents[1] / "gtFine" / split
-        cities = sorted(path for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+        labels, found = images.parents[1] / "gtFine" / split, files.Found()
+        cities = _cities(images)
         if not cities:
-            raise UserError(f"{images}: no folders of cities in it: unpack leftImg8bit_trainvaltest.zip again")
-        found = [path for city in cities for path in files.listing(city, [".png"])]
+            advice = "unpack leftImg8bit_trainvaltest.zip again"
+            found.faults.append(files.BadFile(images, f"no folders of cities in it: {advice}"))
+        listed = [path for city in cities for path in files.listing(city, [".png"], found)]
+        there = [path for city in _cities(labels) for path in files.labels_in(city, "_gtFine_labelIds.png")]
 
         def label_of(image: Path) -> Path:
             scene = image.stem.removesuffix("_leftImg8bit")
             return labels / image.parent.name / f"{scene}_gtFine_labelIds.png"
 
-        return files.samples(files.pair(found, label_of), "_leftImg8bit")
+        return files.pair(listed, label_of, there, found, "_leftImg8bit")
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""
         return files.read_pair(sample, label_values(), "the label ids 0 to 33 (and 255)", self.size)
+
+
+def _cities(where: Path) -> list[Path]:
+    if not where.is_dir():
+        return []
+    return sorted(path for path in where.iterdir() if path.is_dir() and not path.name.startswith("."))

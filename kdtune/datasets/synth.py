@@ -155,13 +155,18 @@ def _voc(root: Path, split: Split, index: int, image: Pixels, label: Pixels) -> 
 
 
 def _voc_lists(root: Path, split: Split, written: Sequence[str]) -> None:
-    """The lists of a split, and of both together."""
+    """The lists of a split, and of both together; the augmented training set, here no larger than the plain one."""
     lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True, exist_ok=True)
     (lists / f"{split}.txt").write_text("".join(f"{scene}\n" for scene in written), encoding="utf-8")
     both = [lists / f"{each}.txt" for each in SPLITS]
     text = "".join(path.read_text(encoding="utf-8") for path in both if path.exists())
     (lists / "trainval.txt").write_text(text, encoding="utf-8")
+    if split == "train":
+        (lists / "train_aug.txt").write_text("".join(f"{scene}\n" for scene in written), encoding="utf-8")
+        for scene in written:  # the labels of SBD come without the palette
+            with Image.open(lists.parents[1] / "SegmentationClass" / f"{scene}.png") as label:
+                _save(np.asarray(label), lists.parents[1] / "SegmentationClassAug" / f"{scene}.png")
 
 
 def _ade20k(root: Path, split: Split, index: int, image: Pixels, label: Pixels) -> str:

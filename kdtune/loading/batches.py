@@ -6,7 +6,12 @@ the crop needs is read; scaling, padding and mirroring are one batched resamplin
 normalises the crop in its own way: a student and a teacher of other habits see the same one.
 """
 
-from collections.abc import Iterator
+import math
+import mmap
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtune.base import IGNORE, Preprocessing
-from kdtune.loading.pack import Packed
+from kdtune.loading.ahead import prefetched
+from kdtune.loading.images import Images
 from kdtune.spec import Recipe
+
+PREFETCH = 3  # batches that a thread reads ahead of a GPU
+MAX_PIXELS = 2048 * 1024  # of one validation batch, see there
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Batch:
 
     def image(self, how: Preprocessing) -> Tensor:
         """(N, 3, H, W) as a network wants it; padding has the mean colour, which is 0."""
-        return torch.where(self.inside[:, None], normalise(self.pixels, how), 0.0)
+        return normalise(self.pixels, how).masked_fill_(~self.inside[:, None], 0.0)
 
 
 @dataclass(frozen=True)
@@ -63,83 +72,155 @@ def _indices(num_images: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return np.concatenate(order)[start : start + batch_size]
 
 
-def train_batches(split: Packed, recipe: Recipe, seed: int, start: int, device: torch.device) -> Iterator[Batch]:
-    """Batches from step ``start`` on."""
-    for step in range(start, recipe.num_steps):
-        view = views(recipe, split.sizes, seed, step)
-        windows, labels, offsets = _windows(split, view, recipe.crop)
-        yield resample(
-            _move(windows, device), _move(labels, device), view, offsets, recipe.crop, split.sizes[view.index]
-        )
+def train_batches(split: Images, recipe: Recipe, seed: int, start: int, device: torch.device) -> Iterator[Batch]:
+    """Batches from step ``start`` on. A GPU's are read by a thread while the GPU is at earlier ones."""
+    seen = (views(recipe, split.sizes, seed, step) for step in range(start, recipe.num_steps))
+    if device.type == "cuda":
+        windows = (_windows(split, view, recipe.crop, pinned=True) for view in seen)
+        with closing(prefetched(windows, PREFETCH)) as ready:
+            for window in ready:
+                yield resample(window.to(device))
+    else:
+        scratch = _Scratch()
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for view in seen:
+                yield _crops(split, view, recipe.crop, pool, scratch)
 
 
-def _move(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+@dataclass(frozen=True)
+class Axis:
+    """One axis of one crop: the source pixels that it needs, and where each of its own pixels lies among them."""
+
+    start: int
+    stop: int
+    at: np.ndarray  # (L,) float32, in pixels from ``start``
+    nearest: np.ndarray  # (L,) int64, likewise
+    inside: np.ndarray  # (L,) bool, whether the pixel is of the image
 
 
-def _windows(split: Packed, view: Views, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The source pixels that each crop needs, in windows of one size: images, labels, top-left corners (n, 2)."""
-    sizes = split.sizes[view.index]
-    scale = view.scale[:, None]
-    first = np.floor((view.corner + 0.5) / scale - 0.5).astype(int)
-    last = np.floor((view.corner + np.array(crop) - 0.5) / scale - 0.5).astype(int) + 1  # to interpolate with
-    start, stop = np.clip(first, 0, sizes - 1), np.clip(last, 0, sizes - 1) + 1
-    height, width = (stop - start).max(axis=0)
-    images = np.zeros((len(sizes), height, width, 3), dtype=np.uint8)
-    labels = np.full((len(sizes), height, width), IGNORE, dtype=np.uint8)
-    for i, (index, (top, left), (bottom, right)) in enumerate(zip(view.index, start, stop, strict=True)):
-        images[i, : bottom - top, : right - left] = split.image(index)[top:bottom, left:right]
-        labels[i, : bottom - top, : right - left] = split.label(index)[top:bottom, left:right]
-    return images, labels, start
+def _axes(view: Views, i: int, sizes: np.ndarray, crop: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Rows and columns of the i-th crop: centres map to centres (OpenCV's convention, as in SKD)."""
+    found = []
+    for axis in (0, 1):
+        position = (view.corner[i, axis] + np.arange(crop[axis]) + 0.5) / view.scale[i] - 0.5
+        at = position.astype(np.float32)
+        if axis == 1 and view.flip[i]:
+            at = at[::-1]
+        last = int(sizes[view.index[i], axis]) - 1  # a numpy integer would make float64 of what follows
+        inside = (at >= -0.5) & (at <= last + 0.5)
+        at = np.clip(at, 0, last)  # a pixel half outside takes its nearest neighbour
+        # rounded before the offset goes: which of two pixels equally near is taken must not depend on the window
+        nearest = np.floor(at + np.float32(0.5)).astype(np.int64)
+        start, stop = int(at.min()), min(int(at.max()) + 1, last) + 1  # one more, to interpolate with
+        found.append(Axis(start, stop, at - start, nearest - start, inside))
+    return found[0], found[1]
 
 
-def resample(
-    windows: Tensor,
-    labels: Tensor,
-    view: Views,
-    offsets: np.ndarray,
-    crop: tuple[int, int],
-    sizes: np.ndarray,
-) -> Batch:
-    """Crops from uint8 windows; one batched operation on the device.
+def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, scratch: "_Scratch") -> Batch:
+    """A batch on a processor: crop by crop, each from its own window, because padded windows would cost the most."""
+    size = (len(view.index), *crop)
+    pixels = _pages((size[0], 3, *crop), np.float32)
+    inside, target = _pages(size, np.bool_), _pages(size, np.int64)
+    target.fill(IGNORE)
 
-    Images are interpolated bilinearly between pixel centres (OpenCV's convention, as in SKD), labels take the nearest
-    pixel. What lies outside of the image becomes padding and the ignored label.
+    def fill(i: int) -> None:
+        rows, columns = _axes(view, i, split.sizes, crop)
+        window = np.s_[rows.start : rows.stop, columns.start : columns.stop]
+        source = scratch.filled(split.image(view.index[i])[window])  # (h, w, 3)
+        grid = np.empty((1, *crop, 2), np.float32)
+        grid[..., 0] = (2 * columns.at + 1) / source.shape[1] - 1
+        grid[..., 1] = ((2 * rows.at + 1) / source.shape[0] - 1)[:, None]
+        pixels[i] = _sampled(torch.from_numpy(source.transpose(2, 0, 1))[None], torch.from_numpy(grid))[0].numpy()
+        np.logical_and(rows.inside[:, None], columns.inside, out=inside[i])
+        nearest = split.label(view.index[i])[window][rows.nearest][:, columns.nearest]
+        np.copyto(target[i], nearest, where=inside[i])
+
+    list(pool.map(fill, range(size[0])))
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(inside), torch.from_numpy(target))
+
+
+class _Scratch(threading.local):
+    """Each thread's memory for the window that it resamples, kept from crop to crop."""
+
+    def __init__(self) -> None:
+        self.memory = np.empty(0, np.float32)
+
+    def filled(self, values: np.ndarray) -> np.ndarray:
+        """A float32 copy, until the next call."""
+        if self.memory.size < values.size:
+            self.memory = _pages((values.size,), np.float32)
+        copy = self.memory[: values.size].reshape(values.shape)
+        copy[...] = values
+        return copy
+
+
+def _pages(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Zeros in memory of their own, which goes back to the system with them.
+
+    The C library keeps such large pieces instead, 100 MB and more after some batches. Huge pages, because faulting
+    small ones in takes longer than filling them.
     """
-    device = windows.device
-    height, width = windows.shape[1:3]
-    rows = _source(view.corner[:, 0], view.scale, crop[0], device)  # (N, H) in pixels of the source image
-    columns = _source(view.corner[:, 1], view.scale, crop[1], device)  # (N, W)
-    flip = torch.from_numpy(view.flip).to(device)[:, None]
-    columns = torch.where(flip, columns.flip(1), columns)
-    size = torch.from_numpy(sizes.astype(np.float32)).to(device)
-    inside = _inside(rows, size[:, :1])[:, :, None] & _inside(columns, size[:, 1:])[:, None, :]  # (N, H, W)
-    offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
-    # border: a pixel half outside takes its nearest neighbour; clamp, because a smaller window is padded with zeros
-    rows = torch.minimum(rows.clamp(min=0), size[:, :1] - 1)
-    columns = torch.minimum(columns.clamp(min=0), size[:, 1:] - 1)
-    # rounded before the offset goes: which of two pixels equally near is taken must not depend on the window
-    row, column = (rows + 0.5).floor() - offset[:, :1], (columns + 0.5).floor() - offset[:, 1:]
-    rows, columns = rows - offset[:, :1], columns - offset[:, 1:]
-    x = ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, crop[0], -1)
-    y = ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, crop[1])
-    grid = torch.stack((x, y), dim=-1)  # (N, H, W, 2), from -1 to 1 as grid_sample wants it
-    images = windows.permute(0, 3, 1, 2).float()
-    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    batch = torch.arange(len(labels), device=device)[:, None, None]
-    target = labels[batch, row.long()[:, :, None], column.long()[:, None, :]].long()
-    return Batch(crops, inside, torch.where(inside, target, IGNORE))
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
-def _source(corner: np.ndarray, scale: np.ndarray, length: int, device: torch.device) -> Tensor:
-    """Where each pixel of the crop lies in the source, (N, length): centres map to centres."""
-    position = (corner[:, None] + np.arange(length) + 0.5) / scale[:, None] - 0.5
-    return torch.from_numpy(position.astype(np.float32)).to(device)
+@dataclass(frozen=True)
+class Windows:
+    """The source pixels that the crops of a batch need, in windows of one size, and where the crops' pixels lie."""
+
+    images: Tensor  # (N, h, w, 3) uint8
+    labels: Tensor  # (N, h, w) uint8
+    at: tuple[Tensor, Tensor]  # rows (N, H) and columns (N, W), float32, in pixels of the window
+    nearest: tuple[Tensor, Tensor]  # int64
+    inside: tuple[Tensor, Tensor]  # bool
+
+    def to(self, device: torch.device) -> "Windows":
+        """On a device; asynchronous from pinned memory, which PyTorch does not hand out again before it was read."""
+
+        def moved(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return pair[0].to(device, non_blocking=True), pair[1].to(device, non_blocking=True)
+
+        images, labels = moved((self.images, self.labels))
+        return Windows(images, labels, moved(self.at), moved(self.nearest), moved(self.inside))
 
 
-def _inside(position: Tensor, size: Tensor) -> Tensor:
-    return (position >= -0.5) & (position <= size - 0.5)
+def _windows(split: Images, view: Views, crop: tuple[int, int], *, pinned: bool = False) -> Windows:
+    axes = [_axes(view, i, split.sizes, crop) for i in range(len(view.index))]
+    height, width = (max(each[axis].stop - each[axis].start for each in axes) for axis in (0, 1))
+    images = torch.zeros(len(axes), height, width, 3, dtype=torch.uint8, pin_memory=pinned)
+    labels = torch.zeros(len(axes), height, width, dtype=torch.uint8, pin_memory=pinned)
+    for index, image, label, (rows, columns) in zip(view.index, images.numpy(), labels.numpy(), axes, strict=True):
+        window = np.s_[rows.start : rows.stop, columns.start : columns.stop]
+        size = np.s_[: rows.stop - rows.start, : columns.stop - columns.start]
+        image[size], label[size] = split.image(index)[window], split.label(index)[window]
+
+    def both(name: str) -> tuple[Tensor, Tensor]:
+        stacked = [torch.from_numpy(np.stack([getattr(each[axis], name) for each in axes])) for axis in (0, 1)]
+        rows, columns = (tensor.pin_memory() if pinned else tensor for tensor in stacked)
+        return rows, columns
+
+    return Windows(images, labels, both("at"), both("nearest"), both("inside"))
+
+
+def resample(windows: Windows) -> Batch:
+    """Crops from windows, in one batched operation on their device; on a processor ``_crops`` gives the same."""
+    count, height, width = windows.labels.shape
+    (rows, columns), (row, column) = windows.at, windows.nearest
+    x = ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, rows.shape[1], -1)
+    y = ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, columns.shape[1])
+    pixels = _sampled(windows.images.permute(0, 3, 1, 2).float(), torch.stack((x, y), dim=-1))
+    inside = windows.inside[0][:, :, None] & windows.inside[1][:, None, :]  # (N, H, W)
+    batch = torch.arange(count, device=row.device)[:, None, None]
+    target = windows.labels[batch, row[:, :, None], column[:, None, :]].long()
+    return Batch(pixels, inside, torch.where(inside, target, IGNORE))
+
+
+def _sampled(images: Tensor, grid: Tensor) -> Tensor:
+    """Bilinear between pixel centres: ``grid`` (N, H, W, 2) holds x and y, -1 and 1 the borders of the images."""
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def normalise(pixels: Tensor, how: Preprocessing) -> Tensor:
@@ -147,17 +228,36 @@ def normalise(pixels: Tensor, how: Preprocessing) -> Tensor:
     mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
     ordered = pixels.flip(1) if how.order == "bgr" else pixels
-    return (ordered - mean) / std
+    return (ordered - mean).div_(std)
 
 
-def validation_batches(split: Packed, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole images in their order, as many at once as have equal sizes: RGB 0 to 255 (n, 3, H, W), target (n, H, W)."""
+def validation_batches(split: Images, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole images in their order, as many at once as have equal sizes: RGB 0 to 255 (n, 3, H, W), target (n, H, W).
+
+    No batch but of one image holds more than ``MAX_PIXELS``, whatever ``batch_size``. That is one image of 2048 x 1024,
+    for which a PSPNet with ResNet-101 at stride 8 (128 x 256 cells) needs in float32, in evaluation: 270 MB of weights,
+    1.1 GB where the pyramid is put together (4096 + 2048 channels, and their copies) or in the stem (128 channels at
+    half size, 270 MB per map), and for 19 classes 160 MB of enlarged logits. That is below 2 GB; two images would
+    come close to 4.
+    """
+    read = _whole(split, batch_size, pinned=device.type == "cuda")
+    with closing(prefetched(read, PREFETCH) if device.type == "cuda" else read) as ready:
+        for images, labels in ready:
+            pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+            yield pixels, labels.to(device, non_blocking=True).long()
+
+
+def _whole(split: Images, batch_size: int, *, pinned: bool) -> Generator[tuple[Tensor, Tensor]]:
     i = 0
     while i < len(split):
+        height, width = split.sizes[i]
+        most = max(1, min(batch_size, MAX_PIXELS // int(height * width)))
         j = i + 1
-        while j < min(len(split), i + batch_size) and (split.sizes[j] == split.sizes[i]).all():
+        while j < min(len(split), i + most) and (split.sizes[j] == split.sizes[i]).all():
             j += 1
-        images = _move(np.stack([split.image(k) for k in range(i, j)]), device)
-        labels = _move(np.stack([split.label(k) for k in range(i, j)]), device)
-        yield images.permute(0, 3, 1, 2).float(), labels.long()
+        images = torch.empty(j - i, height, width, 3, dtype=torch.uint8, pin_memory=pinned)
+        labels = torch.empty(j - i, height, width, dtype=torch.uint8, pin_memory=pinned)
+        for k in range(i, j):
+            images.numpy()[k - i], labels.numpy()[k - i] = split.image(k), split.label(k)
+        yield images, labels
         i = j

@@ -5,18 +5,32 @@ A pack is a folder of three files: ``images.bin`` (uint8 RGB, rows first), ``lab
 its ``version``, and the name, size and time of every source file; a changed source is packed anew.
 """
 
+import errno
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
+from kdtune.loading.ahead import in_order
+from kdtune.loading.images import Images, read_directly, size
+
+PackMode = Literal["always", "fallback", "never"]  # fallback: read directly where there is no room for a pack
+Progress = Callable[[int, int], None]  # images done, images in all
+Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
+
+
+class NotPacked(UserError):
+    """The cache has no room for a pack, or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,26 @@ def dataset_root(dataset: SegmentationDataset, data_root: str | None) -> Path | 
     return Path(data_root).expanduser() / dataset.name
 
 
+def open_images(
+    dataset: SegmentationDataset, split: Split, data_root: str | None, mode: PackMode, note: Callable[[str], None]
+) -> Images:
+    """The split, packed or read directly as ``mode`` says; ``note`` is told where a pack was wanted and is not.
+
+    Raises:
+        UserError: missing or unreadable data, or (``always``) no room for the pack.
+    """
+    root = dataset_root(dataset, data_root)
+    if mode == "never":
+        return read_directly(dataset, split, root)
+    try:
+        return open_split(dataset, split, data_root)
+    except NotPacked as error:
+        if mode == "always":
+            raise
+        note(f"{error}. Until then images are decoded each time they are needed, which is slower")
+        return read_directly(dataset, split, root)
+
+
 def open_split(dataset: SegmentationDataset, split: Split, data_root: str | None) -> Packed:
     """The packed split, packed now if no process of this node has done so.
 
@@ -72,53 +106,133 @@ def open_split(dataset: SegmentationDataset, split: Split, data_root: str | None
         UserError: missing or unreadable data, or no room for the pack; the line says what to do.
     """
     samples = dataset.samples(split, dataset_root(dataset, data_root))
-    folder = cache_folder() / "packs" / f"{dataset.name}-{split}-{_fingerprint(dataset, split, samples)}"
+    folder = pack_samples(dataset, split, samples)
+    try:
+        return _open(folder, samples)
+    except OSError as error:
+        raise _not_packed(folder, error) from error
+
+
+def pack_samples(
+    dataset: SegmentationDataset, split: Split, samples: list[Sample], progress: Progress | None = None
+) -> Path:
+    """The folder of these samples' pack, which is made now unless it is there.
+
+    Raises:
+        UserError: unreadable data, data that changed while it was read, or no room.
+    """
+    stamps = _stamps(samples)
+    folder = cache_folder() / "packs" / f"{dataset.name}-{split}-{_fingerprint(dataset, split, samples, stamps)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
-            with FileLock(f"{folder}.lock"):
+            with FileLock(f"{folder}.lock", mode=0o666):  # of any user: the cache may belong to a whole node
                 if not folder.is_dir():
-                    _pack(dataset, split, samples, folder)
-        return _open(folder, samples)
+                    _pack(dataset, split, samples, stamps, folder, progress)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write the packed images: {error.strerror or error}; free some space or point "
-            "KDTUNE_CACHE at another folder"
-        ) from error
+        raise _not_packed(folder, error) from error
+    return folder
 
 
-def _fingerprint(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> str:
-    digest = hashlib.sha256(f"{dataset.model_dump_json()}|{dataset.version}|{split}".encode())
+def pack_lines(dataset: SegmentationDataset, root: str | None, progress: Progress | None = None) -> Iterator[str]:
+    """Packs both splits of the dataset in ``root``, unless they are; a line on each.
+
+    Raises:
+        UserError: see ``pack_samples``.
+    """
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        samples = dataset.samples(split, Path(root) if root is not None else None)
+        folder = pack_samples(dataset, split, samples, progress)
+        megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+        yield f"{split}: {len(samples)} images, {megabytes:.1f} MB in {folder}"
+
+
+def _not_packed(folder: Path, error: OSError) -> NotPacked:
+    return NotPacked(
+        f"{folder}: cannot write the packed images: {error.strerror or error}; free some space or point "
+        "KDTUNE_CACHE at another folder, or give --pack never"
+    )
+
+
+def _stamps(samples: list[Sample]) -> Stamps:
+    found: Stamps = {}
     for sample in samples:
-        digest.update(sample.name.encode())
         for path in sample.files:
             try:
                 status = path.stat()
             except OSError as error:  # a link to nowhere is listed, too
                 raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-            digest.update(f"|{path}|{status.st_size}|{status.st_mtime_ns}".encode())
+            found[path] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _fingerprint(dataset: SegmentationDataset, split: Split, samples: list[Sample], stamps: Stamps) -> str:
+    digest = hashlib.sha256(f"{dataset.model_dump_json()}|{dataset.version}|{split}".encode())
+    for sample in samples:
+        digest.update(sample.name.encode())
+        for path in sample.files:
+            size_bytes, time_ns = stamps[path]
+            digest.update(f"|{path}|{size_bytes}|{time_ns}".encode())
     return digest.hexdigest()[:16]
 
 
-def _pack(dataset: SegmentationDataset, split: Split, samples: list[Sample], folder: Path) -> None:
+def _pack(
+    dataset: SegmentationDataset,
+    split: Split,
+    samples: list[Sample],
+    stamps: Stamps,
+    folder: Path,
+    progress: Progress | None,
+) -> None:
     """Writes beside the final name and renames, so that a half-written pack is never read."""
     for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(abandoned, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    _check_room(dataset, split, samples, folder.parent)
+    partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
+        partial.mkdir()  # not mkdtemp's, which only its user may enter
         index = []
         first = 0
-        with (partial / "images.bin").open("wb") as images, (partial / "labels.bin").open("wb") as labels:
-            for sample in samples:
-                image, label = dataset.read(split, sample)
-                images.write(image.tobytes())
-                labels.write(label.tobytes())
+        with (
+            (partial / "images.bin").open("wb") as images,
+            (partial / "labels.bin").open("wb") as labels,
+            closing(_decoded(dataset, split, samples)) as decoded,
+        ):
+            for image, label in decoded:
+                images.write(np.ascontiguousarray(image).data)
+                labels.write(np.ascontiguousarray(label).data)
                 index.append((*label.shape, first))
                 first += label.size
+                if progress is not None:
+                    progress(len(index), len(samples))
         np.save(partial / "index.npy", np.array(index, dtype=np.int64).reshape(-1, 3))
+        _check_unchanged(samples, stamps)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decoded(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> Generator[tuple[np.ndarray, ...]]:
+    """Images and labels in order. Decoding JPEG and PNG leaves Python free, so threads are enough."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return in_order(lambda sample: dataset.read(split, sample), samples, workers=workers, ahead=2 * workers)
+
+
+def _check_room(dataset: SegmentationDataset, split: Split, samples: list[Sample], where: Path) -> None:
+    """Told before an hour of decoding, not after it."""
+    needed = 4 * sum(height * width for height, width in (size(dataset, split, sample) for sample in samples))
+    free = shutil.disk_usage(where).free
+    if needed > free:
+        reason = f"{os.strerror(errno.ENOSPC)} ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
+        raise OSError(errno.ENOSPC, reason)
+
+
+def _check_unchanged(samples: list[Sample], stamps: Stamps) -> None:
+    now = _stamps(samples)
+    for path, stamp in stamps.items():
+        if now[path] != stamp:
+            raise UserError(f"{path}: changed while it was read, so nothing was packed; try again once it is complete")
 
 
 def _open(folder: Path, samples: list[Sample]) -> Packed:

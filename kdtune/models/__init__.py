@@ -2,4 +2,11 @@
 
 from kdtune.registry import Registry
 
-MODELS = Registry("model", "kdtune.models", {"pspnet": "kdtune.models.pspnet:PSPNetModel"})
+MODELS = Registry(
+    "model",
+    "kdtune.models",
+    {
+        "pspnet": "kdtune.models.pspnet:PSPNetModel",
+        "external": "kdtune.models.external:ExternalModel",
+    },
+)

@@ -1,7 +1,8 @@
-"""Feature extractors at output stride 8: dilated ResNets and EfficientNet-B0, and their ImageNet weights."""
+"""Feature extractors at output stride 8: dilated ResNets, EfficientNet-B0, MobileNetV3; their ImageNet weights."""
 
 import os
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from kdtune.base import UserError
 
-BackboneName = Literal["resnet18", "resnet50", "resnet101", "efficientnet_b0"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_b0", "mobilenet_v3_large"]
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
@@ -110,6 +111,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 
 RESNETS: dict[str, tuple[Block, tuple[int, int, int, int]]] = {  # block, number of blocks per layer
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
@@ -180,26 +182,51 @@ class ResNet(Backbone):
         return maps
 
 
-class EfficientNet(Backbone):
-    """Torchvision's EfficientNet-B0 at output stride 8, without its last 1x1 convolution and classifier.
+@dataclass(frozen=True)
+class Stages:
+    """How torchvision's ``features`` become four layers; every number is an index of ``features``."""
+
+    kept: int  # how many are kept: the last 1x1 convolution is the classifier's
+    layers: dict[int, str]  # the end of each layer
+    channels: tuple[int, int, int, int]
+    dilations: dict[int, int]  # of the depthwise convolutions behind stride 8
+
+
+INVERTED: dict[str, Stages] = {
+    # Tan and Le 2019, arXiv:1905.11946, table 1: stages 3, 4, 6 and 8.
+    "efficientnet_b0": Stages(
+        kept=8,
+        layers={2: "layer1", 3: "layer2", 5: "layer3", 7: "layer4"},
+        channels=(24, 40, 112, 320),
+        dilations={4: 2, 5: 2, 6: 4, 7: 4},
+    ),
+    # Howard et al. 2019, arXiv:1905.02244, table 1: the last block before each stride, and the last block.
+    "mobilenet_v3_large": Stages(
+        kept=16,
+        layers={3: "layer1", 6: "layer2", 12: "layer3", 15: "layer4"},
+        channels=(24, 40, 112, 160),
+        dilations=dict.fromkeys(range(7, 13), 2) | dict.fromkeys(range(13, 16), 4),
+    ),
+}
+
+
+class InvertedResiduals(Backbone):
+    """Torchvision's EfficientNet-B0 or MobileNetV3-Large at output stride 8, without its last 1x1 convolution.
 
     The two strides after stride 8 are removed; depthwise convolutions are dilated 2 from the first of them
-    on, 4 from the second on, as in ``ResNet``. Stochastic depth is torchvision's, 0 to 0.19 along the blocks.
-
-    Source: Tan and Le 2019, arXiv:1905.11946, table 1 (stages 1 to 8).
+    on, 4 from the second on, as in ``ResNet``. What else they do (EfficientNet's stochastic depth of 0 to 0.19 along
+    the blocks, MobileNetV3's BatchNorm with eps 1e-3 and momentum 0.01) is torchvision's.
     """
 
-    # Both by the index of a stage in torchvision's ``features``.
-    stages: ClassVar[dict[int, str]] = {2: "layer1", 3: "layer2", 5: "layer3", 7: "layer4"}
-    dilations: ClassVar[dict[int, int]] = {4: 2, 5: 2, 6: 4, 7: 4}
-
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         import torchvision
 
-        self.features: nn.Sequential = torchvision.models.efficientnet_b0(weights=None).features[:8]
-        self.channels = {"layer1": 24, "layer2": 40, "layer3": 112, "layer4": 320}
-        for index, dilation in self.dilations.items():
+        stages = INVERTED[name]
+        self.layers = stages.layers
+        self.features: nn.Sequential = torchvision.models.get_model(name, weights=None).features[: stages.kept]
+        self.channels = dict(zip(LAYERS, stages.channels, strict=True))
+        for index, dilation in stages.dilations.items():
             for module in self.features[index].modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
                     module.stride = (1, 1)
@@ -213,7 +240,7 @@ class EfficientNet(Backbone):
         maps = {}
         for index, stage in enumerate(self.features):
             x = stage(x)
-            layer = self.stages.get(index)
+            layer = self.layers.get(index)
             if layer is not None and layer in keep:
                 maps[layer] = x
         return maps

@@ -14,7 +14,7 @@ from kdtune.models.backbones import (
     Backbone,
     BackboneName,
     Conv,
-    EfficientNet,
+    InvertedResiduals,
     ResNet,
     conv1x1,
     conv3x3,
@@ -26,9 +26,11 @@ SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' lea
 POOLS = (1, 2, 3, 6)  # cells per side of the pyramid's four average pools
 SKD_WIDTHS: dict[BackboneName, int] = {
     "resnet18": 128,
+    "resnet34": 128,
     "resnet50": 512,
     "resnet101": 512,
     "efficientnet_b0": 128,
+    "mobilenet_v3_large": 128,
 }
 
 
@@ -162,8 +164,8 @@ class Pyramid(nn.Module):
 
 def _backbone(config: PSPNetModel) -> Backbone:
     """The backbone with random weights."""
-    if config.backbone == "efficientnet_b0":
-        return EfficientNet()
+    if not config.backbone.startswith("resnet"):
+        return InvertedResiduals(config.backbone)
     stem = config.stem or "plain"
     # SKD's pool rounds up (512 pixels give 65 cells in the end), semseg's and torchvision's down (64).
     ceil_mode = stem == "deep" and config.variant == "skd"

@@ -1,6 +1,6 @@
 """The state dicts of the authors' own networks, renamed to ours. A prefix ``module.`` is dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -31,6 +31,21 @@ SEMSEG_NAMES = {
     "aux.": "auxiliary.",
     **{f"{layer}.": f"backbone.{layer}." for layer in ("layer1", "layer2", "layer3", "layer4")},
 }
+
+
+SIGNS = {  # layout -> how a key begins that only it has
+    "skd": ("pspmodule.",),
+    "semseg": ("layer0.",),
+    "kdtune": ("pyramid.", "network."),
+}
+
+
+def layout_of(keys: Iterable[str]) -> str | None:
+    """Whose state dict has such keys: ``skd``, ``semseg``, ``kdtune``, ``torchvision`` (segmentation), or unknown."""
+    bare = [key.removeprefix("module.") for key in keys]
+    found = (layout for layout, signs in SIGNS.items() if any(key.startswith(signs) for key in bare))
+    both = all(any(key.startswith(part) for key in bare) for part in ("backbone.", "classifier."))
+    return next(found, "torchvision" if both else None)
 
 
 def from_skd(state: Mapping[str, Tensor], *, inplace_abn: bool) -> dict[str, Tensor]:

@@ -120,14 +120,15 @@ def test_cityscapes_ids_are_torchvisions(tmp_path: Path) -> None:
 
 def test_torchvision_reads_the_synthetic_cityscapes(tmp_path: Path) -> None:
     write_synthetic("cityscapes", tmp_path, IMAGES, size=SIZE)
-    official = torchvision.datasets.Cityscapes(str(tmp_path), split="val", target_type="semantic")
-    assert len(official) == IMAGES
     dataset = Cityscapes(name="cityscapes")
-    ours = {sample.files[0].name: dataset.read("val", sample) for sample in dataset.samples("val", tmp_path)}
-    for path, (image, target) in zip(official.images, official, strict=True):
-        expected, label = ours[Path(path).name]
-        np.testing.assert_array_equal(np.asarray(image), expected)
-        np.testing.assert_array_equal(label_values()[np.asarray(target)], label)
+    for split in SPLITS:
+        official = torchvision.datasets.Cityscapes(str(tmp_path), split=split, mode="fine", target_type="semantic")
+        ours = {sample.files[0].name: dataset.read(split, sample) for sample in dataset.samples(split, tmp_path)}
+        assert len(official) == len(ours) == IMAGES
+        for path, (image, target) in zip(official.images, official, strict=True):
+            expected, label = ours[Path(path).name]
+            np.testing.assert_array_equal(np.asarray(image), expected)
+            np.testing.assert_array_equal(label_values()[np.asarray(target)], label)
 
 
 def test_torchvision_reads_the_synthetic_voc(tmp_path: Path) -> None:
@@ -144,6 +145,37 @@ def test_torchvision_reads_the_synthetic_voc(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(image), expected)
             np.testing.assert_array_equal(np.asarray(target), label)
     assert len(torchvision.datasets.VOCSegmentation(str(tmp_path), image_set="trainval")) == 2 * IMAGES
+
+
+def test_the_augmented_voc(tmp_path: Path) -> None:
+    write_synthetic("voc", tmp_path, IMAGES, size=SIZE)
+    plain, augmented = Voc(name="voc"), Voc(name="voc", split="train_aug")
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    assert plain.published_counts == {"train": 1464, "val": 1449}
+    assert augmented.published_counts == {"train": 10582, "val": 1449}
+    assert augmented.samples("val", tmp_path) == plain.samples("val", tmp_path)
+    samples = augmented.samples("train", tmp_path)
+    assert [sample.files[1].parent for sample in samples] == [base / "SegmentationClassAug"] * IMAGES
+    for sample, other in zip(samples, plain.samples("train", tmp_path), strict=True):
+        assert sample.files[0] == other.files[0]
+        np.testing.assert_array_equal(augmented.read("train", sample)[1], plain.read("train", other)[1])
+    lines = [f"/JPEGImages/{each.name}.jpg /SegmentationClassAug/{each.name}.png" for each in samples[1:]]
+    (base / "ImageSets/Segmentation/train_aug.txt").write_text("\n".join(lines))  # as DeepLab's list is written
+    assert augmented.samples("train", tmp_path) == samples[1:]
+
+
+@pytest.mark.parametrize("missing", ["SegmentationClassAug", "ImageSets/Segmentation/train_aug.txt"])
+def test_voc_without_the_augmented_set(missing: str, tmp_path: Path) -> None:
+    write_synthetic("voc", tmp_path, 1, size=SIZE)
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    (base / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError) as caught:
+        Voc(name="voc", split="train_aug").samples("train", tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in (f"{base / missing}: ", "SBD (Hariharan et al. 2011)", "10582", f"{base}/SegmentationClassAug/*.png"):
+        assert words in message
+    assert Voc(name="voc").samples("train", tmp_path)
 
 
 def test_roots_one_folder_further_in(tmp_path: Path) -> None:

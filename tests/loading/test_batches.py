@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tiny import config, noise
 
 from kdtune.base import IGNORE, Preprocessing
-from kdtune.loading.batches import Views, _windows, normalise, train_batches, validation_batches, views
+from kdtune.loading.batches import Views, _windows, normalise, resample, train_batches, validation_batches, views
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe
 
@@ -159,9 +159,9 @@ def test_windows_are_no_larger_than_needed() -> None:
     split = noise([(200, 220)] * 4)
     for scale in (0.5, 1.0, 2.0, 2.1):
         view = views(recipe(scale_min=scale, scale_max=scale), split.sizes, 0, 0)
-        windows, labels, _ = _windows(split, view, (16, 20))
-        assert windows.shape[:3] == labels.shape
-        assert (np.array(labels.shape[1:]) <= np.ceil(np.array([16, 20]) / scale) + 2).all()
+        windows = _windows(split, view, (16, 20))
+        assert windows.images.shape[:3] == windows.labels.shape
+        assert (np.array(windows.labels.shape[1:]) <= np.ceil(np.array([16, 20]) / scale) + 2).all()
 
 
 def test_scales_are_the_recipes_set() -> None:
@@ -195,3 +195,23 @@ def test_validation_batches_keep_the_order_and_group_equal_sizes() -> None:
     for i in range(len(split)):
         torch.testing.assert_close(images[i], normalised(split.image(i)), rtol=0, atol=1e-5)
         assert torch.equal(targets[i], torch.tensor(split.label(i)).long())
+
+
+def test_a_validation_batch_has_no_more_pixels_than_one_large_image() -> None:
+    split = noise([(64, 64)] * 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.loading.batches.MAX_PIXELS", 2 * 64 * 64 + 5)
+        assert [len(target) for _, target in validation_batches(split, 4, CPU)] == [2, 2, 1]
+        patch.setattr("kdtune.loading.batches.MAX_PIXELS", 100)
+        assert [len(target) for _, target in validation_batches(split, 4, CPU)] == [1] * 5
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.1])
+def test_what_a_gpu_does_gives_the_same_crops(scale: float) -> None:
+    split = noise(MIXED)
+    how = recipe(scale_min=scale, scale_max=scale, flip=True, crop=(21, 42), batch_size=8)
+    for step, batch in enumerate(train_batches(split, how, 0, 0, CPU)):
+        batched = resample(_windows(split, views(how, split.sizes, 0, step), how.crop).to(CPU))
+        torch.testing.assert_close(batched.image(IMAGENET), batch.image(IMAGENET), **CLOSE)
+        assert torch.equal(batched.inside, batch.inside)
+        assert torch.equal(batched.target, batch.target)

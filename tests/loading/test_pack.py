@@ -18,7 +18,7 @@ from kdtune.base import Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.camvid import CamVid
 from kdtune.datasets.demo import Demo
 from kdtune.datasets.synth import write_synthetic
-from kdtune.loading.pack import Packed, open_split
+from kdtune.loading.pack import Packed, open_split, pack_lines, pack_samples
 
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)
 FORK = multiprocessing.get_context("fork")  # torch is imported once, not once per process
@@ -147,6 +147,98 @@ def test_a_changed_source_is_packed_anew(camvid: Path, cache: Path, kind: str) -
     assert len(packs(cache)) == 2
 
 
+class Touched(CamVid):
+    """A dataset whose last file is written while its first is read."""
+
+    def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        path = sample.files[1].parent / TOUCHED
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+        return super().read(split, sample)
+
+
+TOUCHED = "0001TP_000000.png"
+
+
+def test_a_source_that_changes_meanwhile_is_named_and_nothing_is_packed(camvid: Path, cache: Path) -> None:
+    dataset = Touched(name="camvid")
+    path = next(path for path in (camvid / "camvid" / "trainannot").iterdir())
+    global TOUCHED
+    TOUCHED = path.name
+    with pytest.raises(UserError, match=f"{path}: changed while it was read, so nothing was packed; try again"):
+        open_split(dataset, "train", str(camvid))
+    assert packs(cache) == []
+
+
+def test_threads_write_the_same_bytes_as_one(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for workers in ({0}, set(range(8))):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, workers=workers: workers)
+        open_split(DEMO, "train", None)
+        (name,) = packs(cache)
+        written.append({path.name: path.read_bytes() for path in (cache / name).iterdir()})
+        shutil.rmtree(cache / name)
+    assert written[0] == written[1]
+
+
+def test_progress_is_told_after_each_image() -> None:
+    told: list[tuple[int, int]] = []
+    for _ in range(2):  # the second finds the pack
+        pack_samples(DEMO, "val", DEMO.samples("val", None), lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_other_users_may_read_and_lock(cache: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        open_split(DEMO, "val", None)
+    finally:
+        os.umask(before)
+    (name,) = packs(cache)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (cache / name, *(cache / name).iterdir())}
+    assert modes == {name: 0o755, "images.bin": 0o644, "labels.bin": 0o644, "index.npy": 0o644}
+    lock = cache / f"{name}.lock"
+    assert not lock.exists() or lock.stat().st_mode & 0o777 == 0o666
+
+
+def test_room_is_looked_at_before_anything_is_decoded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=20_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    dataset = SLOW.model_copy(update={"size": (100, 100)})
+    with pytest.raises(UserError, match=r"No space left on device \(0\.3 MB needed, 0\.0 MB free\); free some space"):
+        open_split(dataset, "train", None)
+    assert READS.empty()
+    assert packs(cache) == []
+
+
+def test_reading_makes_no_copy() -> None:
+    """The pages of a pack are the page cache's: what a process owns does not grow with what it reads."""
+    dataset = Demo(name="demo", size=(256, 512), num_train=2, num_val=60)
+    packed = open_split(dataset, "val", None)
+
+    def touch() -> int:
+        return sum(int(packed.image(i).sum()) + int(packed.label(i).sum()) for i in range(len(packed)))
+
+    def anonymous() -> int:
+        maps = Path("/proc/self/smaps_rollup").read_text()
+        return int(next(line.split()[1] for line in maps.splitlines() if line.startswith("Anonymous"))) * 1024
+
+    packed.image(0).sum()
+    before = anonymous()
+    touch()
+    assert anonymous() - before < 4 * 2**20 < packed.images.nbytes  # 23 MB were read
+
+
+def test_the_lines_of_data_pack(camvid: Path, cache: Path) -> None:
+    dataset = CamVid(name="camvid")
+    lines = list(pack_lines(dataset, str(camvid / "camvid")))
+    train, val = (next(name for name in packs(cache) if split in name) for split in ("train", "val"))
+    assert [line.split(": ")[0] for line in lines] == ["train", "val"]
+    assert lines[0].endswith(f"MB in {cache / train}")
+    assert lines[1].endswith(f"MB in {cache / val}")
+    open_split(dataset, "train", str(camvid))  # a launch finds the same
+    assert len(packs(cache)) == 2
+
+
 def test_settings_of_the_dataset_are_part_of_the_packs_name(cache: Path) -> None:
     for seed in (0, 1):
         dataset = DEMO.model_copy(update={"seed": seed})
@@ -190,7 +282,7 @@ def test_a_full_disk_is_one_line(cache: Path) -> None:
         pytest.skip("may not mount a small disk")
     try:
         answer = packed_elsewhere(DEMO)
-        assert "cannot write the packed images: No space left on device; free some space" in answer
+        assert "cannot write the packed images: No space left on device (0.0 MB needed, 0.0 MB free); free" in answer
         assert packs(cache) == []
     finally:
         subprocess.run(["umount", str(cache)], check=True)

@@ -1,0 +1,43 @@
+"""Work that runs ahead of who needs it, in threads; results come in order."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def in_order(function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int) -> Generator[Out]:
+    """``map(function, items)`` by threads, at most ``ahead`` results before the one that is asked for.
+
+    What an item raises is raised in its turn. The threads end with this generator, whether it is used up or not.
+    """
+    source = iter(items)
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Out]] = deque()
+    try:
+        for item in itertools.islice(source, ahead):
+            pending.append(pool.submit(function, item))
+        while pending:
+            result = pending.popleft().result()
+            for item in itertools.islice(source, 1):
+                pending.append(pool.submit(function, item))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def prefetched(items: Iterable[Out], ahead: int) -> Generator[Out]:
+    """The same items in the same order, each made by a thread while an earlier one is used."""
+    source = iter(items)  # one worker: an iterator is advanced by one thread at a time
+    ticks = itertools.repeat(None)
+    end = object()
+    with closing(in_order(lambda _: next(source, end), ticks, workers=1, ahead=ahead)) as results:
+        for result in results:
+            if result is end:
+                return
+            yield result  # type: ignore[misc]

@@ -1,0 +1,222 @@
+"""Networks of other packages: torchvision's, segmentation_models_pytorch's, one of a user's own."""
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from kdtune.base import SegNet, Tap, UserError
+from kdtune.models.external import ExternalModel
+from kdtune.weights import load_weights, weights_bytes
+
+CLASSES = 5
+LRASPP = {
+    "builder": "torchvision.models.segmentation:lraspp_mobilenet_v3_large",
+    "arguments": {"weights": None, "weights_backbone": None},
+    "taps": {"layer1": "backbone.3", "psp": "classifier.cbr"},
+    "classifier": "classifier.high_classifier",
+    "backbone": "backbone",
+    "output": "out",
+}
+UNET = {
+    "builder": "segmentation_models_pytorch:create_model",
+    "arguments": {"arch": "unet", "encoder_name": "resnet18", "encoder_weights": None},
+    "classes_argument": "classes",
+    "taps": {"layer4": "encoder.layer4", "psp": "decoder.blocks.4"},
+    "classifier": "segmentation_head.0",
+    "backbone": "encoder",
+}
+OWN = {
+    "builder": "tests.models.test_external:Small",
+    "taps": {"layer1": "first", "psp": "second"},
+    "classifier": "last",
+    "backbone": "first",
+    "output": "main",
+    "aux_output": "side",
+}
+EVERY = pytest.mark.parametrize("fields", [LRASPP, UNET, OWN], ids=["torchvision", "smp", "own"])
+
+
+class Small(nn.Module):
+    """A network of a user's own, at stride 2, with BatchNorm, dropout and an auxiliary output."""
+
+    def __init__(self, num_classes: int = 21, width: int = 8, rate: float = 0.5) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.Dropout(rate))
+        self.last = nn.Conv2d(width, num_classes, 1)
+        self.side = nn.Conv2d(width, num_classes, 1)
+        self.never = nn.Identity()
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        first = self.first(image)
+        return {"main": self.last(self.second(first)), "side": self.side(first), "note": "no tensor"}
+
+
+def raising(num_classes: int) -> nn.Module:
+    raise RuntimeError(f"cannot build {num_classes}\nsecond line")
+
+
+def no_network(num_classes: int) -> str:
+    return "text"
+
+
+def stubborn(num_classes: int) -> nn.Module:
+    """Has its own mind about the number of classes."""
+    return Small(3)
+
+
+def built(fields: dict[str, Any], seed: int = 0) -> SegNet:
+    torch.manual_seed(seed)
+    return ExternalModel.model_validate(fields).build(CLASSES)
+
+
+@EVERY
+def test_taps_logits_and_classifier(fields: dict[str, Any]) -> None:
+    network = built(fields).eval()
+    taps = frozenset[Tap](fields["taps"])
+    with torch.no_grad():
+        bare, full = network(torch.randn(2, 3, 64, 96)), network(image := torch.randn(2, 3, 64, 96), taps)
+        plain = network(image)
+    assert (bare.taps, bare.aux, bare.logits.shape[:2]) == ({}, None, (2, CLASSES))
+    assert {tap: value.shape[1] for tap, value in full.taps.items()} == {tap: network.channels[tap] for tap in taps}
+    assert torch.equal(full.logits, plain.logits)
+    assert isinstance(network.classifier, nn.Conv2d)
+    assert network.classifier.out_channels == CLASSES
+    if fields is not LRASPP:  # whose logits are a sum over two scales
+        assert torch.equal(network.classifier(full.taps["psp"]), full.logits)
+
+
+@EVERY
+def test_building_draws_weights_once_and_leaves_statistics_alone(fields: dict[str, Any]) -> None:
+    network, again = built(fields), built(fields)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    model = ExternalModel.model_validate(fields)
+    theirs = model._function()(**{**model.arguments, model.classes_argument: CLASSES})
+    assert torch.equal(torch.rand(1), after), "the first look takes no random number"
+    assert all(module.training for module in network.modules())
+    own = network.state_dict()
+    assert own.keys() == {f"network.{key}" for key in theirs.state_dict()}
+    assert all(torch.equal(own[f"network.{key}"], value) for key, value in theirs.state_dict().items())
+    assert all(torch.equal(own[key], value) for key, value in again.state_dict().items())
+
+
+@EVERY
+def test_copies_files_and_plain_checkpoints(fields: dict[str, Any]) -> None:
+    network, other = built(fields).eval(), built(fields, seed=1).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network(image, frozenset[Tap](["psp"]))
+        twin = copy.deepcopy(network)
+        assert torch.equal(twin(image, frozenset[Tap](["psp"])).taps["psp"], wanted.taps["psp"])
+        load_weights(other, network.network.state_dict(), "plain.pth")  # type: ignore[union-attr, operator, arg-type]
+        assert torch.equal(other(image).logits, wanted.logits)
+        third = built(fields, seed=2).eval()
+        load_weights(third, network.state_dict(), "ours")
+        assert torch.equal(third(image).logits, wanted.logits)
+    assert weights_bytes(third) == weights_bytes(network)
+
+
+@EVERY
+def test_the_backbone_alone_is_loaded(fields: dict[str, Any]) -> None:
+    source, target, before = built(fields, seed=1), built(fields), built(fields)
+    for weights in (source.state_dict(), source.network.state_dict()):  # type: ignore[union-attr, operator]
+        load_weights(target, weights, "w", part="backbone")  # type: ignore[arg-type]
+        own = target.backbone.state_dict()
+        assert all(torch.equal(value, own[key]) for key, value in source.backbone.state_dict().items())
+    assert torch.equal(target.classifier.weight, before.classifier.weight)
+
+
+@EVERY
+def test_on_the_meta_device(fields: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        network = built(fields)
+    assert {p.device.type for p in (*network.parameters(), *network.buffers())} == {"meta"}
+    assert network.channels == built(fields).channels
+
+
+def test_an_auxiliary_head_runs_in_training_or_when_asked_for() -> None:
+    network = built(OWN)
+    image = torch.randn(2, 3, 32, 32)
+    assert network.channels["aux"] == CLASSES
+    aux = network(image).aux
+    assert aux is not None
+    asked = network.eval()(image, frozenset[Tap](["aux"]))
+    assert asked.taps["aux"] is asked.aux
+    assert network(image).aux is None
+
+
+def test_maps_that_nobody_wants_are_not_kept() -> None:
+    network = built(OWN)
+    output = network(torch.randn(2, 3, 32, 32), frozenset[Tap](["layer1"]))
+    seen = weakref.ref(output.taps["layer1"])
+    assert list(output.taps) == ["layer1"]
+    assert not any(module._forward_hooks for module in network.modules())
+    del output
+    gc.collect()
+    assert seen() is None
+
+
+def test_a_pass_that_fails_leaves_no_hook() -> None:
+    network = built(OWN)
+    with pytest.raises(RuntimeError):
+        network(torch.randn(2, 4, 32, 32), frozenset[Tap](["layer1"]))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_it_can_be_hashed() -> None:
+    one, same, other = (ExternalModel.model_validate(OWN | {"arguments": {"width": w}}) for w in (8, 8, 4))
+    assert hash(one) == hash(same)
+    assert one == same
+    assert one != other
+
+
+HERE = "tests.models.test_external"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"builder": "no_such_package:build"}, ["cannot import 'no_such_package'", "PYTHONPATH"]),
+        ({"builder": f"{HERE}:Smal"}, ["no 'Smal' there", "did you mean 'Small'"]),
+        ({"builder": f"{HERE}:CLASSES"}, ["is not a function"]),
+        ({"builder": f"{HERE}:raising"}, ["raised RuntimeError: cannot build 5; check arguments"]),
+        ({"builder": f"{HERE}:no_network"}, ["returns str, not a torch.nn.Module"]),
+        ({"builder": f"{HERE}:stubborn"}, ["logits of 3 classes, the dataset has 5", "classes_argument"]),
+        ({"classes_argument": "classes"}, ["raised TypeError", "unexpected keyword argument 'classes'"]),
+        ({"output": None}, ["it returns a dict", "its keys: main, side, note", "name the logits with output"]),
+        ({"output": "note"}, ["output: 'note' is a str"]),
+        ({"output": "out"}, ["output: 'out' is a NoneType", "main, side"]),
+        ({"taps": {"psp": "secnd"}}, ["taps.psp: no submodule 'secnd' (did you mean 'second'?)"]),
+        ({"taps": {"psp": "never"}}, ["taps.psp: the network does not call 'never'"]),
+        ({"taps": {"psp": ""}}, ["taps.psp: '' gives a dict, not a map"]),
+        ({"classifier": "lst"}, ["classifier: no submodule 'lst' (did you mean 'last'?)"]),
+        ({"arguments": {"rate": 7}}, ["raised ValueError"]),
+    ],
+)
+def test_a_mistake_is_one_line(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        built(OWN | change)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"init": "imagenet"}, "init='imagenet' is for kdtune's own networks"),
+        ({"taps": {"aux": "side"}}, "name it with aux_output"),
+        ({"builder": "no colon"}, "builder"),
+        ({"taps": {"layer9": "first"}}, "layer9"),
+    ],
+)
+def test_what_a_study_must_not_say(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValidationError, match=word):
+        ExternalModel.model_validate(OWN | change)
