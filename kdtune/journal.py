@@ -48,7 +48,7 @@ def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Rec
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
     Each evaluation is one commit: the state first, then the journal that names it, then the older state goes. A trial
-    whose loss is not finite ends as ``diverged``, one that raises ends as ``failed`` with the error in its row; bad
+    whose loss is not finite ends as ``diverged`` with the term in its row, one that raises ends as ``failed`` with the error in its row; bad
     input (``UserError``) is raised, for it would end every other trial too.
     """
     record = storage.record(planned.trial_id) or new_record(planned)
@@ -65,6 +65,7 @@ def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Rec
         for evaluation, run in trial.run(planned.config, site, saved):
             _note(record, evaluation, planned.config)
             if evaluation.diverged:
+                record["row"]["error"] = evaluation.error
                 break
             last = evaluation.step >= planned.config.recipe.num_steps
             if last:

@@ -165,8 +165,8 @@ class TrialConfig(Config):
 
     @property
     def method(self) -> str:
-        """``student``, or the active distillation terms joined: ``pi``, ``pi+pa``."""
-        names = [name for name, term in self.active_losses.items() if term.needs_teacher]
+        """``student``, or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
+        names = [name for name, term in self.active_losses.items() if not term.task]
         return "+".join(names) or "student"
 
     @property

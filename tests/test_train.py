@@ -295,7 +295,7 @@ class Diary(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         return student.logits.mean()
 
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         self.told.append(progress)
 
 

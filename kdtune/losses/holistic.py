@@ -31,7 +31,8 @@ class Holistic(LossTerm):
 
     with one a drawn evenly from 0 to 1 per image (``wgan-gp``), or mean relu(1 - D(z_T)) + mean relu(1 +
     D(z_S)) without penalty (``hinge``). D sees raw logits at the student's stride, and no image. Ignored
-    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``.
+    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``
+    (column ``input_size_ho``); a trial's log says so once.
     Everything here runs in float32 at least.
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
@@ -46,6 +47,7 @@ class Holistic(LossTerm):
 
     symbol: ClassVar[str] = "L_HO"
     source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, holistic distillation, as in its code"
+    owns: ClassVar[str] = "a critic with its optimiser"
 
     convention: Literal["skd", "ifvd", "cirkd"] = "skd"
     adversary: Literal["wgan-gp", "hinge"] = "wgan-gp"
@@ -84,7 +86,7 @@ class HolisticLoss(Loss):
         """Nothing: the critic is the student's opponent and has its own optimiser."""
         return []
 
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         """The critic's own steps, at the rate of ``progress``."""
         assert teacher is not None
         for group in self.optimizer.param_groups:
@@ -115,7 +117,7 @@ class HolisticLoss(Loss):
             return logits
         if not self.said_resized:
             before = tuple(logits.shape[-2:])
-            logger.info("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
+            logger.warning("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
             self.said_resized = True
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
 

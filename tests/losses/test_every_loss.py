@@ -51,7 +51,7 @@ class Scene:
     def outputs(self, image: torch.Tensor | None = None) -> tuple[SegOutput, SegOutput]:
         """Of student and teacher, both with a graph: a term must not lean on the caller's no_grad."""
         image = self.image if image is None else image
-        return self.student(image, self.term.taps), self.teacher(image, self.term.taps)
+        return self.student(image, self.term.taps), self.teacher(image, self.term.teacher_taps)
 
     def value(self) -> torch.Tensor:
         """Of a newly built term."""
@@ -129,11 +129,11 @@ def test_autocast_changes_nothing(name: str) -> None:
     student, teacher = scene.outputs()
     with torch.autocast("cpu", torch.bfloat16):
         value: torch.Tensor = loss(student, teacher, scene.target)
-        loss.after_step(student, teacher, 0.0)
+        loss.after_step(student, teacher, scene.target, 0.0)
     assert torch.equal(value, scene.value())
     without = scene.build()
     without(student, teacher, scene.target)
-    without.after_step(student, teacher, 0.0)
+    without.after_step(student, teacher, scene.target, 0.0)
     for key, expected in without.state_dict().items():
         if isinstance(expected, torch.Tensor):
             assert torch.equal(loss.state_dict()[key], expected), key
@@ -147,13 +147,13 @@ def test_resume_is_exact(name: str) -> None:
     with torch.no_grad():
         student, teacher = scene.outputs()
     first(student, teacher, scene.target)
-    first.after_step(student, teacher, 0.0)
+    first.after_step(student, teacher, scene.target, 0.0)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     for loss in (first, second):
-        loss.after_step(student, teacher, 0.5)
+        loss.after_step(student, teacher, scene.target, 0.5)
     expected: torch.Tensor = first(student, teacher, scene.target)
     assert torch.equal(second(student, teacher, scene.target), expected)
 

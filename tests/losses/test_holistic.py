@@ -180,7 +180,7 @@ def test_the_critic_learns(fields: dict[str, Any]) -> None:
         term.critic(student.logits)
     before = term.critic_loss(teacher.logits, student.logits, alpha).item()
     for _ in range(2):
-        term.after_step(student, teacher, 0.0)
+        term.after_step(student, teacher, TARGET, 0.0)
     assert term.critic_loss(teacher.logits, student.logits, alpha).item() < before
     assert student.logits.grad is None
     assert teacher.logits.grad is None
@@ -194,7 +194,7 @@ def test_critic_rate(convention: Any, kind: str) -> None:
     term = HolisticLoss(Holistic(weight=1, convention=convention), 3)
     assert type(term.optimizer).__name__ == kind
     for progress, expected in [(0.0, 4e-4), (0.5, 4e-4 * 0.5**0.9), (1.0, 0.0)]:
-        term.after_step(*maps(1), progress)
+        term.after_step(*maps(1), TARGET, progress)
         assert term.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
@@ -202,14 +202,14 @@ def test_critic_rate(convention: Any, kind: str) -> None:
 def test_resume_is_exact(convention: Any) -> None:
     """Momenta, u, running statistics and the coefficient's generator come back from a file."""
     first, second = (HolisticLoss(Holistic(weight=1, convention=convention), 3) for _ in range(2))
-    first.after_step(*maps(0), 0.0)
+    first.after_step(*maps(0), TARGET, 0.0)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     for term in (first, second):
-        term.after_step(*maps(1), 0.1)
-        term.after_step(*maps(2), 0.2)
+        term.after_step(*maps(1), TARGET, 0.1)
+        term.after_step(*maps(2), TARGET, 0.2)
     for key, value in first.critic.state_dict().items():
         assert torch.equal(value, second.critic.state_dict()[key]), key
     assert torch.equal(first(*maps(3), TARGET), second(*maps(3), TARGET))
