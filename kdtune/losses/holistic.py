@@ -36,7 +36,8 @@ class Holistic(LossTerm):
     Everything here runs in float32 at least.
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
-    ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9. Published
+    ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9.
+    Under ``ifvd`` the critic scores the student's maps before the teacher's. Published
     weights multiply this same mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD
     runs ``hinge``.
 
@@ -104,7 +105,11 @@ class HolisticLoss(Loss):
 
     def critic_loss(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         """What the critic minimises, with lambda_d, on fitted maps; ``alpha`` (N,) mixes for the penalty."""
-        loss = adversarial(self.critic(real), self.critic(fake), self.term.adversary)
+        if self.term.convention == "ifvd":  # the order counts: every scoring takes a power step
+            score_fake, score_real = self.critic(fake), self.critic(real)
+        else:
+            score_real, score_fake = self.critic(real), self.critic(fake)
+        loss = adversarial(score_real, score_fake, self.term.adversary)
         if self.term.adversary == "wgan-gp":
             loss = loss + self.term.gradient_penalty * slope_penalty(self.critic, real, fake, alpha)
         return self.term.critic_weight * loss

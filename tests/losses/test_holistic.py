@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from kdtune.base import SegOutput
 from kdtune.losses.cross_entropy import CrossEntropy
 from kdtune.losses.holistic import Critic, Holistic, HolisticLoss, SpectralConv, adversarial, slope_penalty
+from kdtune.losses.intra_class_variation import IntraClassVariation
 from kdtune.losses.pair_wise import PairWise
 from kdtune.losses.pixel_wise import PixelWise
 
@@ -125,6 +126,39 @@ def test_total(case: Case) -> None:
     for tensor, name in zip(inputs, ("logits_S", "logits_S_aux", "feat_S"), strict=True):
         case.check_grad(tensor, name, loss="loss_G_total")
     assert all(p.grad is None for p in ho.critic.parameters())
+
+    load(ho.critic, case)
+    ho.critic.requires_grad_(True)
+    loss = ho.critic_loss(teacher.logits, student.logits.detach(), case.input("alpha"))
+    loss.backward()
+    case.check(loss, "loss_D_total")
+    check_gradients(ho.critic, case, "loss_D_total")
+
+
+@pytest.mark.parametrize("case", cases("ifvd_total"))
+def test_total_ifvd(case: Case) -> None:
+    """IFVD's whole step, each of its four terms apart too, then the critic's with a weight of its own."""
+    args = case.args
+    inputs = [case.input(name, grad=True) for name in ("logits_S", "logits_S_aux", "feat_S")]
+    student = SegOutput(inputs[0], aux=inputs[1], taps={"psp": inputs[2]})
+    teacher = SegOutput(case.input("logits_T"), taps={"psp": case.input("feat_T")})
+    target, classes = case.input("labels"), inputs[0].shape[1]
+
+    ho = holistic(classes, convention="ifvd", adversary=args["adv_loss_type"], critic_weight=args["lambda_d"])
+    load(ho.critic, case)
+    terms = {
+        "G_dsn": CrossEntropy(weight=1)(student, teacher, target),
+        "G_kd_weighted": args["lambda_kd"] * PixelWise(weight=1, convention="ifvd")(student, teacher, target),
+        "G_adv_weighted": args["lambda_adv"] * ho(student, teacher, target),
+        "G_ifv_weighted": args["lambda_ifv"] * IntraClassVariation(weight=1)(student, teacher, target),
+    }
+    for name, value in terms.items():
+        case.check(value, name)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    case.check(total, "loss_G_total")
+    for tensor, name in zip(inputs, ("logits_S", "logits_S_aux", "feat_S"), strict=True):
+        case.check_grad(tensor, name, loss="loss_G_total")
 
     load(ho.critic, case)
     ho.critic.requires_grad_(True)
