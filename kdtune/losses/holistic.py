@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdtune.base import Loss, LossTerm, SegNet, SegOutput, align
 
 SMALLEST_MAP = 64  # four halvings must leave the 4 x 4 cells of the critic's last convolution
+WIDTHS = (64, 128, 256, 512)  # channels after each halving
 SLOPE = 0.1  # of the critic's leaky ReLU
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Holistic(LossTerm):
     D(z_S)) without penalty (``hinge``). D sees raw logits at the student's stride, and no image. Ignored
     pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``
     (column ``input_size_ho``); a trial's log says so once.
-    Everything here runs in float32 at least.
+    Published critics have ``critic_width`` 1. Everything here runs in float32 at least.
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
     ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9.
@@ -56,6 +57,7 @@ class Holistic(LossTerm):
     critic_weight: PositiveFloat = 0.1  # lambda_d, on the critic's own loss
     critic_lr: PositiveFloat = 4e-4
     critic_steps: PositiveInt = 1
+    critic_width: PositiveFloat = 1.0  # times the critic's channels, of which no layer gets fewer than 8
     preprocessing: Literal["batch_norm", "tanh"] = "batch_norm"  # of the logits, first layer of the critic
     input_size: Annotated[int, Field(ge=SMALLEST_MAP)] = 65  # [cells] what a side below 64 becomes
 
@@ -70,7 +72,7 @@ class HolisticLoss(Loss):
     def __init__(self, term: Holistic, num_classes: int) -> None:
         super().__init__()
         self.term = term
-        self.critic = Critic(num_classes, term.preprocessing)
+        self.critic = Critic(num_classes, term.preprocessing, term.critic_width)
         self.critic.requires_grad_(False)  # but for its own step: the student's loss leaves no gradient in it
         self.optimizer = _optimizer(term, self.critic)
         seed = int(torch.randint(2**62, (), device="cpu"))
@@ -161,21 +163,22 @@ def slope_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) 
 class Critic(nn.Module):
     """Scores logits (N, K, h, w), sides of 64 at least: four halvings, attention after the last two."""
 
-    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"]) -> None:
+    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"], width: float = 1.0) -> None:
         super().__init__()
+        widths = [max(8, round(channels * width)) for channels in WIDTHS]
         self.preprocessing = nn.BatchNorm2d(num_classes) if preprocessing == "batch_norm" else nn.Tanh()
-        self.halve1 = SpectralConv(num_classes, 64)
-        self.halve2 = SpectralConv(64, 128)
-        self.halve3 = SpectralConv(128, 256)
-        self.attend3 = SelfAttention(256)
-        self.halve4 = SpectralConv(256, 512)
-        self.attend4 = SelfAttention(512)
-        self.last = nn.Conv2d(512, 1, kernel_size=4)
+        self.halve1 = SpectralConv(num_classes, widths[0])
+        self.halve2 = SpectralConv(widths[0], widths[1])
+        self.halve3 = SpectralConv(widths[1], widths[2])
+        self.attend3 = SelfAttention(widths[2])
+        self.halve4 = SpectralConv(widths[2], widths[3])
+        self.attend4 = SelfAttention(widths[3])
+        self.last = nn.Conv2d(widths[3], 1, kernel_size=4)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Scores, (N, 1, 1, 1) for maps of 64 to 79 cells a side."""
         x = self.preprocessing(logits)
-        x = F.leaky_relu(self.halve1(x), SLOPE)  # (N, 64, h/2, w/2)
+        x = F.leaky_relu(self.halve1(x), SLOPE)  # (N, 64, h/2, w/2) at width 1
         x = F.leaky_relu(self.halve2(x), SLOPE)
         x = self.attend3(F.leaky_relu(self.halve3(x), SLOPE))
         x = self.attend4(F.leaky_relu(self.halve4(x), SLOPE))  # (N, 512, h/16, w/16)
