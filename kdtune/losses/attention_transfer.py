@@ -24,11 +24,11 @@ class AttentionTransfer(LossTerm):
     CIRKD's script: weight 10000 on this mean, at the feature before the classifier. The paper takes the root of the
     sum of squares in its place, halves its weight, and sums over several layers.
 
-    Source: Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2 with p = 2; code: CIRKD's ``CriterionAT``.
+    Source: Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based with squares; code: CIRKD's ``CriterionAT``.
     """
 
     symbol: ClassVar[str] = "L_AT"
-    source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, eq. 2, as in CIRKD's code"
+    source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based, as in CIRKD's code"
 
     tap: FeatureTap = "psp"
 

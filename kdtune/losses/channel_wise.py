@@ -32,11 +32,11 @@ class ChannelWise(LossTerm):
     Published weights, all at tau 4: TorchDistiller 3 on logits (``paper``), CIRKD 3 on logits and 50 on features
     (``cirkd``); mmrazor 5 on logits at tau 1.
 
-    Source: Shu et al. 2021, arXiv:2011.13256, eq. 3 and 4; code: TorchDistiller's and CIRKD's ``CriterionCWD``.
+    Source: Shu et al. 2021, arXiv:2011.13256, the channel-wise KL divergence; code: TorchDistiller's and CIRKD's ``CriterionCWD``.
     """
 
     symbol: ClassVar[str] = "L_CWD"
-    source: ClassVar[str] = "Shu et al. 2021, arXiv:2011.13256, eq. 3 and 4"
+    source: ClassVar[str] = "Shu et al. 2021, arXiv:2011.13256, channel-wise KL divergence"
     owns: ClassVar[str] = "a 1x1 adapter, on features whose widths differ"
 
     temperature: PositiveFloat = 4.0  # tau

@@ -21,12 +21,12 @@ class FeatureMse(LossTerm):
 
     CIRKD's script: weight 10 on this mean, at the feature before the classifier.
 
-    Source: Romero et al. 2015, arXiv:1412.6550, eq. 3 (with the sum, not the mean, and 1/2); code: CIRKD's
+    Source: Romero et al. 2015, arXiv:1412.6550, the hint loss (a sum, not a mean, and 1/2); code: CIRKD's
     ``CriterionFitNet``.
     """
 
     symbol: ClassVar[str] = "L_FitNet"
-    source: ClassVar[str] = "Romero et al. 2015, arXiv:1412.6550, eq. 3, as in CIRKD's code"
+    source: ClassVar[str] = "Romero et al. 2015, arXiv:1412.6550, hint loss, as in CIRKD's code"
     owns: ClassVar[str] = "a 1x1 adapter"
 
     tap: FeatureTap = "psp"
