@@ -24,7 +24,8 @@ class AttentionTransfer(LossTerm):
     CIRKD's script: weight 10000 on this mean, at the feature before the classifier. The paper takes the root of the
     sum of squares in its place, halves its weight, and sums over several layers.
 
-    Source: Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based with squares; code: CIRKD's ``CriterionAT``.
+    Source: Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based with squares; code: CIRKD's
+    ``CriterionAT``.
     """
 
     symbol: ClassVar[str] = "L_AT"

@@ -32,7 +32,8 @@ class ChannelWise(LossTerm):
     Published weights, all at tau 4: TorchDistiller 3 on logits (``paper``), CIRKD 3 on logits and 50 on features
     (``cirkd``); mmrazor 5 on logits at tau 1.
 
-    Source: Shu et al. 2021, arXiv:2011.13256, the channel-wise KL divergence; code: TorchDistiller's and CIRKD's ``CriterionCWD``.
+    Source: Shu et al. 2021, arXiv:2011.13256, the channel-wise KL divergence; code: TorchDistiller's and
+    CIRKD's ``CriterionCWD``.
     """
 
     symbol: ClassVar[str] = "L_CWD"

@@ -38,9 +38,8 @@ class Holistic(LossTerm):
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
     ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9.
-    Under ``ifvd`` the critic scores the student's maps before the teacher's. Published
-    weights multiply this same mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD
-    runs ``hinge``.
+    Under ``ifvd`` the critic scores the student's maps before the teacher's. Published weights multiply this same
+    mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD runs ``hinge``.
 
     Source: Liu et al. 2019, arXiv:1903.04197, holistic distillation (the paper shows the critic the image,
     its code does not); Niemann et al. 2023, arXiv:2309.03659, prints no equation; code: SKD's
