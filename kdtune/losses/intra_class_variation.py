@@ -59,11 +59,14 @@ def _labels(target: Tensor, like: Tensor, classes: int) -> Tensor:
 def _to_centre(feature: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The cosine (N, P) of each cell with the centre of its class in its image; of an ignored one with itself."""
     feature = feature.flatten(2)  # (N, C, P)
-    count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1)  # (N, 1, K + 1)
-    centre: Tensor = _SumByClass.apply(feature, labels, classes + 1) / (count + 1e-6)  # (N, C, K + 1)
-    centre = centre / torch.linalg.vector_norm(centre, dim=1, keepdim=True).clamp(min=EPS)
+    total: Tensor = _SumByClass.apply(feature, labels, classes + 1)  # (N, C, K + 1)
+    # The centre is the total over the count, which the cosine does not see but for its least length: what runs over
+    # all classes is the norm alone.
+    count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1) + 1e-6  # (N, 1, K + 1)
+    norm = torch.maximum(torch.linalg.vector_norm(total, dim=1, keepdim=True), EPS * count)
     length = torch.linalg.vector_norm(feature, dim=1)  # (N, P)
-    cosine = (feature * _AtCells.apply(centre, labels)).sum(dim=1) / length.clamp(min=EPS)
+    product = (feature * _AtCells.apply(total, labels)).sum(dim=1)  # (N, P)
+    cosine = product / (length.clamp(min=EPS) * _AtCells.apply(norm, labels)[:, 0])
     with_itself = (length / length.clamp(min=EPS)).square()  # 1, or 0 where nothing is active
     return torch.where(labels == classes, with_itself, cosine)
 
