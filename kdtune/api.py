@@ -1,6 +1,7 @@
 """``load_study``, ``launch`` and ``results``: what the command line does, as functions."""
 
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from kdtune.study_file import load_study as load_study
 from kdtune.study_file import override
 
 if TYPE_CHECKING:
+    from kdtune.base import LossTerm
     from kdtune.loading.pack import PackMode
     from kdtune.progress import Reporter
 
@@ -257,17 +259,31 @@ def shown(
 
 
 def loss_lines() -> list[str]:
-    """Every loss term: symbol, parameters with defaults, what it needs, source."""
+    """Every loss term: symbol and source; parameters with defaults; what it needs; what it owns. 100 columns."""
     from kdtune.losses import LOSSES
 
     lines = []
     for name in LOSSES.names():
         term = LOSSES.resolve(name)
         fields = [f"{k}={v.default}" for k, v in term.model_fields.items() if k != "weight"]
-        needs = [*(["teacher"] if term.needs_teacher else []), *sorted(term.taps)] or ["labels"]
-        lines.append(f"{name:6} {term.symbol:8} needs {', '.join(needs)}; {', '.join(fields) or 'no parameters'}")
-        lines.append(f"{'':15} {term.source}")
+        told = {
+            "parameters": ", ".join(fields) or "none but its weight",
+            "needs": ", ".join(_needs(term.model_construct(weight=1.0))) or "logits only",
+            "owns": term.owns or "nothing",
+        }
+        lines += textwrap.wrap(f"{name:7} {term.symbol:9} {term.source}", 100, subsequent_indent=" " * 18)
+        for key, text in told.items():
+            lines += textwrap.wrap(f"{key + ':':11} {text}", 100, initial_indent=" " * 8, subsequent_indent=" " * 20)
     return lines
+
+
+def _needs(term: "LossTerm") -> list[str]:
+    """What a term with its defaults is given beyond the student's logits."""
+    needs = ["teacher"] if term.needs_teacher else []
+    needs += ["labels"] if term.needs_labels else []
+    for network, taps in (("student", term.taps), ("teacher", term.teacher_taps)):
+        needs += [f"{network}'s {tap}" for tap in sorted(taps)]
+    return needs
 
 
 def train(

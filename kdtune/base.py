@@ -5,7 +5,7 @@ network's output (about H/8 x W/8), P = h w.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,6 +21,7 @@ IGNORE = 255  # the one label that counts nowhere; every dataset maps its void c
 
 Split = Literal["train", "val"]
 Tap = Literal["layer1", "layer2", "layer3", "layer4", "psp", "aux"]
+FeatureTap = Literal["layer1", "layer2", "layer3", "layer4", "psp"]
 
 
 class UserError(Exception):
@@ -122,7 +123,18 @@ class Model(Config):
 
 
 class Loss(nn.Module):
-    """A built loss term, as the training loop sees it. What it owns is a module or buffer: saved and moved with it."""
+    """A built loss term, as the training loop sees it.
+
+    What it owns is in its state dict, and so in the trial's checkpoint: modules and buffers (a queue, a running mean)
+    by themselves, an optimiser or a generator through ``get_extra_state``. What it owns moves with it.
+    """
+
+    def before_training(self, batches: Iterator[tuple[SegOutput | None, Tensor]]) -> None:
+        """What happens once, before the first step, e.g. the training of an auto-encoder on the teacher's maps.
+
+        ``batches`` are those of the training, in its order, each made when it is taken: the teacher's output (none
+        without a teacher) and the target. A resumed trial has the result in its checkpoint.
+        """
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """The unweighted term, a scalar. ``target`` (N, H, W) int64 holds class indices or ``IGNORE``."""
@@ -132,26 +144,46 @@ class Loss(nn.Module):
         """Parameters for the student's optimiser, e.g. of a 1x1 adapter."""
         return list(self.parameters())
 
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         """What happens after the student's step, e.g. a critic's own. ``progress``: share of steps done, 0 to 1."""
 
 
 class LossTerm(Config):
-    """One weighted term of the training loss, as a study file writes it."""
+    """One weighted term of the training loss, as a study file writes it.
+
+    What it declares here is all that it is given: a tap that no term names is not kept, a teacher that none needs is
+    neither loaded nor run. A subclass gives a fixed set of taps as a ``ClassVar``, one that follows its fields as a
+    property.
+    """
 
     symbol: ClassVar[str]  # as papers write it, e.g. "L_PI"
     source: ClassVar[str]  # paper and equation
-    taps: ClassVar[frozenset[Tap]] = frozenset()  # feature maps that it reads, of both networks
+    task: ClassVar[bool] = False  # it learns from the labels alone: every method has it, so none is named after it
     needs_teacher: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"
 
     weight: NonNegativeFloat  # lambda, on the term as its docstring normalises it
+
+    @property
+    def taps(self) -> frozenset[Tap]:
+        """The student's feature maps that it reads; ``aux`` are the logits of the auxiliary head."""
+        return frozenset()
+
+    @property
+    def teacher_taps(self) -> frozenset[Tap]:
+        """The teacher's feature maps that it reads: the same as the student's, unless it says otherwise."""
+        return self.taps if self.needs_teacher else frozenset()
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """The unweighted term. Terms that own parameters or state override ``build`` instead."""
         raise TypeError(f"{type(self).__name__} has neither __call__ nor build")
 
     def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
-        """The term for these two networks; new parameters are drawn from torch's global generator."""
+        """The term for these two networks, whose channels and classifiers it may read.
+
+        New parameters are drawn from torch's global generator.
+        """
         return Stateless(self)
 
 
@@ -172,6 +204,14 @@ def align(source: Tensor, like: Tensor) -> Tensor:
     if source.shape[-2:] == like.shape[-2:]:
         return source
     return F.interpolate(source, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def at_least_float32(*maps: Tensor) -> list[Tensor]:
+    """The maps in one precision, float32 or float64: half precision has too few digits for similarities and softmax."""
+    dtype = torch.float32
+    for each in maps:
+        dtype = torch.promote_types(dtype, each.dtype)
+    return [each.to(dtype) for each in maps]
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ def losses() -> None:
 
 @losses.command("list", epilog="Example: kdtune losses list")
 def losses_list() -> None:
-    """List the loss terms: symbol, parameters with their defaults, what they need, source."""
+    """List the loss terms: symbol, source, parameters with their defaults, what they need and own."""
     from kdtune.api import loss_lines
 
     for line in loss_lines():
@@ -501,12 +501,33 @@ def bench_orchestration(counts: tuple[int, ...], output: str | None) -> None:
 @_data_option
 @_set_option
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(min=2))
+@click.option("--terms", metavar="NAME", multiple=True, help="Loss terms beside L_CE, or all, in place of a study.")
+@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19, 150), show_default=True)
+@click.option("--crop", default=128, show_default=True, type=click.IntRange(min=32), help="Pixels a side, of --terms.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=2), help="Images, of --terms.")
+@click.option("--teacher-backbone", metavar="NAME", help="Of --terms; default: resnet101 on a GPU, else resnet18.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
-def bench_train(study: str, data_root: str | None, settings: tuple[str, ...], steps: int, output: str | None) -> None:
-    """Step time, images per second and memory of each stage's first configuration."""
+def bench_train(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    steps: int,
+    terms: tuple[str, ...],
+    output: str | None,
+    **of_terms: Any,
+) -> None:
+    """Step time, images per second and memory of each stage's first configuration.
+
+    With --terms: of each loss term on random images, beside cross-entropy alone, PSPNet with ResNet-18.
+    """
     from kdtune.bench import training
     from kdtune.study_file import parse_set
 
+    if terms:
+        from kdtune.bench_terms import Setting, loss_terms
+
+        click.echo(loss_terms(terms, Setting.of(steps=steps, **of_terms), of_terms["classes"], output))
+        return
     click.echo(training(study, data_root, parse_set(settings), steps, output))
 
 

@@ -49,8 +49,8 @@ def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Rec
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
     Each evaluation is one commit: the state first, then the journal that names it, then the older state goes. A trial
-    whose loss is not finite ends as ``diverged``, one that raises ends as ``failed`` with the error in its row; bad
-    input (``UserError``) is raised, for it would end every other trial too.
+    whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the reason in its row;
+    bad input (``UserError``) is raised, for it would end every other trial too.
     """
     record = storage.record(planned.trial_id) or new_record(planned)
     saved = storage.read_state(record)
@@ -66,6 +66,7 @@ def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Rec
         for evaluation, run in trial.run(planned.config, site, saved):
             _note(record, evaluation, planned.config)
             if evaluation.diverged:
+                record["row"]["error"] = evaluation.error
                 break
             last = evaluation.step >= planned.config.recipe.num_steps
             if last:

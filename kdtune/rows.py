@@ -125,15 +125,15 @@ def hyperparameters(config: TrialConfig) -> Row:
         "steps_total": config.recipe.num_steps,
     }
     for name, term in config.active_losses.items():
-        if term.needs_teacher:
+        if not term.task:
             numbers = {k: v for k, v in term.model_dump().items() if isinstance(v, int | float) and v is not True}
             row |= {column(name, field): float(value) for field, value in numbers.items() if value is not False}
     return row
 
 
 def distillation_terms() -> list[str]:
-    """The names of all terms that a teacher takes part in; each has its ``lambda_`` column."""
-    return [name for name in LOSSES.names() if LOSSES.resolve(name).needs_teacher]
+    """The names of all terms but the task's own; each has its ``lambda_`` column."""
+    return [name for name in LOSSES.names() if not LOSSES.resolve(name).task]
 
 
 def trials_schema(rows: Iterable[Row] = ()) -> pa.Schema:

@@ -172,15 +172,16 @@ class TrialConfig(Config):
         models = {path: model for path, model in named.items() if isinstance(model, ExternalModel)}
         for name, term in self.active_losses.items():
             for path, model in models.items():
-                if lacking := model.lacks(term.taps):
+                wanted = term.taps if path == "student" else term.teacher_taps
+                if lacking := model.lacks(wanted):
                     how = (
                         "aux_output: KEY, the auxiliary logits among what the network returns"
                         if lacking[0] == "aux"
                         else f"taps: {{{lacking[0]}: PATH}}, the path of the submodule that gives it"
                     )
                     raise ValueError(
-                        f"losses.{name} reads {', '.join(sorted(term.taps))} of both networks, but {path} names no "
-                        f"'{lacking[0]}'; add {how}"
+                        f"losses.{name} reads {', '.join(sorted(wanted))} of the {path.split('.')[0]}, "
+                        f"but {path} names no '{lacking[0]}'; add {how}"
                     )
         return self
 
@@ -205,8 +206,8 @@ class TrialConfig(Config):
 
     @property
     def method(self) -> str:
-        """``student``, or the active distillation terms joined: ``pi``, ``pi+pa``."""
-        names = [name for name, term in self.active_losses.items() if term.needs_teacher]
+        """``student``, or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
+        names = [name for name, term in self.active_losses.items() if not term.task]
         return "+".join(names) or "student"
 
     @property

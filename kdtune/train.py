@@ -32,8 +32,9 @@ class Evaluation:
     losses: dict[str, float | None]  # unweighted, mean since the last evaluation
     grad_norms: dict[str, float | None]  # of each unweighted term over the student's parameters, at this step
     lr_now: float
-    seconds: float  # spent in steps and in waiting for their batches, so far
+    seconds: float  # spent in steps, in waiting for their batches and before the first, so far
     diverged: bool = False
+    error: str | None = None  # of a diverged trial: which terms were not finite, and since when
 
 
 class Run:
@@ -76,17 +77,38 @@ class _Sums:
 
     steps: int = 0
     total: Tensor | float = 0.0
-    terms: dict[str, Tensor | float] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    terms: Tensor | float = 0.0  # one sum per name
+    broken: Tensor | None = None  # the first step at which each was not finite; 0: none
 
-    def add(self, total: Tensor, values: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, total: Tensor, values: Mapping[str, Tensor]) -> None:
         self.steps += 1
         self.total = self.total + total.detach()
-        for name, value in values.items():
-            self.terms[name] = self.terms.get(name, 0.0) + value.detach()
+        self.names = list(values)
+        each = torch.stack([value.detach() for value in values.values()])
+        self.terms = self.terms + each
+        if self.broken is None:
+            self.broken = torch.zeros(len(each), dtype=torch.int64, device=each.device)
+        self.broken = torch.where(~torch.isfinite(each) & (self.broken == 0), step, self.broken)
 
     def means(self) -> tuple[float | None, dict[str, float | None]]:
-        per_step = {name: _finite(float(value) / self.steps) for name, value in self.terms.items()}
+        sums = self.terms.tolist() if isinstance(self.terms, Tensor) else []
+        per_step = {name: _finite(value / self.steps) for name, value in zip(self.names, sums, strict=True)}
         return _finite(float(self.total) / self.steps) if self.steps else None, per_step
+
+    def fault(self) -> str | None:
+        """Which terms were the first that were not finite; none if all are."""
+        since = [] if self.broken is None else self.broken.tolist()
+        first = min((step for step in since if step), default=0)
+        if not first:
+            return None
+        names = [f"losses.{name}" for name, step in zip(self.names, since, strict=True) if step == first]
+        told = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite at step {first}"
+        if len(names) == len(self.names) > 1:
+            told += ", all at once: the weights were not finite any more"
+        elif len(names) < len(self.names):
+            told += f"; {', '.join(f'losses.{name}' for name in self.names if f'losses.{name}' not in names)} still was"
+        return told
 
 
 def _finite(value: float) -> float | None:
@@ -104,6 +126,7 @@ def fit(
     """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation)."""
     recipe, terms = config.recipe, config.active_losses
     taps = frozenset[Tap]().union(*(term.taps for term in terms.values()))
+    teacher_taps = frozenset[Tap]().union(*(term.teacher_taps for term in terms.values()))
     due = set(recipe.evaluation_steps)
     layout = torch.channels_last if recipe.channels_last and device.type == "cuda" else torch.contiguous_format
     if teacher is not None:
@@ -115,6 +138,8 @@ def fit(
     sums = _Sums()
     if recipe.num_steps == 0:
         yield _evaluation(run, val, config, device, sums, {}, 0.0)
+    elif run.step == 0:
+        _before_training(config, run, teacher, train, device)
     began = time.perf_counter()
     for batch in train_batches(train, recipe, config.seed, run.step, device):
         run.step += 1
@@ -123,25 +148,27 @@ def fit(
             group["lr"] = lr
         torch.manual_seed(config.seed * 2**32 + run.step)  # dropout: a function of seed and step, so resume is exact
         image = batch.image(config.student.preprocessing).to(memory_format=layout)
-        for_teacher = image if same_image else batch.image(teacher_preprocessing).to(memory_format=layout)
         run.student.train()
         with autocast(recipe, device):
             from_student = forward(image, taps)
-            with torch.no_grad():
-                from_teacher = teacher(for_teacher, taps) if teacher is not None else None
+            from_teacher = None
+            if teacher is not None:
+                with torch.no_grad():
+                    for_teacher = image if same_image else batch.image(teacher_preprocessing).to(memory_format=layout)
+                    from_teacher = teacher(for_teacher, teacher_taps)
         values = {name: loss(from_student, from_teacher, batch.target) for name, loss in run.losses.items()}
         total = torch.stack([terms[name].weight * value for name, value in values.items()]).sum()
         norms = grad_norms(values, run.student) if run.step in due else {}
         run.sgd.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         run.sgd.step()
-        _after_step(run, from_student, from_teacher, recipe)
-        sums.add(total, values)
+        _after_step(run, from_student, from_teacher, batch.target, recipe)
+        sums.add(run.step, total, values)
         looked = run.step in due or run.step % CHECK_EVERY == 0
-        diverged = looked and not math.isfinite(float(sums.total))  # waits for the device
+        fault = _fault(run, sums) if looked else None  # waits for the device
         run.seconds += time.perf_counter() - began
-        if diverged:
-            yield _diverged(run, config, sums, lr)
+        if fault is not None:
+            yield _diverged(run, sums, lr, fault)
             return
         if run.step in due:
             yield _evaluation(run, val, config, device, sums, norms, lr)
@@ -164,10 +191,43 @@ def compiled(network: SegNet) -> Any:
     return network.kdtune_compiled
 
 
-def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, recipe: Recipe) -> None:
+def _before_training(
+    config: TrialConfig, run: Run, teacher: SegNet | None, train: Images, device: torch.device
+) -> None:
+    """The stage before training of the terms that have one; its time counts as the trial's."""
+    began = time.perf_counter()
+    for name, loss in run.losses.items():
+        assert isinstance(loss, Loss)
+        torch.manual_seed(config.seed * 2**32)  # what one term draws does not depend on the others
+        loss.before_training(_seen(config, teacher, config.losses[name].teacher_taps, train, device))
+    run.seconds += time.perf_counter() - began
+
+
+def _seen(
+    config: TrialConfig, teacher: SegNet | None, taps: frozenset[Tap], train: Images, device: torch.device
+) -> Iterator[tuple[SegOutput | None, Tensor]]:
+    """What ``Loss.before_training`` is given; costs nothing until it is asked."""
+    for batch in train_batches(train, config.recipe, config.seed, 0, device):
+        from_teacher = None
+        if teacher is not None and config.teacher is not None:
+            with torch.no_grad(), autocast(config.recipe, device):
+                from_teacher = teacher(batch.image(config.teacher.model.preprocessing), taps)
+        yield from_teacher, batch.target
+
+
+def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, target: Tensor, recipe: Recipe) -> None:
     for loss in run.losses.values():
         assert isinstance(loss, Loss)
-        loss.after_step(student, teacher, run.step / recipe.num_steps)
+        loss.after_step(student, teacher, target, run.step / recipe.num_steps)
+
+
+def _fault(run: Run, sums: _Sums) -> str | None:
+    """Why the trial has diverged; none if it has not."""
+    if not math.isfinite(float(sums.total)):
+        return sums.fault() or f"the weighted sum of the losses is not finite at step {run.step}"
+    if not math.isfinite(float(torch.nn.utils.get_total_norm(run.student.parameters()))):
+        return f"the student's weights are not finite after step {run.step}"
+    return None
 
 
 def grad_norms(values: Mapping[str, Tensor], student: SegNet) -> dict[str, float | None]:
@@ -181,9 +241,9 @@ def grad_norms(values: Mapping[str, Tensor], student: SegNet) -> dict[str, float
     return norms
 
 
-def _diverged(run: Run, config: TrialConfig, sums: _Sums, lr: float) -> Evaluation:
+def _diverged(run: Run, sums: _Sums, lr: float, fault: str) -> Evaluation:
     loss, losses = sums.means()
-    return Evaluation(run.step, None, [], loss, losses, {}, lr, run.seconds, diverged=True)
+    return Evaluation(run.step, None, [], loss, losses, {}, lr, run.seconds, diverged=True, error=fault)
 
 
 def _evaluation(

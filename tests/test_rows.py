@@ -92,6 +92,24 @@ def test_further_parameters_become_columns_of_the_table() -> None:
     assert names.index("temperature") < names.index("lambda_pi") < names.index("critic_lr_ho") < names.index("init")
 
 
+def test_columns_of_every_term() -> None:
+    """Frozen: a table's columns are a contract, and a change of them stands in the changelog."""
+    terms = ["pi", "pa", "ho", "ifv", "cwd", "fitnet", "at"]
+    row = finished("x", 1.0, TEACHER | {f"losses.{name}": {"weight": 0.1} for name in terms})["row"]
+    names = trials_schema([row]).names
+    first = names.index("lambda_pi")
+    assert names[first : names.index("init")] == [f"lambda_{name}" for name in terms] + [
+        "critic_lr_ho",
+        "critic_steps_ho",
+        "critic_weight_ho",
+        "critic_width_ho",
+        "gradient_penalty_ho",
+        "input_size_ho",
+        "pool_pa",
+        "temperature_cwd",
+    ]
+
+
 def test_mean_and_sample_deviation() -> None:
     assert mean_std([70.0, 71.0, 73.0]) == (pytest.approx(71.3333333), pytest.approx(math.sqrt(7 / 3)))
     assert mean_std([70.0]) == (70.0, None)

@@ -121,6 +121,20 @@ def test_number_of_trials_of_camvid() -> None:
     assert counts == {"teacher": 1} | dict(zip(STAGES, TRIALS["cityscapes-resnet"], strict=True))
 
 
+SMALL = {  # teacher, pretrain, (untuned,) then as STAGES
+    "demo": (1, 1, 9, 9, 6, 2, 2, 2, 2, 10, 4),
+    "camvid-small": (1, 1, 3, 9, 9, 9, 3, 2, 2, 2, 15, 4),
+}
+
+
+@pytest.mark.parametrize(("name", "counts"), SMALL.items())
+def test_number_of_trials_of_the_reduced_protocols(name: str, counts: tuple[int, ...]) -> None:
+    spec = study(name)
+    found = {stage.name: len(plan(spec, stage)) for stage in spec.stages}
+    before = ["teacher", "pretrain", *(["untuned"] if name == "camvid-small" else [])]
+    assert found == dict(zip([*before, *STAGES], counts, strict=True))
+
+
 @pytest.mark.parametrize("name", TRIALS)
 def test_trials_are_all_different(name: str) -> None:
     for stage in study(name).stages:
@@ -155,7 +169,7 @@ def test_what_the_paper_says_of_every_trial(name: str) -> None:
     assert study(name).templates()["distill"].at("losses.pi.weight") == 0.1
 
 
-@pytest.mark.parametrize("name", TRIALS)
+@pytest.mark.parametrize("name", [*TRIALS, *SMALL])
 def test_methods_of_the_final_comparison(name: str) -> None:
     spec = study(name)
     methods = [config.method for config in plan(spec, spec.stage("final"))]

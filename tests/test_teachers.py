@@ -361,7 +361,7 @@ def test_a_loss_whose_tap_is_not_named(tmp_path: Path) -> None:
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert "losses.ifv reads " in line
-    assert "of both networks, but teacher.model names no 'psp'; add taps: {psp: PATH}" in line
+    assert "of the teacher, but teacher.model names no 'psp'; add taps: {psp: PATH}" in line
 
 
 def _with_teacher(path: Path, model: dict[str, Any]) -> Path:

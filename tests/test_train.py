@@ -346,7 +346,7 @@ class Diary(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         return student.logits.mean()
 
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         self.told.append(progress)
 
 
@@ -384,6 +384,45 @@ def test_a_loss_that_is_not_finite_ends_at_the_first_look(tiny: TrialConfig) -> 
         assert last["diverged"]
         assert last["step"] == step
         assert (last["miou"], last["loss"], last["losses"], last["per_class_iou"]) == (None, None, {"ce": None}, [])
+
+
+class Breaks(Loss):
+    """A term whose value, or the gradient of it, is NaN from a step on."""
+
+    def __init__(self, step: int, *, gradient: bool = False) -> None:
+        super().__init__()
+        self.step, self.gradient, self.calls = step, gradient, 0
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls < self.step:
+            return student.logits.mean()
+        if self.gradient:
+            return (0 * student.logits).abs().sqrt().sum()  # 0, with a slope of infinity times 0
+        return student.logits.mean() * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("terms", "error"),
+    [
+        ({"x": Breaks(3)}, "losses.x is not finite at step 3; losses.ce still was"),
+        ({"x": Breaks(3), "y": Breaks(3)}, "losses.x, losses.y are not finite at step 3; losses.ce still was"),
+        ({"x": Breaks(3), "y": Breaks(5)}, "losses.x is not finite at step 3; losses.ce, losses.y still was"),
+        (
+            {"x": Breaks(3, gradient=True)},
+            "losses.ce, losses.x are not finite at step 4, all at once: the weights were not finite any more",
+        ),
+        ({"x": Breaks(6, gradient=True)}, "the student's weights are not finite after step 6"),
+    ],
+)
+def test_a_term_that_is_not_finite_is_named(tiny: TrialConfig, terms: dict[str, Loss], error: str) -> None:
+    """The first step that is not finite tells the term; by the next one its gradient has spoilt every other."""
+    which = tiny.replace({"recipe.eval_every": 6})
+    which = which.model_copy(update={"losses": which.losses | {n: which.losses["ce"] for n in terms}})
+    student, split = tiny.student.build(12), noise([(32, 48)] * 4)
+    state = Run(student, {"ce": which.losses["ce"].build(student, None), **copy.deepcopy(terms)}, which.recipe)
+    (last,) = fit(which, state, None, split, split, CPU)
+    assert (last.diverged, last.step, last.miou, last.error) == (True, 6, None, error)
 
 
 # the teacher

@@ -11,5 +11,8 @@ LOSSES = Registry(
         "pa": "kdtune.losses.pair_wise:PairWise",
         "ho": "kdtune.losses.holistic:Holistic",
         "ifv": "kdtune.losses.intra_class_variation:IntraClassVariation",
+        "cwd": "kdtune.losses.channel_wise:ChannelWise",
+        "fitnet": "kdtune.losses.feature_mse:FeatureMse",
+        "at": "kdtune.losses.attention_transfer:AttentionTransfer",
     },
 )

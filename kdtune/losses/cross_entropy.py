@@ -28,7 +28,9 @@ class CrossEntropy(LossTerm):
 
     symbol: ClassVar[str] = "L_CE"
     source: ClassVar[str] = "Niemann et al. 2023, arXiv:2309.03659, eq. 2"
+    task: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
 
     aux_weight: NonNegativeFloat = 0.4  # a
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdtune.base import Loss, LossTerm, SegNet, SegOutput, align
 
 SMALLEST_MAP = 64  # four halvings must leave the 4 x 4 cells of the critic's last convolution
+WIDTHS = (64, 128, 256, 512)  # channels after each halving
 SLOPE = 0.1  # of the critic's leaky ReLU
 
 logger = logging.getLogger(__name__)
@@ -31,13 +32,14 @@ class Holistic(LossTerm):
 
     with one a drawn evenly from 0 to 1 per image (``wgan-gp``), or mean relu(1 - D(z_T)) + mean relu(1 +
     D(z_S)) without penalty (``hinge``). D sees raw logits at the student's stride, and no image. Ignored
-    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``.
-    Everything here runs in float32 at least.
+    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``
+    (column ``input_size_ho``); a trial's log says so once.
+    Published critics have ``critic_width`` 1. Everything here runs in float32 at least.
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
-    ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9. Published
-    weights multiply this same mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD
-    runs ``hinge``.
+    ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9.
+    Under ``ifvd`` the critic scores the student's maps before the teacher's. Published weights multiply this same
+    mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD runs ``hinge``.
 
     Source: Liu et al. 2019, arXiv:1903.04197, holistic distillation (the paper shows the critic the image,
     its code does not); Niemann et al. 2023, arXiv:2309.03659, prints no equation; code: SKD's
@@ -46,6 +48,7 @@ class Holistic(LossTerm):
 
     symbol: ClassVar[str] = "L_HO"
     source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, holistic distillation, as in its code"
+    owns: ClassVar[str] = "a critic with its optimiser"
 
     convention: Literal["skd", "ifvd", "cirkd"] = "skd"
     adversary: Literal["wgan-gp", "hinge"] = "wgan-gp"
@@ -53,6 +56,7 @@ class Holistic(LossTerm):
     critic_weight: PositiveFloat = 0.1  # lambda_d, on the critic's own loss
     critic_lr: PositiveFloat = 4e-4
     critic_steps: PositiveInt = 1
+    critic_width: PositiveFloat = 1.0  # times the critic's channels, of which no layer gets fewer than 8
     preprocessing: Literal["batch_norm", "tanh"] = "batch_norm"  # of the logits, first layer of the critic
     input_size: Annotated[int, Field(ge=SMALLEST_MAP)] = 65  # [cells] what a side below 64 becomes
 
@@ -67,7 +71,7 @@ class HolisticLoss(Loss):
     def __init__(self, term: Holistic, num_classes: int) -> None:
         super().__init__()
         self.term = term
-        self.critic = Critic(num_classes, term.preprocessing)
+        self.critic = Critic(num_classes, term.preprocessing, term.critic_width)
         self.critic.requires_grad_(False)  # but for its own step: the student's loss leaves no gradient in it
         self.optimizer = _optimizer(term, self.critic)
         seed = int(torch.randint(2**62, (), device="cpu"))
@@ -84,7 +88,7 @@ class HolisticLoss(Loss):
         """Nothing: the critic is the student's opponent and has its own optimiser."""
         return []
 
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, progress: float) -> None:
+    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         """The critic's own steps, at the rate of ``progress``."""
         assert teacher is not None
         for group in self.optimizer.param_groups:
@@ -102,7 +106,11 @@ class HolisticLoss(Loss):
 
     def critic_loss(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         """What the critic minimises, with lambda_d, on fitted maps; ``alpha`` (N,) mixes for the penalty."""
-        loss = adversarial(self.critic(real), self.critic(fake), self.term.adversary)
+        if self.term.convention == "ifvd":  # the order counts: every scoring takes a power step
+            score_fake, score_real = self.critic(fake), self.critic(real)
+        else:
+            score_real, score_fake = self.critic(real), self.critic(fake)
+        loss = adversarial(score_real, score_fake, self.term.adversary)
         if self.term.adversary == "wgan-gp":
             loss = loss + self.term.gradient_penalty * slope_penalty(self.critic, real, fake, alpha)
         return self.term.critic_weight * loss
@@ -115,7 +123,7 @@ class HolisticLoss(Loss):
             return logits
         if not self.said_resized:
             before = tuple(logits.shape[-2:])
-            logger.info("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
+            logger.warning("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
             self.said_resized = True
         return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
 
@@ -154,21 +162,22 @@ def slope_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) 
 class Critic(nn.Module):
     """Scores logits (N, K, h, w), sides of 64 at least: four halvings, attention after the last two."""
 
-    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"]) -> None:
+    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"], width: float = 1.0) -> None:
         super().__init__()
+        widths = [max(8, round(channels * width)) for channels in WIDTHS]
         self.preprocessing = nn.BatchNorm2d(num_classes) if preprocessing == "batch_norm" else nn.Tanh()
-        self.halve1 = SpectralConv(num_classes, 64)
-        self.halve2 = SpectralConv(64, 128)
-        self.halve3 = SpectralConv(128, 256)
-        self.attend3 = SelfAttention(256)
-        self.halve4 = SpectralConv(256, 512)
-        self.attend4 = SelfAttention(512)
-        self.last = nn.Conv2d(512, 1, kernel_size=4)
+        self.halve1 = SpectralConv(num_classes, widths[0])
+        self.halve2 = SpectralConv(widths[0], widths[1])
+        self.halve3 = SpectralConv(widths[1], widths[2])
+        self.attend3 = SelfAttention(widths[2])
+        self.halve4 = SpectralConv(widths[2], widths[3])
+        self.attend4 = SelfAttention(widths[3])
+        self.last = nn.Conv2d(widths[3], 1, kernel_size=4)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Scores, (N, 1, 1, 1) for maps of 64 to 79 cells a side."""
         x = self.preprocessing(logits)
-        x = F.leaky_relu(self.halve1(x), SLOPE)  # (N, 64, h/2, w/2)
+        x = F.leaky_relu(self.halve1(x), SLOPE)  # (N, 64, h/2, w/2) at width 1
         x = F.leaky_relu(self.halve2(x), SLOPE)
         x = self.attend3(F.leaky_relu(self.halve3(x), SLOPE))
         x = self.attend4(F.leaky_relu(self.halve4(x), SLOPE))  # (N, 512, h/16, w/16)

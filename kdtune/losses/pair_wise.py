@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kdtune.base import LossTerm, SegOutput, Tap, align
+from kdtune.base import LossTerm, SegOutput, Tap, align, at_least_float32
 
 SKD_POOL = 0.5
 
@@ -53,10 +53,9 @@ class PairWise(LossTerm):
         """See the class."""
         assert teacher is not None
         from_student = student.taps["psp"]  # (N, C, h, w)
-        dtype = torch.promote_types(from_student.dtype, torch.float32)
         with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student = from_student.to(dtype)
-            from_teacher = align(teacher.taps["psp"].detach().to(dtype), from_student)  # (N, C_T, h, w)
+            from_student, from_teacher = at_least_float32(from_student, teacher.taps["psp"].detach())
+            from_teacher = align(from_teacher, from_student)  # (N, C_T, h, w)
             return (self._similarities(from_teacher) - self._similarities(from_student)).square().mean()
 
     def _similarities(self, feature: Tensor) -> Tensor:

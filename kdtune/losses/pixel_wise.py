@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from kdtune.base import LossTerm, SegOutput, align
+from kdtune.base import LossTerm, SegOutput, align, at_least_float32
 
 
 class PixelWise(LossTerm):
@@ -45,11 +44,11 @@ class PixelWise(LossTerm):
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the class."""
         assert teacher is not None
-        dtype = torch.promote_types(student.logits.dtype, torch.float32)
-        from_student = student.logits.to(dtype)  # (N, K, h, w)
-        from_teacher = align(teacher.logits.detach().to(dtype), from_student)  # (N, K, h, w)
-        log_student = F.log_softmax(from_student / self.temperature, dim=1)
-        log_teacher = F.log_softmax(from_teacher / self.temperature, dim=1)
+        from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
+        from_teacher = align(from_teacher, from_student)
+        if self.temperature != 1:  # a division by 1 would be two copies
+            from_student, from_teacher = from_student / self.temperature, from_teacher / self.temperature
+        log_student, log_teacher = F.log_softmax(from_student, dim=1), F.log_softmax(from_teacher, dim=1)
 
         images, classes, height, width = from_student.shape
         if self.convention == "skd":

@@ -51,7 +51,7 @@ class Scene:
     def outputs(self, image: torch.Tensor | None = None) -> tuple[SegOutput, SegOutput]:
         """Of student and teacher, both with a graph: a term must not lean on the caller's no_grad."""
         image = self.image if image is None else image
-        return self.student(image, self.term.taps), self.teacher(image, self.term.taps)
+        return self.student(image, self.term.taps), self.teacher(image, self.term.teacher_taps)
 
     def value(self) -> torch.Tensor:
         """Of a newly built term."""
@@ -77,11 +77,27 @@ def test_says_what_it_is(name: str) -> None:
 
 
 @every_loss
+def test_declares_what_it_uses(name: str) -> None:
+    """Only declared labels matter, a teacher that is not needed may be absent, and what is owned is said."""
+    scene = Scene(name)
+    relabelled: torch.Tensor = scene.build()(*scene.outputs(), scene.target.flip(2))
+    assert torch.equal(relabelled, scene.value()) != scene.term.needs_labels
+    if not scene.term.needs_teacher:
+        assert scene.term.teacher_taps == frozenset()
+        alone: torch.Tensor = scene.term.build(scene.student, None)(scene.outputs()[0], None, scene.target)
+        assert torch.equal(alone, scene.value())
+    taps = {"tap": "psp"} if "tap" in scene.term_class.model_fields else {}
+    owning = scene.term_class(weight=1, **taps).build(scene.student, scene.teacher)
+    assert bool(owning.state_dict()) == bool(scene.term.owns)
+
+
+@every_loss
 @pytest.mark.parametrize("teacher_stride", [8, 16])
 def test_gradient_reaches_the_student_only(name: str, teacher_stride: int) -> None:
     """A finite scalar that teaches the student and leaves the teacher alone, as fine or half as fine."""
     scene = Scene(name, teacher_stride)
-    value = scene.value()
+    loss = scene.build()
+    value: torch.Tensor = loss(*scene.outputs(), scene.target)
     assert value.shape == ()
     assert torch.isfinite(value)
     value.backward()
@@ -90,6 +106,9 @@ def test_gradient_reaches_the_student_only(name: str, teacher_stride: int) -> No
     assert torch.isfinite(grad).all()
     assert grad.abs().max() > 0
     assert all(p.grad is None for p in scene.teacher.parameters())
+    trained = {id(p) for p in loss.trained_with_student()}
+    for parameter in loss.parameters():  # what the student's optimiser trains gets a gradient, nothing else does
+        assert (parameter.grad is not None) == (id(parameter) in trained)
 
 
 @every_loss
@@ -129,11 +148,11 @@ def test_autocast_changes_nothing(name: str) -> None:
     student, teacher = scene.outputs()
     with torch.autocast("cpu", torch.bfloat16):
         value: torch.Tensor = loss(student, teacher, scene.target)
-        loss.after_step(student, teacher, 0.0)
+        loss.after_step(student, teacher, scene.target, 0.0)
     assert torch.equal(value, scene.value())
     without = scene.build()
     without(student, teacher, scene.target)
-    without.after_step(student, teacher, 0.0)
+    without.after_step(student, teacher, scene.target, 0.0)
     for key, expected in without.state_dict().items():
         if isinstance(expected, torch.Tensor):
             assert torch.equal(loss.state_dict()[key], expected), key
@@ -147,13 +166,13 @@ def test_resume_is_exact(name: str) -> None:
     with torch.no_grad():
         student, teacher = scene.outputs()
     first(student, teacher, scene.target)
-    first.after_step(student, teacher, 0.0)
+    first.after_step(student, teacher, scene.target, 0.0)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     for loss in (first, second):
-        loss.after_step(student, teacher, 0.5)
+        loss.after_step(student, teacher, scene.target, 0.5)
     expected: torch.Tensor = first(student, teacher, scene.target)
     assert torch.equal(second(student, teacher, scene.target), expected)
 

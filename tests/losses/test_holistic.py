@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from kdtune.base import SegOutput
 from kdtune.losses.cross_entropy import CrossEntropy
 from kdtune.losses.holistic import Critic, Holistic, HolisticLoss, SpectralConv, adversarial, slope_penalty
+from kdtune.losses.intra_class_variation import IntraClassVariation
 from kdtune.losses.pair_wise import PairWise
 from kdtune.losses.pixel_wise import PixelWise
 
@@ -134,6 +135,39 @@ def test_total(case: Case) -> None:
     check_gradients(ho.critic, case, "loss_D_total")
 
 
+@pytest.mark.parametrize("case", cases("ifvd_total"))
+def test_total_ifvd(case: Case) -> None:
+    """IFVD's whole step, each of its four terms apart too, then the critic's with a weight of its own."""
+    args = case.args
+    inputs = [case.input(name, grad=True) for name in ("logits_S", "logits_S_aux", "feat_S")]
+    student = SegOutput(inputs[0], aux=inputs[1], taps={"psp": inputs[2]})
+    teacher = SegOutput(case.input("logits_T"), taps={"psp": case.input("feat_T")})
+    target, classes = case.input("labels"), inputs[0].shape[1]
+
+    ho = holistic(classes, convention="ifvd", adversary=args["adv_loss_type"], critic_weight=args["lambda_d"])
+    load(ho.critic, case)
+    terms = {
+        "G_dsn": CrossEntropy(weight=1)(student, teacher, target),
+        "G_kd_weighted": args["lambda_kd"] * PixelWise(weight=1, convention="ifvd")(student, teacher, target),
+        "G_adv_weighted": args["lambda_adv"] * ho(student, teacher, target),
+        "G_ifv_weighted": args["lambda_ifv"] * IntraClassVariation(weight=1)(student, teacher, target),
+    }
+    for name, value in terms.items():
+        case.check(value, name)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    case.check(total, "loss_G_total")
+    for tensor, name in zip(inputs, ("logits_S", "logits_S_aux", "feat_S"), strict=True):
+        case.check_grad(tensor, name, loss="loss_G_total")
+
+    load(ho.critic, case)
+    ho.critic.requires_grad_(True)
+    loss = ho.critic_loss(teacher.logits, student.logits.detach(), case.input("alpha"))
+    loss.backward()
+    case.check(loss, "loss_D_total")
+    check_gradients(ho.critic, case, "loss_D_total")
+
+
 def test_spectral_conv_has_norm_one() -> None:
     """After enough power steps the weight in use is the weight over its largest singular value."""
     torch.manual_seed(0)
@@ -180,7 +214,7 @@ def test_the_critic_learns(fields: dict[str, Any]) -> None:
         term.critic(student.logits)
     before = term.critic_loss(teacher.logits, student.logits, alpha).item()
     for _ in range(2):
-        term.after_step(student, teacher, 0.0)
+        term.after_step(student, teacher, TARGET, 0.0)
     assert term.critic_loss(teacher.logits, student.logits, alpha).item() < before
     assert student.logits.grad is None
     assert teacher.logits.grad is None
@@ -194,7 +228,7 @@ def test_critic_rate(convention: Any, kind: str) -> None:
     term = HolisticLoss(Holistic(weight=1, convention=convention), 3)
     assert type(term.optimizer).__name__ == kind
     for progress, expected in [(0.0, 4e-4), (0.5, 4e-4 * 0.5**0.9), (1.0, 0.0)]:
-        term.after_step(*maps(1), progress)
+        term.after_step(*maps(1), TARGET, progress)
         assert term.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
@@ -202,14 +236,14 @@ def test_critic_rate(convention: Any, kind: str) -> None:
 def test_resume_is_exact(convention: Any) -> None:
     """Momenta, u, running statistics and the coefficient's generator come back from a file."""
     first, second = (HolisticLoss(Holistic(weight=1, convention=convention), 3) for _ in range(2))
-    first.after_step(*maps(0), 0.0)
+    first.after_step(*maps(0), TARGET, 0.0)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     for term in (first, second):
-        term.after_step(*maps(1), 0.1)
-        term.after_step(*maps(2), 0.2)
+        term.after_step(*maps(1), TARGET, 0.1)
+        term.after_step(*maps(2), TARGET, 0.2)
     for key, value in first.critic.state_dict().items():
         assert torch.equal(value, second.critic.state_dict()[key]), key
     assert torch.equal(first(*maps(3), TARGET), second(*maps(3), TARGET))

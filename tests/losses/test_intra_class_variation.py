@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kdtune.base import IGNORE, SegOutput
-from kdtune.losses.intra_class_variation import IntraClassVariation
+from kdtune.losses.intra_class_variation import IntraClassVariation, _sum_by_class, _sum_by_product
 
 from .golden import Case, cases
 
@@ -49,6 +49,40 @@ def test_gradcheck() -> None:
     target = torch.randint(0, 3, (2, 9, 9))
     target[:, :3] = IGNORE
     assert torch.autograd.gradcheck(lambda f: value_of(f, teacher, target, 3), student)
+
+
+def test_a_cell_without_any_activity() -> None:
+    """Zeros have no direction: 0 to their centre, and to themselves where ignored; the gradient is finite."""
+    student, teacher = torch.randn(1, 3, 2, 2), torch.randn(1, 3, 2, 2)
+    student[..., 0] = 0
+    student.requires_grad_(True)
+    value = value_of(student, teacher, torch.tensor([[[0, 0], [IGNORE, IGNORE]]]), 2)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    ignored = value_of(student, teacher, torch.full((1, 2, 2), IGNORE), 2)
+    assert ignored.item() == pytest.approx(2 / 4)  # the two cells of zeros
+
+
+@pytest.mark.parametrize("classes", [19, 150])
+def test_sums_of_a_gpu_are_those_of_a_processor(classes: int) -> None:
+    """Two ways to the same sums, each told by a loop over the classes."""
+    cells, labels = torch.randn(2, 5, 40), torch.randint(0, classes + 1, (2, 40))
+    expected = torch.stack([(cells * (labels == k)[:, None]).sum(2) for k in range(classes + 1)], dim=2)
+    for way in (_sum_by_class, _sum_by_product):
+        torch.testing.assert_close(way(cells, labels, classes + 1), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_same_to_the_last_bit_on_a_gpu() -> None:
+    """Value and gradient, five times over: no sum is taken in an order of its own."""
+    target = torch.randint(0, 19, (4, 128, 128), device="cuda")
+    student, teacher = (torch.randn(4, width, 65, 65, device="cuda") for width in (128, 512))
+    student.requires_grad_(True)
+    runs = [torch.autograd.grad(value_of(student, teacher, target, 19), student)[0] for _ in range(5)]
+    assert all(torch.equal(run, runs[0]) for run in runs)
 
 
 @pytest.mark.parametrize("case", cases("ifvd_ifv", "cirkd_ifv"))

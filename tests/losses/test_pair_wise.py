@@ -57,8 +57,8 @@ def test_gradient_skips_the_norm() -> None:
     """In SKD's convention the gradient is that of a formula whose norms are constants."""
     student = torch.rand(1, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     teacher = torch.rand(1, 3, 2, 2, dtype=torch.float64)
-    norm = student.detach().norm(dim=1, keepdim=True)
-    unit_teacher = (teacher / teacher.norm(dim=1, keepdim=True)).flatten(2)
+    norm = student.detach().norm(dim=1, keepdim=True) + 1e-8
+    unit_teacher = (teacher / (teacher.norm(dim=1, keepdim=True) + 1e-8)).flatten(2)
 
     def with_fixed_norm(feature: torch.Tensor) -> torch.Tensor:
         unit = (feature / norm).flatten(2)

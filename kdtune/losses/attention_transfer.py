@@ -1,0 +1,53 @@
+"""L_AT: the student is active where the teacher is."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+
+
+class AttentionTransfer(LossTerm):
+    r"""Attention transfer: the map of squared activations, as a unit vector over the cells, copies the teacher's.
+
+    .. math::
+        L = \mathrm{mean}_{N,h,w} \; (a^S - a^T)^2, \qquad
+        a = \frac{q}{\max(\|q\|_2, 10^{-12})}, \qquad q_i = \mathrm{mean}_c \; f_{c,i}^2
+
+    without unit; the norm is over the cells of an image. Because a has length 1, the mean falls with the number of
+    cells: at most 2 / (h w). Student and teacher may differ in channels; the teacher's features are resized to the
+    student's cells (bilinear, align_corners=True). Ignored pixels are included: the labels are not read. Float32 at
+    least.
+
+    CIRKD's script: weight 10000 on this mean, at the feature before the classifier. The paper takes the root of the
+    sum of squares in its place, halves its weight, and sums over several layers.
+
+    Source: Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based with squares; code: CIRKD's
+    ``CriterionAT``.
+    """
+
+    symbol: ClassVar[str] = "L_AT"
+    source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based, as in CIRKD's code"
+
+    tap: FeatureTap = "psp"
+
+    @property
+    def taps(self) -> frozenset[Tap]:
+        """The one of its field."""
+        return frozenset({self.tap})
+
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """See the class."""
+        assert teacher is not None
+        from_student, from_teacher = at_least_float32(student.taps[self.tap], teacher.taps[self.tap].detach())
+        from_teacher = align(from_teacher, from_student)
+        return F.mse_loss(_attention(from_student), _attention(from_teacher))
+
+
+def _attention(feature: Tensor) -> Tensor:
+    """(N, C, h, w) to (N, P), each row of length 1."""
+    # The norm over the channels reduces without a squared copy of the features.
+    activity = torch.linalg.vector_norm(feature, dim=1).square() / feature.shape[1]  # (N, h, w)
+    return F.normalize(activity.flatten(1), dim=1, eps=1e-12)

@@ -1,0 +1,90 @@
+"""L_CWD: each channel is spread over the image as in the teacher."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from kdtune.base import FeatureTap, Loss, LossTerm, SegNet, SegOutput, Tap, align, at_least_float32
+
+
+class ChannelWise(LossTerm):
+    r"""Channel-wise distillation: each channel, as a distribution over the cells, copies the teacher's.
+
+    .. math::
+        L = \frac{\tau^2}{C} \; \mathrm{mean}_N \sum_c \mathrm{KL}(\phi(x^T_c) \,\|\, \phi(x^S_c)), \qquad
+        \phi(x_c)_i = \frac{e^{x_{c,i} / \tau}}{\sum_j e^{x_{c,j} / \tau}}
+
+    in nats: summed over the h w cells, averaged over the C channels and the N images. x are the logits, or the
+    features at ``tap``; the teacher's are resized to the student's cells (bilinear, align_corners=True). Where the
+    widths differ, the student's pass a 1x1 convolution without bias first, trained with the student. Ignored
+    pixels are included: the labels are not read. Float32 at least.
+
+    * ``normalise_over: channels``: the distribution of each cell over its channels, averaged over images and cells
+      in the place of channels; on logits that is L_PI. (The published code calls it "spatial".)
+    * ``divergence: mse``: the sum of squared differences of the two distributions in the place of KL, tau^2 and
+      divisor as above. TorchDistiller's code leaves tau at 1 there.
+    * ``convention``: ``paper`` divides by the channels that are compared, C_T; ``cirkd`` by the student's own before
+      the convolution, C_S: its gradient is C_T / C_S times the paper's. The two differ only there.
+
+    Published weights, all at tau 4: TorchDistiller 3 on logits (``paper``), CIRKD 3 on logits and 50 on features
+    (``cirkd``); mmrazor 5 on logits at tau 1.
+
+    Source: Shu et al. 2021, arXiv:2011.13256, the channel-wise KL divergence; code: TorchDistiller's and
+    CIRKD's ``CriterionCWD``.
+    """
+
+    symbol: ClassVar[str] = "L_CWD"
+    source: ClassVar[str] = "Shu et al. 2021, arXiv:2011.13256, channel-wise KL divergence"
+    owns: ClassVar[str] = "a 1x1 adapter, on features whose widths differ"
+
+    temperature: PositiveFloat = 4.0  # tau
+    tap: Literal["logits"] | FeatureTap = "logits"
+    normalise_over: Literal["cells", "channels"] = "cells"
+    divergence: Literal["kl", "mse"] = "kl"
+    convention: Literal["paper", "cirkd"] = "paper"
+
+    @property
+    def taps(self) -> frozenset[Tap]:
+        """None for the logits."""
+        return frozenset() if self.tap == "logits" else frozenset({self.tap})
+
+    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+        """The term, with a new adapter where the widths differ."""
+        assert teacher is not None
+        widths = [n.num_classes if self.tap == "logits" else n.channels[self.tap] for n in (student, teacher)]
+        return ChannelWiseLoss(self, widths[0], widths[1])
+
+
+class ChannelWiseLoss(Loss):
+    """L_CWD with its adapter, an ``nn.Identity`` where the widths are equal."""
+
+    def __init__(self, term: ChannelWise, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.term = term
+        same = student_width == teacher_width
+        self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student_width, teacher_width, 1, bias=False)
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """See ``ChannelWise``."""
+        assert teacher is not None
+        maps = [out.logits if self.term.tap == "logits" else out.taps[self.term.tap] for out in (student, teacher)]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            own, from_teacher = at_least_float32(maps[0], maps[1].detach())
+            from_teacher = align(from_teacher, own)  # (N, C_T, h, w)
+            from_student: Tensor = self.adapter(own)  # (N, C_T, h, w)
+            total = self._divergence(from_student.flatten(2), from_teacher.flatten(2))
+        images, compared = from_student.shape[:2]
+        if self.term.normalise_over == "channels":
+            return total / (images * own[0, 0].numel())
+        return total / (images * (own.shape[1] if self.term.convention == "cirkd" else compared))
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """tau^2 times the divergence of maps (N, C, P), summed over everything."""
+        tau, axis = self.term.temperature, 2 if self.term.normalise_over == "cells" else 1
+        log_student, log_teacher = F.log_softmax(student / tau, dim=axis), F.log_softmax(teacher / tau, dim=axis)
+        if self.term.divergence == "mse":
+            return tau**2 * (log_student.exp() - log_teacher.exp()).square().sum()
+        return tau**2 * F.kl_div(log_student, log_teacher, log_target=True, reduction="sum")

@@ -1,0 +1,59 @@
+"""L_FitNet: the student's features, put through a trained 1x1 convolution, are the teacher's."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdtune.base import FeatureTap, Loss, LossTerm, SegNet, SegOutput, Tap, align, at_least_float32
+
+
+class FeatureMse(LossTerm):
+    r"""Feature distillation: a linear map of the student's features copies the teacher's.
+
+    .. math:: L = \mathrm{mean}_{N,C,h,w} \; (W f^S - f^T)^2
+
+    in the teacher's own squared unit: averaged over images, the teacher's C channels and cells, without the 1/2 of
+    the paper. W is a 1x1 convolution without bias, trained with the student and present also where the widths are
+    equal. The teacher's map is resized to the student's cells (bilinear, align_corners=True). Ignored pixels are
+    included: the labels are not read. Float32 at least.
+
+    CIRKD's script: weight 10 on this mean, at the feature before the classifier.
+
+    Source: Romero et al. 2015, arXiv:1412.6550, the hint loss (a sum, not a mean, and 1/2); code: CIRKD's
+    ``CriterionFitNet``.
+    """
+
+    symbol: ClassVar[str] = "L_FitNet"
+    source: ClassVar[str] = "Romero et al. 2015, arXiv:1412.6550, hint loss, as in CIRKD's code"
+    owns: ClassVar[str] = "a 1x1 adapter"
+
+    tap: FeatureTap = "psp"
+
+    @property
+    def taps(self) -> frozenset[Tap]:
+        """The one of its field."""
+        return frozenset({self.tap})
+
+    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+        """The term with a new adapter."""
+        assert teacher is not None
+        return FeatureMseLoss(self, student.channels[self.tap], teacher.channels[self.tap])
+
+
+class FeatureMseLoss(Loss):
+    """L_FitNet with its adapter W."""
+
+    def __init__(self, term: FeatureMse, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.term = term
+        self.adapter = nn.Conv2d(student_width, teacher_width, 1, bias=False)
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        """See ``FeatureMse``."""
+        assert teacher is not None
+        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
+        with torch.autocast(from_student.device.type, enabled=False):
+            from_student, from_teacher = at_least_float32(from_student, from_teacher)
+            return F.mse_loss(self.adapter(from_student), align(from_teacher, from_student))
