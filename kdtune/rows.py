@@ -100,15 +100,21 @@ def column(loss: str, field: str) -> str:
     return field if (loss, field) == ("pi", "temperature") else f"{field}_{loss}"
 
 
-def absent_note(class_names: Sequence[str], per_class_iou: Sequence[float | None] | None) -> str | None:
-    """Names the classes that have no IoU, if there are any: a mean compares only with means over the same classes."""
+def absent_note(
+    class_names: Sequence[str], per_class_iou: Sequence[float | None] | None, most: int | None = None
+) -> str | None:
+    """Names the classes that have no IoU, if there are any: a mean compares only with means over the same classes.
+
+    ``most``: no more names than this.
+    """
     iou = per_class_iou or [0.0] * len(class_names)  # diverged before its first evaluation
     absent = [name for name, value in zip(class_names, iou, strict=True) if value is None]
     if not absent:
         return None
+    more = f" and {len(absent) - most} more" if most is not None and len(absent) > most else ""
     return (
         f"{len(absent)} of {len(class_names)} classes are in neither the labels nor the predictions and left the mean: "
-        f"{', '.join(absent)}"
+        f"{', '.join(absent[:most])}{more}"
     )
 
 

@@ -38,7 +38,7 @@ class Launch:
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
     files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
-    _told: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)  # datasets whose absent classes were named
 
     def run(self, address: str | None, only: Sequence[str]) -> None:
         """All stages, or those named.
@@ -263,13 +263,13 @@ class Launch:
         self.storage.write_tables(self.study, self.plan, self.records)
 
     def _name_absent_classes(self, stage: Stage) -> None:
-        """Once for each set of them."""
+        """Once for each dataset: they hardly differ from trial to trial, and ``per_class_iou`` has them all."""
         for row in self._best(stage.name)[:1]:
             dataset = TrialConfig.model_validate_json(row["config"]).dataset
-            note = rows.absent_note(dataset.class_names, row["per_class_iou"])
-            if note and note not in self._told:
-                self._told.add(note)
-                self.reporter.note(f"validation: {note}")
+            note = rows.absent_note(dataset.class_names, row["per_class_iou"], most=10)
+            if note and dataset.name not in self._told:
+                self._told.add(dataset.name)
+                self.reporter.note(f"{stage.name}: {note}")
 
     def _warn_of_weak_teacher(self, stage: Stage) -> None:
         """The surest sign of wrong preprocessing: a teacher that does not beat the student."""

@@ -1,13 +1,17 @@
-"""``kdtune data check`` and ``kdtune data fetch``: exit statuses, and what goes to which stream."""
+"""``kdtune data``: exit statuses, and what goes to which stream; the benches of loading."""
 
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from kdtune.cli import main
+from kdtune.datasets.synth import write_synthetic
+from kdtune.datasets.voc import Voc
+from kdtune.loading.pack import open_split
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +128,41 @@ def test_fetch_without_a_connection() -> None:
 
 def test_fetch_of_what_is_not_the_published_one(root: str) -> None:
     assert refused("fetch", "voc", "--root", root).startswith("voc: holds 2 and 2 images (train, val), but published")
+
+
+def test_pack_is_what_a_trial_then_reads(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    result = kdtune("pack", "voc", "--root", root)
+    assert result.exit_code == 0
+    assert [line.split(" in ")[0] for line in result.stdout.splitlines()] == [
+        "train: 2 images, 1.5 MB",
+        "val: 2 images, 1.5 MB",
+    ]
+    packs = sorted((tmp_path / "cache" / "packs").iterdir())
+    found = open_split(Voc(name="voc"), "train", str(tmp_path))  # as a trial with --data-root does
+    assert len(found) == 2
+    assert sorted((tmp_path / "cache" / "packs").iterdir()) == packs
+    assert kdtune("pack", "voc", "--root", root).stdout == result.stdout
+    assert refused("pack", "voc", "--root", "nothing").startswith("voc: no folder ")
+
+
+def test_benches_of_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and units; the figures are the machine's."""
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    write_synthetic("camvid", tmp_path / "camvid", images=3, size=(60, 80))
+    small = ["--set", "dataset.size=[60, 80]", "--set", "recipe.crop=[48, 48]", "--set", "recipe.batch_size=2"]
+    where = ["camvid-small", "--data-root", str(tmp_path), *small]
+    for words in (["loader", *where, "--steps", "4"], ["evaluation", *where, "--passes", "2"]):
+        file = tmp_path / f"{words[0]}.parquet"
+        result = CliRunner().invoke(main, ["bench", *words, "-o", str(file)], prog_name="kdtune")
+        assert result.exit_code == 0, result.output
+        rows = pq.read_table(file).to_pylist()
+        first = "reader" if words[0] == "loader" else "loop"
+        assert [row[first] for row in rows] == {
+            "reader": ["packed", "torchvision x 2"],
+            "loop": ["kdtune", "plain loop"],
+        }[first]
+        assert all(row["images_per_second"] > 0 for row in rows)
+        if first == "reader":
+            assert rows[0]["ratio"] == pytest.approx(rows[0]["images_per_second"] / rows[1]["images_per_second"])
+            assert 0 < rows[0]["uss_mb"] < 1000

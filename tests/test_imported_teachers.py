@@ -59,16 +59,18 @@ def imported(folder: Path, layout: str, dataset: str, fields: dict[str, str], cl
 
 
 CASES = [
-    pytest.param(("cityscapes-resnet", "cityscapes", "skd", {}, "resnet18"), id="cityscapes-resnet"),
-    pytest.param(("ade20k-effnet", "ade20k", "semseg", {"variant": "semseg"}, "efficientnet_b0"), id="ade20k-effnet"),
+    pytest.param(("cityscapes-resnet", "cityscapes", "skd", {}, "resnet18", "always"), id="cityscapes-resnet"),
+    pytest.param(
+        ("ade20k-effnet", "ade20k", "semseg", {"variant": "semseg"}, "efficientnet_b0", "never"), id="ade20k-effnet"
+    ),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("case", CASES)
-def test_every_stage_to_the_tables(tmp_path: Path, case: tuple[str, str, str, dict[str, str], str]) -> None:
-    name, dataset, layout, fields, backbone = case
+def test_every_stage_to_the_tables(tmp_path: Path, case: tuple[str, str, str, dict[str, str], str, str]) -> None:
+    name, dataset, layout, fields, backbone, pack = case
     data = tmp_path / "data"
     write_synthetic(dataset, data / dataset, images=2, size=(64, 128))
     study = load_study(name)
@@ -77,7 +79,7 @@ def test_every_stage_to_the_tables(tmp_path: Path, case: tuple[str, str, str, di
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     paths = ["--data-root", data, "--storage", tmp_path / "runs", "--teacher", teacher]
     env = torchvision_weights(tmp_path, backbone)
-    words = command("launch", name, *paths, *settings)
+    words = command("launch", name, *paths, *settings, "--pack", pack)
     done = subprocess.run(words, capture_output=True, text=True, timeout=1200, env=os.environ | env, check=False)
     assert done.returncode == 0, done.stderr
     assert "is made for a GPU" in done.stderr or torch.cuda.is_available()

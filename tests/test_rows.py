@@ -42,6 +42,7 @@ def test_classes_without_an_iou_are_named() -> None:
     assert absent_note(names, [1.0, None, 0.0, None]) == (
         "2 of 4 classes are in neither the labels nor the predictions and left the mean: sky, train"
     )
+    assert (absent_note(names, [None] * 3 + [1.0], most=2) or "").endswith("left the mean: road, sky and 1 more")
     assert absent_note(names, [1.0, 2.0, 0.0, 3.0]) is None
     assert absent_note(names, None) is None  # diverged before its first evaluation
 
