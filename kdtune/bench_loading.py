@@ -136,9 +136,11 @@ def _read_and_tell(config: TrialConfig, data_root: str | None, seed: int, pipe: 
     train, _ = load_splits(config, Site(data_root))
     steps = max(10, min(50, 1 + len(train) // config.recipe.batch_size))
     recipe = config.replace({"recipe.num_steps": steps}).recipe
+    target = None
     for batch in train_batches(train, recipe, seed, 0, torch.device("cpu")):
-        float(batch.pixels[0].sum())
-    del batch
+        target = batch.target  # held while the next batch is made, as a step holds it
+        del batch
+    assert target is not None
     pipe.send("ready")
     pipe.recv()
     after = psutil.Process().memory_full_info()

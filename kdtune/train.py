@@ -134,7 +134,7 @@ def fit(
     run.student.to(memory_format=layout)
     forward = compiled(run.student) if recipe.compile else run.student
     teacher_preprocessing = config.teacher.model.preprocessing if config.teacher else config.student.preprocessing
-    same_image = teacher_preprocessing == config.student.preprocessing
+    same_image = teacher is None or teacher_preprocessing == config.student.preprocessing
     sums = _Sums()
     if recipe.num_steps == 0:
         yield _evaluation(run, val, config, device, sums, {}, 0.0)
@@ -148,21 +148,23 @@ def fit(
             group["lr"] = lr
         torch.manual_seed(config.seed * 2**32 + run.step)  # dropout: a function of seed and step, so resume is exact
         image = batch.image(config.student.preprocessing).to(memory_format=layout)
+        for_teacher = image if same_image else batch.image(teacher_preprocessing).to(memory_format=layout)
+        target = batch.target
+        del batch  # its memory serves the next one
         run.student.train()
         with autocast(recipe, device):
             from_student = forward(image, taps)
             from_teacher = None
             if teacher is not None:
                 with torch.no_grad():
-                    for_teacher = image if same_image else batch.image(teacher_preprocessing).to(memory_format=layout)
                     from_teacher = teacher(for_teacher, teacher_taps)
-        values = {name: loss(from_student, from_teacher, batch.target) for name, loss in run.losses.items()}
+        values = {name: loss(from_student, from_teacher, target) for name, loss in run.losses.items()}
         total = torch.stack([terms[name].weight * value for name, value in values.items()]).sum()
         norms = grad_norms(values, run.student) if run.step in due else {}
         run.sgd.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         run.sgd.step()
-        _after_step(run, from_student, from_teacher, batch.target, recipe)
+        _after_step(run, from_student, from_teacher, target, recipe)
         sums.add(run.step, total, values)
         looked = run.step in due or run.step % CHECK_EVERY == 0
         fault = _fault(run, sums) if looked else None  # waits for the device

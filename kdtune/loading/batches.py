@@ -6,8 +6,7 @@ the crop needs is read; scaling, padding and mirroring are one batched resamplin
 normalises the crop in its own way: a student and a teacher of other habits see the same one.
 """
 
-import math
-import mmap
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from kdtune.spec import Recipe
 
 PREFETCH = 3  # batches that a thread reads ahead of a GPU
 MAX_PIXELS = 2048 * 1024  # of one validation batch, see there
+HELD_HERE = 3  # references to an array that only ``Memory`` has: its list, its loop and the call that counts them
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Batch:
     pixels: Tensor  # (N, 3, H, W) float32, RGB, 0 to 255
     inside: Tensor  # (N, H, W) bool, whether the pixel is of the image; the rest is padding
     target: Tensor  # (N, H, W) int64, ``IGNORE`` where padded
+    padded: bool  # whether any pixel is
+    memory: "Memory | None" = None  # for images on a processor
 
     def image(self, how: Preprocessing) -> Tensor:
         """(N, 3, H, W) as a network wants it; padding has the mean colour, which is 0."""
-        return normalise(self.pixels, how).masked_fill_(~self.inside[:, None], 0.0)
+        out = torch.from_numpy(self.memory.array(tuple(self.pixels.shape), np.float32)) if self.memory else None
+        image = normalise(self.pixels, how, out)
+        return image.masked_fill_(~self.inside[:, None], 0.0) if self.padded else image
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def train_batches(split: Images, recipe: Recipe, seed: int, start: int, device: 
             for window in ready:
                 yield resample(window.to(device))
     else:
-        scratch = _Scratch()
+        scratch, memory = _Scratch(), Memory()
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for view in seen:
-                yield _crops(split, view, recipe.crop, pool, scratch)
+                yield _crops(split, view, recipe.crop, pool, scratch, memory)
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,13 @@ def _axes(view: Views, i: int, sizes: np.ndarray, crop: tuple[int, int]) -> tupl
     return found[0], found[1]
 
 
-def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, scratch: "_Scratch") -> Batch:
+def _crops(
+    split: Images, view: Views, crop: tuple[int, int], pool: Executor, scratch: "_Scratch", memory: "Memory"
+) -> Batch:
     """A batch on a processor: crop by crop, each from its own window, because padded windows would cost the most."""
     size = (len(view.index), *crop)
-    pixels = _pages((size[0], 3, *crop), np.float32)
-    inside, target = _pages(size, np.bool_), _pages(size, np.int64)
-    target.fill(IGNORE)
+    pixels = memory.array((size[0], 3, *crop), np.float32)
+    inside, target = memory.array(size, np.bool_), memory.array(size, np.int64)
 
     def fill(i: int) -> None:
         rows, columns = _axes(view, i, split.sizes, crop)
@@ -133,10 +138,12 @@ def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, sc
         pixels[i] = _sampled(torch.from_numpy(source.transpose(2, 0, 1))[None], torch.from_numpy(grid))[0].numpy()
         np.logical_and(rows.inside[:, None], columns.inside, out=inside[i])
         nearest = split.label(view.index[i])[window][rows.nearest][:, columns.nearest]
-        np.copyto(target[i], nearest, where=inside[i])
+        nearest[~inside[i]] = IGNORE
+        target[i] = nearest
 
     list(pool.map(fill, range(size[0])))
-    return Batch(torch.from_numpy(pixels), torch.from_numpy(inside), torch.from_numpy(target))
+    padded = not inside.all()
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(inside), torch.from_numpy(target), padded, memory)
 
 
 class _Scratch(threading.local):
@@ -148,23 +155,29 @@ class _Scratch(threading.local):
     def filled(self, values: np.ndarray) -> np.ndarray:
         """A float32 copy, until the next call."""
         if self.memory.size < values.size:
-            self.memory = _pages((values.size,), np.float32)
+            self.memory = np.empty(values.size, np.float32)
         copy = self.memory[: values.size].reshape(values.shape)
         copy[...] = values
         return copy
 
 
-def _pages(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """Zeros in memory of their own, which goes back to the system with them.
+class Memory:
+    """Arrays that are handed out again once nobody holds them, or a tensor made of them.
 
-    The C library keeps such large pieces instead, 100 MB and more after some batches. Huge pages, because faulting
-    small ones in takes longer than filling them.
+    New memory is zeroed by the system page by page, which takes several times as long as filling it.
     """
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize, **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype).reshape(shape)
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+
+    def array(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        """An array of any content."""
+        for array in self._arrays:
+            held = sys.getrefcount(array) > HELD_HERE
+            if not held and array.shape == shape and array.dtype == dtype:
+                return array
+        self._arrays.append(np.empty(shape, dtype))
+        return self._arrays[-1]
 
 
 @dataclass(frozen=True)
@@ -215,7 +228,7 @@ def resample(windows: Windows) -> Batch:
     inside = windows.inside[0][:, :, None] & windows.inside[1][:, None, :]  # (N, H, W)
     batch = torch.arange(count, device=row.device)[:, None, None]
     target = windows.labels[batch, row[:, :, None], column[:, None, :]].long()
-    return Batch(pixels, inside, torch.where(inside, target, IGNORE))
+    return Batch(pixels, inside, torch.where(inside, target, IGNORE), padded=True)
 
 
 def _sampled(images: Tensor, grid: Tensor) -> Tensor:
@@ -223,12 +236,12 @@ def _sampled(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def normalise(pixels: Tensor, how: Preprocessing) -> Tensor:
-    """(N, 3, H, W) RGB, 0 to 255, as a network wants it."""
+def normalise(pixels: Tensor, how: Preprocessing, out: Tensor | None = None) -> Tensor:
+    """(N, 3, H, W) RGB, 0 to 255, as a network wants it; in ``out`` if that is given."""
     mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
     ordered = pixels.flip(1) if how.order == "bgr" else pixels
-    return (ordered - mean).div_(std)
+    return torch.addcmul(-mean / std, ordered, 1 / std, out=out)  # (pixels - mean) / std in one pass
 
 
 def validation_batches(split: Images, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

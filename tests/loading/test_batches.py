@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tiny import config, noise
 
 from kdtune.base import IGNORE, Preprocessing
-from kdtune.loading.batches import Views, _windows, normalise, resample, train_batches, validation_batches, views
+from kdtune.loading.batches import Memory, Views, _windows, normalise, train_batches, validation_batches, views
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe
 
@@ -215,3 +215,26 @@ def test_what_a_gpu_does_gives_the_same_crops(scale: float) -> None:
         torch.testing.assert_close(batched.image(IMAGENET), batch.image(IMAGENET), **CLOSE)
         assert torch.equal(batched.inside, batch.inside)
         assert torch.equal(batched.target, batch.target)
+
+
+def test_memory_is_handed_out_again_only_when_nobody_holds_it() -> None:
+    split, how = noise([(40, 50)] * 6), recipe(num_steps=6)
+    held = list(train_batches(split, how, 0, 0, CPU))  # all at once: none may overwrite another
+    for batch, again in zip(held, train_batches(split, how, 0, 0, CPU), strict=True):
+        assert torch.equal(batch.pixels, again.pixels)
+        assert torch.equal(batch.image(IMAGENET), again.image(IMAGENET))
+        assert torch.equal(batch.target, again.target)
+    places = set()
+    for batch in train_batches(split, how, 0, 0, CPU):
+        places.add(batch.pixels.data_ptr())
+        del batch
+    assert len(places) == 1
+    memory = Memory()
+    array = memory.array((2, 3), np.float32)
+    tensor = torch.from_numpy(array)[0]  # a view of a tensor of the array
+    place = tensor.data_ptr()
+    del array
+    assert memory.array((2, 3), np.float32).ctypes.data != place
+    del tensor
+    assert memory.array((2, 3), np.float32).ctypes.data == place
+    assert memory.array((3, 2), np.float32).ctypes.data != place
