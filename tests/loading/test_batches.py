@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from tiny import config, noise
 
 from kdtune.base import IGNORE, Preprocessing
-from kdtune.loading.batches import Memory, Views, _windows, normalise, train_batches, validation_batches, views
+from kdtune.loading.batches import (
+    Memory,
+    Views,
+    _windows,
+    normalise,
+    resample,
+    train_batches,
+    validation_batches,
+    views,
+)
 from kdtune.loading.pack import Packed
 from kdtune.spec import Recipe
 
