@@ -1,17 +1,18 @@
 """The batches of a trial, each a pure function of the seed and the step; resampled on the device.
 
 Random scale, crop and flip as in SKD: the image is scaled by one of ``scale_min, scale_min + scale_step, ...``, padded
-to the crop (mean colour, ignored label), cropped at a random place, mirrored half of the time. Only the window that
-the crop needs is read; scaling, padding and mirroring are one batched resampling on the device. Each network then
-normalises the crop in its own way: a student and a teacher of other habits see the same one.
+to the crop (mean colour, ignored label), cropped at a random place, mirrored half of the time. Scaled pixels have 8
+bits, as those of OpenCV, which SKD used. Only the window that the crop needs is read; scaling, padding and mirroring
+are one batched resampling on the device. Each network then normalises the crop in its own way: a student and a teacher
+of other habits see the same one.
 """
 
 import sys
-import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ HELD_HERE = 3  # references to an array that only ``Memory`` has: its list, its 
 class Batch:
     """Crops before any network's own preprocessing."""
 
-    pixels: Tensor  # (N, 3, H, W) float32, RGB, 0 to 255
+    pixels: Tensor  # (N, 3, H, W) uint8, RGB
     inside: Tensor  # (N, H, W) bool, whether the pixel is of the image; the rest is padding
     target: Tensor  # (N, H, W) int64, ``IGNORE`` where padded
     padded: bool  # whether any pixel is
@@ -85,10 +86,10 @@ def train_batches(split: Images, recipe: Recipe, seed: int, start: int, device: 
             for window in ready:
                 yield resample(window.to(device))
     else:
-        scratch, memory = _Scratch(), Memory()
+        memory = Memory()
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for view in seen:
-                yield _crops(split, view, recipe.crop, pool, scratch, memory)
+                yield _crops(split, view, recipe.crop, pool, memory)
 
 
 @dataclass(frozen=True)
@@ -120,45 +121,55 @@ def _axes(view: Views, i: int, sizes: np.ndarray, crop: tuple[int, int]) -> tupl
     return found[0], found[1]
 
 
-def _crops(
-    split: Images, view: Views, crop: tuple[int, int], pool: Executor, scratch: "_Scratch", memory: "Memory"
-) -> Batch:
+def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, memory: "Memory") -> Batch:
     """A batch on a processor: crop by crop, each from its own window, because padded windows would cost the most."""
     size = (len(view.index), *crop)
-    pixels = memory.array((size[0], 3, *crop), np.float32)
+    pixels = memory.array((size[0], 3, *crop), np.uint8)
     inside, target = memory.array(size, np.bool_), memory.array(size, np.int64)
 
-    def fill(i: int) -> None:
+    def fill(i: int) -> bool:
         rows, columns = _axes(view, i, split.sizes, crop)
-        window = np.s_[rows.start : rows.stop, columns.start : columns.stop]
-        source = scratch.filled(split.image(view.index[i])[window])  # (h, w, 3)
-        grid = np.empty((1, *crop, 2), np.float32)
-        grid[..., 0] = (2 * columns.at + 1) / source.shape[1] - 1
-        grid[..., 1] = ((2 * rows.at + 1) / source.shape[0] - 1)[:, None]
-        pixels[i] = _sampled(torch.from_numpy(source.transpose(2, 0, 1))[None], torch.from_numpy(grid))[0].numpy()
+        _resized(split.image(view.index[i]), view, i, rows, columns, pixels[i])
+        nearest = split.label(view.index[i])[rows.start : rows.stop, columns.start : columns.stop]
+        nearest = nearest[rows.nearest][:, columns.nearest]
         np.logical_and(rows.inside[:, None], columns.inside, out=inside[i])
-        nearest = split.label(view.index[i])[window][rows.nearest][:, columns.nearest]
-        nearest[~inside[i]] = IGNORE
+        whole = bool(rows.inside.all() and columns.inside.all())
+        if not whole:
+            nearest[~inside[i]] = IGNORE
         target[i] = nearest
+        return whole
 
-    list(pool.map(fill, range(size[0])))
-    padded = not inside.all()
+    padded = not all(list(pool.map(fill, range(size[0]))))
     return Batch(torch.from_numpy(pixels), torch.from_numpy(inside), torch.from_numpy(target), padded, memory)
 
 
-class _Scratch(threading.local):
-    """Each thread's memory for the window that it resamples, kept from crop to crop."""
+def _resized(image: np.ndarray, view: Views, i: int, rows: Axis, columns: Axis, out: np.ndarray) -> None:
+    """Writes the i-th crop of its image (H, W, 3) to ``out`` (3, h, w), what is outside of the image as 0.
 
-    def __init__(self) -> None:
-        self.memory = np.empty(0, np.float32)
-
-    def filled(self, values: np.ndarray) -> np.ndarray:
-        """A float32 copy, until the next call."""
-        if self.memory.size < values.size:
-            self.memory = np.empty(values.size, np.float32)
-        copy = self.memory[: values.size].reshape(values.shape)
-        copy[...] = values
-        return copy
+    Torch's kernel for 8 bits is several times as fast as sampling at given places, but it begins at the corner of what
+    it is given. At a scale of p / q, each q-th pixel of the source begins where a p-th one of the scaled image does:
+    the window begins there, one period before the crop, so that only the image's own border is a border of it.
+    """
+    part = Fraction(float(view.scale[i])).limit_denominator(1000)
+    window, sizes, skipped = image, [], []
+    for axis, corner in ((rows, int(view.corner[i, 0])), (columns, int(view.corner[i, 1]))):
+        period = max(corner // part.numerator - 1, 0)
+        window = window[period * part.denominator : axis.stop].swapaxes(0, 1)
+        skipped.append(corner - period * part.numerator)
+        sizes.append(skipped[-1] + int(np.count_nonzero(axis.inside)))
+    if part != 1:  # the kernel takes equal sizes for scale 1; one more pixel, which nothing reads, makes them unequal
+        window = np.pad(window, [(0, int(window.shape[axis] == sizes[axis])) for axis in (0, 1)] + [(0, 0)], "edge")
+    source = torch.from_numpy(np.array(window, order="C")).permute(2, 0, 1)[None]
+    scaled = torch.ops.aten.upsample_bilinear2d(source, sizes, False, float(part), float(part))
+    crop = scaled[0, :, skipped[0] :, skipped[1] :]
+    if crop.shape != out.shape:
+        out.fill(0)
+    _, height, width = crop.shape
+    into = torch.from_numpy(out)
+    if view.flip[i]:
+        into[:, :height, into.shape[2] - width :] = crop.flip(2)
+    else:
+        into[:, :height, :width] = crop
 
 
 class Memory:
@@ -219,21 +230,18 @@ def _windows(split: Images, view: Views, crop: tuple[int, int], *, pinned: bool 
 
 
 def resample(windows: Windows) -> Batch:
-    """Crops from windows, in one batched operation on their device; on a processor ``_crops`` gives the same."""
+    """Crops from windows, in one batched operation on their device; ``_crops`` gives the same but for the last bit."""
     count, height, width = windows.labels.shape
     (rows, columns), (row, column) = windows.at, windows.nearest
     x = ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, rows.shape[1], -1)
     y = ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, columns.shape[1])
-    pixels = _sampled(windows.images.permute(0, 3, 1, 2).float(), torch.stack((x, y), dim=-1))
+    images = windows.images.permute(0, 3, 1, 2).float()
+    grid = torch.stack((x, y), dim=-1)  # (N, H, W, 2), -1 and 1 at the borders of the windows
+    pixels = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     inside = windows.inside[0][:, :, None] & windows.inside[1][:, None, :]  # (N, H, W)
     batch = torch.arange(count, device=row.device)[:, None, None]
     target = windows.labels[batch, row[:, :, None], column[:, None, :]].long()
-    return Batch(pixels, inside, torch.where(inside, target, IGNORE), padded=True)
-
-
-def _sampled(images: Tensor, grid: Tensor) -> Tensor:
-    """Bilinear between pixel centres: ``grid`` (N, H, W, 2) holds x and y, -1 and 1 the borders of the images."""
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return Batch(pixels.round().to(torch.uint8), inside, torch.where(inside, target, IGNORE), padded=True)
 
 
 def normalise(pixels: Tensor, how: Preprocessing, out: Tensor | None = None) -> Tensor:
@@ -241,11 +249,12 @@ def normalise(pixels: Tensor, how: Preprocessing, out: Tensor | None = None) -> 
     mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
     ordered = pixels.flip(1) if how.order == "bgr" else pixels
-    return torch.addcmul(-mean / std, ordered, 1 / std, out=out)  # (pixels - mean) / std in one pass
+    image = ordered.to(torch.float32, copy=True) if out is None else out.copy_(ordered)
+    return image.sub_(mean).div_(std)
 
 
 def validation_batches(split: Images, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole images in their order, as many at once as have equal sizes: RGB 0 to 255 (n, 3, H, W), target (n, H, W).
+    """Whole images in their order, as many at once as have equal sizes: RGB uint8 (n, 3, H, W), target (n, H, W).
 
     No batch but of one image holds more than ``MAX_PIXELS``, whatever ``batch_size``. That is one image of 2048 x 1024,
     for which a PSPNet with ResNet-101 at stride 8 (128 x 256 cells) needs in float32, in evaluation: 270 MB of weights,
@@ -256,7 +265,7 @@ def validation_batches(split: Images, batch_size: int, device: torch.device) -> 
     read = _whole(split, batch_size, pinned=device.type == "cuda")
     with closing(prefetched(read, PREFETCH) if device.type == "cuda" else read) as ready:
         for images, labels in ready:
-            pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+            pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
             yield pixels, labels.to(device, non_blocking=True).long()
 
 

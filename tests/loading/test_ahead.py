@@ -82,9 +82,10 @@ def test_prefetched_batches_are_the_same_bits() -> None:
     plain = train_batches(split, recipe, 2, 0, torch.device("cpu"))
     for ahead, direct, other in zip(prefetched(windows(), 3), windows(), plain, strict=True):
         one, two = resample(ahead), resample(direct)  # type: ignore[arg-type]
+        inside = one.inside[:, None].expand(-1, 3, -1, -1)
         assert torch.equal(one.pixels, two.pixels)
         assert torch.equal(one.target, two.target)
         # a processor takes each crop from its own window: the same positions, rounded differently
-        torch.testing.assert_close(one.pixels, other.pixels, rtol=0, atol=0.02)
+        torch.testing.assert_close(one.pixels.int()[inside], other.pixels.int()[inside], rtol=0, atol=1)
         assert torch.equal(one.inside, other.inside)
         assert torch.equal(one.target, other.target)
