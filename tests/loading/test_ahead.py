@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import config, noise
 
+from kdtune.loading import batches
 from kdtune.loading.ahead import in_order, prefetched
 from kdtune.loading.batches import _windows, resample, train_batches, views
 
@@ -62,16 +63,19 @@ def test_what_is_closed_or_forgotten_ends_its_thread(close: bool) -> None:
     assert threads() == before
 
 
-def test_batches_end_their_threads_too() -> None:
+def test_batches_end_their_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SMALL", 0)
     before = threads()
-    batches = train_batches(noise([(40, 50)] * 4), config().recipe, 0, 0, torch.device("cpu"))
-    next(batches)
-    del batches
+    made = train_batches(noise([(40, 50)] * 4), config().recipe, 0, 0, torch.device("cpu"))
+    next(made)
+    assert threads() > before
+    del made
     assert threads() == before
 
 
-def test_prefetched_batches_are_the_same_bits() -> None:
+def test_prefetched_batches_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does, on a processor: windows by a thread, one batched resampling."""
+    monkeypatch.setattr(batches, "SMALL", 0)
     split = noise([(40, 50), (33, 47), (9, 60)])
     recipe = config({"recipe.batch_size": 3, "recipe.crop": [16, 20], "recipe.num_steps": 20}).recipe
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tiny import config, noise
 
 from kdtune.base import IGNORE, Preprocessing
+from kdtune.loading import batches
 from kdtune.loading.batches import (
     Memory,
     Views,
@@ -28,6 +29,12 @@ MIXED = [(40, 50), (33, 47), (50, 40), (9, 60), (64, 64), (41, 41), (30, 30)]
 CLOSE = {"rtol": 0, "atol": 1.05 / 57.12}  # scaled pixels have 8 bits, rounded once along each axis
 
 
+@pytest.fixture(autouse=True, params=["crop by crop", "batched"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test takes both ways of resampling on a processor, whatever the size of its crops."""
+    monkeypatch.setattr(batches, "SMALL", 0 if request.param == "crop by crop" else 1 << 30)
+
+
 def recipe(**changes: object) -> Recipe:
     plain = {"scale_min": 1.0, "scale_max": 1.0, "flip": False, "crop": (16, 20), "batch_size": 3, "num_steps": 12}
     return Recipe.model_validate(config().recipe.model_dump() | plain | changes)
@@ -41,8 +48,8 @@ def normalised(image: np.ndarray) -> torch.Tensor:
 
 
 def drawn(split: Packed, how: Recipe, seed: int = 0) -> list[tuple[Views, torch.Tensor, torch.Tensor]]:
-    batches = enumerate(train_batches(split, how, seed, 0, CPU))
-    return [(views(how, split.sizes, seed, step), batch.image(IMAGENET), batch.target) for step, batch in batches]
+    found = enumerate(train_batches(split, how, seed, 0, CPU))
+    return [(views(how, split.sizes, seed, step), batch.image(IMAGENET), batch.target) for step, batch in found]
 
 
 def by_hand(split: Packed, view: Views, i: int, crop: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,16 +198,16 @@ def test_no_scale_is_above_the_largest() -> None:
 def test_validation_batches_keep_the_order_and_group_equal_sizes() -> None:
     sizes = [(20, 30)] * 5 + [(30, 20)] * 2 + [(20, 30)]
     split = noise(sizes)
-    batches = list(validation_batches(split, 2, CPU))
-    assert [tuple(target.shape) for _, target in batches] == [
+    found = list(validation_batches(split, 2, CPU))
+    assert [tuple(target.shape) for _, target in found] == [
         (2, 20, 30),
         (2, 20, 30),
         (1, 20, 30),
         (2, 30, 20),
         (1, 20, 30),
     ]
-    images = [image for pixels, _ in batches for image in normalise(pixels, IMAGENET)]
-    targets = [target for _, batch in batches for target in batch]
+    images = [image for pixels, _ in found for image in normalise(pixels, IMAGENET)]
+    targets = [target for _, batch in found for target in batch]
     for i in range(len(split)):
         torch.testing.assert_close(images[i], normalised(split.image(i)), rtol=0, atol=1e-5)
         assert torch.equal(targets[i], torch.tensor(split.label(i)).long())
@@ -216,7 +223,8 @@ def test_a_validation_batch_has_no_more_pixels_than_one_large_image() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.1])
-def test_what_a_gpu_does_gives_the_same_crops(scale: float) -> None:
+def test_what_a_gpu_does_gives_the_same_crops(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SMALL", 0)
     split = noise(MIXED)
     how = recipe(scale_min=scale, scale_max=scale, flip=True, crop=(21, 42), batch_size=8)
     for step, batch in enumerate(train_batches(split, how, 0, 0, CPU)):
@@ -226,7 +234,8 @@ def test_what_a_gpu_does_gives_the_same_crops(scale: float) -> None:
         assert torch.equal(batched.target, batch.target)
 
 
-def test_memory_is_handed_out_again_only_when_nobody_holds_it() -> None:
+def test_memory_is_handed_out_again_only_when_nobody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SMALL", 0)
     split, how = noise([(40, 50)] * 6), recipe(num_steps=6)
     held = list(train_batches(split, how, 0, 0, CPU))  # all at once: none may overwrite another
     for batch, again in zip(held, train_batches(split, how, 0, 0, CPU), strict=True):
