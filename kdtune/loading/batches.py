@@ -28,7 +28,6 @@ from kdtune.spec import Recipe
 PREFETCH = 3  # batches that a thread reads ahead of a GPU
 MAX_PIXELS = 2048 * 1024  # of one validation batch, see there
 SMALL = 128 * 128  # pixels of a crop below which one batched operation is faster on a processor, too
-HELD_HERE = 3  # references to an array that only ``Memory`` has: its list, its loop and the call that counts them
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,19 @@ class Memory:
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []
+        self._unheld = _references([np.empty(0)])[0]  # differs between versions of Python
 
     def array(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
         """An array of any content."""
-        for array in self._arrays:
-            held = sys.getrefcount(array) > HELD_HERE
-            if not held and array.shape == shape and array.dtype == dtype:
+        for array, references in zip(self._arrays, _references(self._arrays), strict=True):
+            if references <= self._unheld and array.shape == shape and array.dtype == dtype:
                 return array
         self._arrays.append(np.empty(shape, dtype))
         return self._arrays[-1]
+
+
+def _references(arrays: list[np.ndarray]) -> list[int]:
+    return [sys.getrefcount(array) for array in arrays]
 
 
 @dataclass(frozen=True)
