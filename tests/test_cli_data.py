@@ -1,5 +1,6 @@
 """``kdtune data``: exit statuses, and what goes to which stream; the benches of loading."""
 
+import socket
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,9 +119,10 @@ def test_fetch_of_another_archive() -> None:
 
 
 def test_fetch_without_a_connection() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as gone:
-        url = f"http://127.0.0.1:{gone.server_port}/x.tar"
-    result = kdtune("fetch", "ade20k", "--root", "ade20k", "--url", url)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # kept, but nobody listens: no other process can take the port meanwhile
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/x.tar"
+        result = kdtune("fetch", "ade20k", "--root", "ade20k", "--url", url)
     assert result.exit_code == 1
     assert "Connection refused" in result.stderr
     assert "; continue with: kdtune " in result.stderr.splitlines()[-1]

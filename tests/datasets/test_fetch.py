@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import socket
 import stat
 import tarfile
 import threading
@@ -233,9 +234,10 @@ def test_a_server_that_refuses(
 
 
 def test_no_server(voc: FolderDataset, server: Server, tmp_path: Path) -> None:
-    with Server() as gone:
-        url = gone.url("x.tar")
-    line = refused(lambda: fetch.fetch(voc, tmp_path / "voc", url=url), RunError)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # kept, but nobody listens: no other process can take the port meanwhile
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/x.tar"
+        line = refused(lambda: fetch.fetch(voc, tmp_path / "voc", url=url), RunError)
     assert line == f"{url}: the connection failed ([Errno 111] Connection refused); kept so far: 0.0 MB"
 
 
