@@ -125,7 +125,7 @@ def test_fetch_without_a_connection() -> None:
         result = kdtune("fetch", "ade20k", "--root", "ade20k", "--url", url)
     assert result.exit_code == 1
     assert "Connection refused" in result.stderr
-    assert "; continue with: kdtune " in result.stderr.splitlines()[-1]
+    assert "; continue with: kdtune" in result.stderr.splitlines()[-1]
 
 
 def test_fetch_of_what_is_not_the_published_one(root: str) -> None:

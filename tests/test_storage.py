@@ -18,7 +18,7 @@ from kdtune.storage import TABLES, WEIGHTS, Record, Storage
 from kdtune.weights import read_weights
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
-LAMBDAS = {f"lambda_{name}": REAL for name in ("pi", "pa", "ho", "ifv")}
+LAMBDAS = {f"lambda_{name}": REAL for name in ("pi", "pa", "ho", "ifv", "cwd", "fitnet", "at")}
 HYPERPARAMETERS = {"lr": REAL, "weight_decay": REAL, "temperature": REAL, **LAMBDAS}
 SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANGELOG.md
     "trials": {

@@ -121,7 +121,8 @@ def faults(path: Path) -> list[str]:
         (
             "ce: {weight: 1.0}",
             "cee: {weight: 1.0}",
-            "6: base.losses.cee: unknown loss 'cee' (did you mean 'ce'?); there are: ce, pi, pa, ho, ifv",
+            "6: base.losses.cee: unknown loss 'cee' (did you mean 'ce'?); there are: ce, pi, pa, ho, ifv, cwd, fitnet, "
+            "at",
         ),
         (
             "[student, distill]",
@@ -174,7 +175,7 @@ def faults(path: Path) -> list[str]:
             GRID,
             "losses.p.weight: [1]",
             "12: stages[student].grid.losses.p.weight: losses.p: unknown loss 'p' (did you mean 'pi'?); there "
-            "are: ce, pi, pa, ho, ifv",
+            "are: ce, pi, pa, ho, ifv, cwd, fitnet, at",
         ),
         (
             GRID,

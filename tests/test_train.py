@@ -478,7 +478,9 @@ def test_the_splits_are_the_datasets(tiny: TrialConfig) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_same_run(tmp_path: Path) -> None:
-    which = distilled(tmp_path, pi={"weight": 0.5}).replace({"student.dropout": 0.0, "recipe.num_steps": 4})
+    # two steps: BatchNorm over the pyramid's single cell enlarges every rounding, step by step
+    short = {"student.dropout": 0.0, "recipe.num_steps": 2, "recipe.eval_every": 1}
+    which = distilled(tmp_path, pi={"weight": 0.5}).replace(short)
     plain, _ = evaluations(which)
     compiled, _ = evaluations(which.replace({"recipe.compile": True}))
     for one, other in zip(plain, compiled, strict=True):
