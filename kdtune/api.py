@@ -308,7 +308,9 @@ def train(
     yield from _trained(spec.name, name, config, data_root, output, pack)
 
 
-def train_teacher(study: str, data_root: str | None, settings: Mapping[str, Value], output: str) -> Iterator[str]:
+def train_teacher(
+    study: str, data_root: str | None, settings: Mapping[str, Value], output: str, pack: "PackMode" = "always"
+) -> Iterator[str]:
     """Trains the study's teacher in this process, without Ray; a line per evaluation. Run again, it goes on.
 
     It is the study's stage ``teacher``, if it has one; else the network that its first stage with a teacher names,
@@ -325,7 +327,7 @@ def train_teacher(study: str, data_root: str | None, settings: Mapping[str, Valu
     else:
         config = _teacher_alone(spec, templates)
     line = ""
-    for line in _trained(spec.name, TEACHER, config, data_root, output):
+    for line in _trained(spec.name, TEACHER, config, data_root, output, pack):
         yield line
     yield f"next: kdtune launch {study} --teacher {line.removeprefix('weights: ')}"
 

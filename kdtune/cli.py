@@ -409,8 +409,9 @@ def teacher() -> None:
 @click.argument("study")
 @_data_option
 @_set_option
+@_pack_option
 @click.option("-o", "--output", metavar="DIR", help="Where the files go; default: ./kdtune-teacher.")
-def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], output: str | None) -> None:
+def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], pack: Any, output: str | None) -> None:
     """Train a study's teacher in this process, without Ray. Run again, it continues.
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
@@ -418,7 +419,7 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
     from kdtune import api
     from kdtune.study_file import parse_set
 
-    for line in api.train_teacher(study, data_root, parse_set(settings), output or "kdtune-teacher"):
+    for line in api.train_teacher(study, data_root, parse_set(settings), output or "kdtune-teacher", pack):
         click.echo(line)
 
 
