@@ -5,6 +5,7 @@ network's output (about H/8 x W/8), P = h w.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,3 +262,8 @@ class SegmentationDataset(Config):
 def compute_device() -> torch.device:
     """Cuda if there, else cpu."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

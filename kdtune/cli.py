@@ -323,11 +323,7 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
     dataset = _dataset(name, settings)
     folder = absolute(str(_own_folder(name, root))) if dataset.needs_files else None  # a launch makes it absolute, too
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done}/{total}" + "\n" * (done == total), nl=False, err=True)
-
-    for line in pack_lines(dataset, folder, progress):
+    for line in pack_lines(dataset, folder):
         click.echo(line)
 
 

@@ -1,6 +1,5 @@
 """Looks at every file of a dataset: what is wrong with it, and what is in it."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
+from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
 from kdtune.datasets.files import BadFile, FolderDataset
 
@@ -124,7 +123,7 @@ def _read(dataset: SegmentationDataset, jobs: Sequence[tuple[Split, Sample]], re
         return (label.shape[0], label.shape[1]), np.bincount(label.ravel(), minlength=256)
 
     # threads: decoding leaves Python's lock alone, while each process would first import torch for seconds
-    pool = ThreadPoolExecutor(_processors())
+    pool = ThreadPoolExecutor(processors())
     try:
         for done, ((split, _), seen) in enumerate(zip(jobs, pool.map(look, jobs), strict=True), start=1):
             if isinstance(seen, UserError):
@@ -135,11 +134,6 @@ def _read(dataset: SegmentationDataset, jobs: Sequence[tuple[Split, Sample]], re
             watch(done)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for thousands of images
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sizes(sizes: Counter[Size]) -> str:

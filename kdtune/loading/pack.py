@@ -20,12 +20,12 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from kdtune.base import Sample, SegmentationDataset, Split, UserError
+from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
+from kdtune.datasets.bar import bar
 from kdtune.loading.ahead import in_order
 from kdtune.loading.images import Images, read_directly, size
 
 PackMode = Literal["always", "fallback", "never"]  # fallback: read directly where there is no room for a pack
-Progress = Callable[[int, int], None]  # images done, images in all
 Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
 
 
@@ -113,10 +113,8 @@ def open_split(dataset: SegmentationDataset, split: Split, data_root: str | None
         raise _not_packed(folder, error) from error
 
 
-def pack_samples(
-    dataset: SegmentationDataset, split: Split, samples: list[Sample], progress: Progress | None = None
-) -> Path:
-    """The folder of these samples' pack, which is made now unless it is there.
+def pack_samples(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> Path:
+    """The folder of these samples' pack, which is made now unless it is there; how far that is goes to standard error.
 
     Raises:
         UserError: unreadable data, data that changed while it was read, or no room.
@@ -128,13 +126,13 @@ def pack_samples(
         if not folder.is_dir():
             with FileLock(f"{folder}.lock", mode=0o666):  # of any user: the cache may belong to a whole node
                 if not folder.is_dir():
-                    _pack(dataset, split, samples, stamps, folder, progress)
+                    _pack(dataset, split, samples, stamps, folder)
     except OSError as error:
         raise _not_packed(folder, error) from error
     return folder
 
 
-def pack_lines(dataset: SegmentationDataset, root: str | None, progress: Progress | None = None) -> Iterator[str]:
+def pack_lines(dataset: SegmentationDataset, root: str | None) -> Iterator[str]:
     """Packs both splits of the dataset in ``root``, unless they are; a line on each.
 
     Raises:
@@ -143,7 +141,7 @@ def pack_lines(dataset: SegmentationDataset, root: str | None, progress: Progres
     splits: tuple[Split, ...] = ("train", "val")
     for split in splits:
         samples = dataset.samples(split, Path(root) if root is not None else None)
-        folder = pack_samples(dataset, split, samples, progress)
+        folder = pack_samples(dataset, split, samples)
         megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         yield f"{split}: {len(samples)} images, {megabytes:.1f} MB in {folder}"
 
@@ -177,14 +175,7 @@ def _fingerprint(dataset: SegmentationDataset, split: Split, samples: list[Sampl
     return digest.hexdigest()[:16]
 
 
-def _pack(
-    dataset: SegmentationDataset,
-    split: Split,
-    samples: list[Sample],
-    stamps: Stamps,
-    folder: Path,
-    progress: Progress | None,
-) -> None:
+def _pack(dataset: SegmentationDataset, split: Split, samples: list[Sample], stamps: Stamps, folder: Path) -> None:
     """Writes beside the final name and renames, so that a half-written pack is never read."""
     for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -198,14 +189,14 @@ def _pack(
             (partial / "images.bin").open("wb") as images,
             (partial / "labels.bin").open("wb") as labels,
             closing(_decoded(dataset, split, samples)) as decoded,
+            bar(f"packing {dataset.name}, {split}", len(samples), lambda done: f"{done} images") as watch,
         ):
             for image, label in decoded:
                 images.write(np.ascontiguousarray(image).data)
                 labels.write(np.ascontiguousarray(label).data)
                 index.append((*label.shape, first))
                 first += label.size
-                if progress is not None:
-                    progress(len(index), len(samples))
+                watch(len(index))
         np.save(partial / "index.npy", np.array(index, dtype=np.int64).reshape(-1, 3))
         _check_unchanged(samples, stamps)
         partial.rename(folder)
@@ -215,7 +206,7 @@ def _pack(
 
 def _decoded(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> Generator[tuple[np.ndarray, ...]]:
     """Images and labels in order. Decoding JPEG and PNG leaves Python free, so threads are enough."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = processors()
     return in_order(lambda sample: dataset.read(split, sample), samples, workers=workers, ahead=2 * workers)
 
 

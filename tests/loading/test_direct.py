@@ -24,13 +24,6 @@ CPU = torch.device("cpu")
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own for each test; the folder of packs."""
-    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packs"
-
-
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """A data root with a CamVid of two sizes."""

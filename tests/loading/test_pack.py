@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
+from kdtune.datasets import bar
 from kdtune.datasets.camvid import CamVid
 from kdtune.datasets.demo import Demo
 from kdtune.datasets.synth import write_synthetic
@@ -22,13 +23,6 @@ from kdtune.loading.pack import Packed, open_split, pack_lines, pack_samples
 
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)
 FORK = multiprocessing.get_context("fork")  # torch is imported once, not once per process
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own for each test; the folder of packs."""
-    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packs"
 
 
 @pytest.fixture
@@ -180,11 +174,12 @@ def test_threads_write_the_same_bytes_as_one(cache: Path, monkeypatch: pytest.Mo
     assert written[0] == written[1]
 
 
-def test_progress_is_told_after_each_image() -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_told_after_each_image(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bar, "EVERY_SECONDS", 0.0)
     for _ in range(2):  # the second finds the pack
-        pack_samples(DEMO, "val", DEMO.samples("val", None), lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        pack_samples(DEMO, "val", DEMO.samples("val", None))
+    told = [f"packing demo, val: {done} images of 4 images" for done in (1, 2, 3, 4)]
+    assert capsys.readouterr().err.splitlines() == told
 
 
 def test_other_users_may_read_and_lock(cache: Path) -> None:

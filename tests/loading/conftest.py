@@ -1,0 +1,12 @@
+"""What the tests of loading share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for each test; the folder of packs."""
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packs"
