@@ -105,6 +105,16 @@ def test_penalty(case: Case) -> None:
     check_gradients(critic, case, "loss")
 
 
+def check_critics_step(ho: HolisticLoss, case: Case, teacher: SegOutput, student: SegOutput) -> None:
+    """The critic's loss and its gradients, from the critic as it was before the student's."""
+    load(ho.critic, case)
+    ho.critic.requires_grad_(True)
+    loss = ho.critic_loss(teacher.logits, student.logits.detach(), case.input("alpha"))
+    loss.backward()
+    case.check(loss, "loss_D_total")
+    check_gradients(ho.critic, case, "loss_D_total")
+
+
 @pytest.mark.parametrize("case", cases("skd_total"))
 def test_total(case: Case) -> None:
     """SKD's whole step: the student's loss of four terms, then the critic's, each from a fresh critic."""
@@ -127,12 +137,7 @@ def test_total(case: Case) -> None:
         case.check_grad(tensor, name, loss="loss_G_total")
     assert all(p.grad is None for p in ho.critic.parameters())
 
-    load(ho.critic, case)
-    ho.critic.requires_grad_(True)
-    loss = ho.critic_loss(teacher.logits, student.logits.detach(), case.input("alpha"))
-    loss.backward()
-    case.check(loss, "loss_D_total")
-    check_gradients(ho.critic, case, "loss_D_total")
+    check_critics_step(ho, case, teacher, student)
 
 
 @pytest.mark.parametrize("case", cases("ifvd_total"))
@@ -160,12 +165,7 @@ def test_total_ifvd(case: Case) -> None:
     for tensor, name in zip(inputs, ("logits_S", "logits_S_aux", "feat_S"), strict=True):
         case.check_grad(tensor, name, loss="loss_G_total")
 
-    load(ho.critic, case)
-    ho.critic.requires_grad_(True)
-    loss = ho.critic_loss(teacher.logits, student.logits.detach(), case.input("alpha"))
-    loss.backward()
-    case.check(loss, "loss_D_total")
-    check_gradients(ho.critic, case, "loss_D_total")
+    check_critics_step(ho, case, teacher, student)
 
 
 def test_spectral_conv_has_norm_one() -> None:
