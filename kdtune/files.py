@@ -98,11 +98,20 @@ class Folder:
             partial.unlink()
         return True
 
-    def names(self) -> list[str]:
-        """The names of all files directly in the folder, sorted; none if it is not there."""
+    def names(self, unfinished: bool = False) -> list[str]:
+        """The names of all files directly in the folder, sorted; none if it is not there.
+
+        ``unfinished``: those, too, that a process was killed in writing.
+        """
         system, path = self._open()
         found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.is_file and not info.base_name.endswith(".partial"))
+        names = sorted(info.base_name for info in found if info.is_file)
+        return [name for name in names if unfinished or not name.endswith(".partial")]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        system, path = self._open()
+        return bool(system.get_file_info(f"{path}/{name}").is_file)
 
     def folders(self) -> list[str]:
         """The names of the folders directly in it, sorted."""

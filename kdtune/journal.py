@@ -1,11 +1,13 @@
 """A trial that leaves a trace: runs it from where its journal says, and writes every evaluation down."""
 
+import contextlib
+import logging
 import os
 import platform
 import resource
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,12 @@ import kdtune
 from kdtune import rows, trial
 from kdtune.base import UserError, compute_device
 from kdtune.spec import TrialConfig
-from kdtune.storage import Record, Storage, new_row
+from kdtune.storage import KEPT_STATES, Record, Storage, new_row
 from kdtune.train import Evaluation, Run
 from kdtune.weights import WeightsRecord
+
+
+_log = logging.getLogger("kdtune")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class Planned:
         return self.config.trial_id(self.stage)
 
 
+class Overtaken(Exception):
+    """Another process has claimed the trial: this one was believed dead, and must write nothing more."""
+
+
 def new_record(planned: Planned) -> Record:
     """The journal of a trial before its first evaluation."""
     facts = rows.hyperparameters(planned.config) | {
@@ -42,74 +51,100 @@ def new_record(planned: Planned) -> Record:
         "torch_version": str(torch.__version__),
     }
     row = new_row(planned.study, planned.stage, planned.trial_id, planned.start, facts)
-    return {"row": row, "history": [], "state": None}
+    return {"row": row, "history": [], "states": [], "attempt": 0}
 
 
-def follow(planned: Planned, site: trial.Site, storage: Storage) -> Iterator[Record]:
+def follow(
+    planned: Planned, site: trial.Site, storage: Storage, note: Callable[[str], None] = _log.warning
+) -> Iterator[Record]:
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
-    Each evaluation is one commit: the state first, then the journal that names it, then the older state goes. A trial
-    whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the reason in its row;
-    bad input (``UserError``) is raised, for it would end every other trial too.
+    It begins with a claim, so that what an earlier process of the same trial may still write is not read any more.
+    Each evaluation is one commit: the state first, then the journal that names it, then the state before the last goes.
+    A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the reason in its
+    row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of damaged states.
+
+    Raises:
+        UserError: bad input.
+        Overtaken: another process has claimed the trial.
+        OSError: storage is away, or full.
     """
-    record = storage.record(planned.trial_id) or new_record(planned)
-    saved = storage.read_state(record)
-    if saved is None:
-        record = new_record(planned)
+    record, saved = _resumed(planned, storage, note)
     record["row"] |= _place() | {"status": "running", "error": None}
     record["row"]["started_at"] = record["row"]["started_at"] or time.time()
-    if record["history"] and _done(record):  # it was killed after its last checkpoint, before anyone noted the end
-        yield _end(record, "completed", storage)
-        return
+    storage.claim(record)
     try:
         run: Run | None = None
         for evaluation, run in trial.run(planned.config, site, saved):
             _note(record, evaluation, planned.config)
+            if storage.overtaken(record):
+                raise Overtaken
             if evaluation.diverged:
                 record["row"]["error"] = evaluation.error
                 break
-            last = evaluation.step >= planned.config.recipe.num_steps
-            if last:
+            if evaluation.step >= planned.config.recipe.num_steps:
                 storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
-            record["state"] = storage.write_state(planned.trial_id, evaluation.step, run.state_dict())
-            if last:
                 break
-            storage.write_record(record)
-            storage.remove_states(planned.trial_id, keep=record["state"]["file"])
+            _commit(record, storage, evaluation.step, run)
             yield record
         yield _end(record, "diverged" if record["row"]["miou"] is None else "completed", storage)
-    except (UserError, OSError):
+    except (UserError, OSError, Overtaken) as error:
+        if not record["states"] and not isinstance(error, Overtaken):
+            with contextlib.suppress(OSError):
+                storage.withdraw(record)
         raise
     except Exception as error:
         record["row"]["error"] = _short(error)
         yield _end(record, "failed", storage)
 
 
+def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:
+    """The trial's journal with its last good state, the journal cut where that state is; a new one if there is none."""
+    trial_id = planned.trial_id
+    record = storage.record(trial_id)
+    for i, state in enumerate(record["states"] if record else []):
+        saved = storage.read_state(trial_id, state)
+        if record is not None and saved is not None:
+            record["states"] = record["states"][i:]
+            record["history"] = [entry for entry in record["history"] if entry["step"] <= state["step"]]
+            return record, saved
+        note(f"{storage.folder.uri}/checkpoints/{trial_id}/{state['file']}: damaged or missing, and skipped")
+    attempt = record["attempt"] if record else 0
+    return new_record(planned) | {"attempt": attempt}, None
+
+
+def _commit(record: Record, storage: Storage, step: int, run: Run) -> None:
+    """The state, then the journal that names it; the states before the last two go."""
+    trial_id = record["row"]["trial_id"]
+    written = storage.write_state(trial_id, record["attempt"], step, run.state_dict())
+    states = [written, *record["states"]]
+    record["states"] = states[:KEPT_STATES]
+    storage.write_record(record)
+    for state in states[KEPT_STATES:]:  # by name: a process that was overtaken must not remove its successor's
+        storage.remove_state(trial_id, state)
+
+
 def stop(record: Record, storage: Storage) -> Record:
-    """Notes that the scheduler stopped a trial. Its state stays: without early stopping it can go on."""
+    """Notes that the scheduler stopped a trial. Its states stay: without early stopping it can go on."""
     record["row"] |= {"status": "stopped", "finished_at": time.time()}
     storage.write_record(record)
     return record
 
 
 def fail(record: Record, reason: str, storage: Storage) -> Record:
-    """Notes that a trial's process was lost too often."""
+    """Notes that a trial's process was lost too often; a claim, for what was lost may still run."""
     record["row"] |= {"status": "failed", "error": reason, "finished_at": time.time()}
-    storage.write_record(record)
+    storage.claim(record)
     return record
-
-
-def _done(record: Record) -> bool:
-    return bool(record["row"]["step"] is not None and record["row"]["step"] >= record["row"]["steps_total"])
 
 
 def _end(record: Record, status: str, storage: Storage) -> Record:
     """The last commit of a trial. A completed one keeps its weights only."""
     record["row"] |= {"status": status, "finished_at": time.time()}
     if status in ("completed", "diverged"):
-        record["state"] = None
+        record["states"] = []
     storage.write_record(record)
-    if record["state"] is None:
+    if not record["states"]:
         storage.remove_states(record["row"]["trial_id"])
     return record
 

@@ -1,12 +1,15 @@
 """``<storage>/<study>/``: the journal of trials, which is the truth, and the Parquet tables made from it.
 
-The journal holds one JSON file per trial, written by whoever holds the trial (its worker; the driver once the
-scheduler stopped it), always whole. Tables are derived from it and can be written again at any time.
+The journal holds one JSON file per attempt at a trial, written by whoever holds the trial (its worker; the driver once
+the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes dead
+and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
+written again at any time.
 """
 
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +27,14 @@ from kdtune.spec import StudySpec
 from kdtune.study_file import dump
 from kdtune.weights import WeightsRecord, weights_bytes
 
+_log = logging.getLogger("kdtune")
+
 TABLES = ("trials", "history", "optimal", "final", "emissions")
 WEIGHTS = "student.safetensors"
 
-Record = dict[str, Any]  # a trial's journal: row, history, state
+KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
+
+Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
 
 
 @dataclass(frozen=True)
@@ -64,23 +71,47 @@ class Storage:
     # journal
 
     def record(self, trial_id: str) -> Record | None:
-        """A trial's journal, or none if it never got to its first checkpoint."""
-        content = (self.folder / "journal").read(f"{trial_id}.json")
-        return json.loads(content) if content else None
+        """A trial's journal, or none if no worker ever began it."""
+        journal = self.folder / "journal"
+        prefix = f"{trial_id}."
+        return self._latest({name: n for name, n in _attempts(journal.names()) if name.startswith(prefix)})
 
     def records(self) -> dict[str, Record]:
         """All journals by trial id."""
-        found = {}
-        journal = self.folder / "journal"
-        for name in journal.names():
-            content = journal.read(name) if name.endswith(".json") else None
-            if content:
-                found[name.removesuffix(".json")] = json.loads(content)
-        return found
+        by_trial: dict[str, dict[str, int]] = {}
+        for name, attempt in _attempts((self.folder / "journal").names()):
+            by_trial.setdefault(name.rsplit(".", 2)[0], {})[name] = attempt
+        found = {trial_id: self._latest(names) for trial_id, names in by_trial.items()}
+        return {trial_id: record for trial_id, record in found.items() if record is not None}
+
+    def _latest(self, attempts: Mapping[str, int]) -> Record | None:
+        """The journal of the highest attempt that can be read."""
+        for name in sorted(attempts, key=lambda name: attempts[name], reverse=True):
+            content = (self.folder / "journal").read(name)
+            try:
+                if content is not None:
+                    record: Record = json.loads(content)
+                    return record
+            except ValueError:
+                _log.warning("%s/journal/%s: damaged, and skipped", self.folder.uri, name)
+        return None
+
+    def claim(self, record: Record) -> None:
+        """Makes this the trial's next attempt: from here on nobody reads what the one before still writes."""
+        record["attempt"] = record["attempt"] + 1
+        self.write_record(record)
+
+    def withdraw(self, record: Record) -> None:
+        """Takes a claim back: the trial did not begin."""
+        (self.folder / "journal").remove(_name(record["row"]["trial_id"], record["attempt"]))
+
+    def overtaken(self, record: Record) -> bool:
+        """Whether another process has claimed the trial since."""
+        return (self.folder / "journal").exists(_name(record["row"]["trial_id"], record["attempt"] + 1))
 
     def write_record(self, record: Record) -> None:
-        """Replaces a trial's journal."""
-        name = f"{record['row']['trial_id']}.json"
+        """Replaces the journal of this attempt."""
+        name = _name(record["row"]["trial_id"], record["attempt"])
         (self.folder / "journal").write(name, json.dumps(record, allow_nan=False).encode())
 
     # checkpoints
@@ -89,31 +120,32 @@ class Storage:
         """The weights that a finished trial left."""
         return (self.folder / "checkpoints" / trial_id / WEIGHTS).uri
 
-    def write_state(self, trial_id: str, step: int, state: Mapping[str, Any]) -> Record:
+    def write_state(self, trial_id: str, attempt: int, step: int, state: Mapping[str, Any]) -> Record:
         """Saves what a trial needs to go on; returns how the journal refers to it."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
-        name = f"state-{step}.pt"
+        name = f"state-{step}.{attempt}.pt"
         (self.folder / "checkpoints" / trial_id).write(name, content)
         return {"file": name, "step": step, "sha256": hashlib.sha256(content).hexdigest()}
 
-    def read_state(self, record: Record) -> dict[str, Any] | None:
-        """The state that a journal refers to; none where it is missing or damaged (the trial then starts anew)."""
-        state = record.get("state")
-        if not state:
-            return None
-        content = (self.folder / "checkpoints" / record["row"]["trial_id"]).read(state["file"])
+    def read_state(self, trial_id: str, state: Record) -> dict[str, Any] | None:
+        """A state that a journal refers to; none where it is missing or damaged."""
+        content = (self.folder / "checkpoints" / trial_id).read(state["file"])
         if content is None or hashlib.sha256(content).hexdigest() != state["sha256"]:
             return None
         found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
-    def remove_states(self, trial_id: str, keep: str | None = None) -> None:
-        """Removes a trial's saved states but ``keep``."""
+    def remove_state(self, trial_id: str, state: Record) -> None:
+        """Removes one state."""
+        (self.folder / "checkpoints" / trial_id).remove(state["file"])
+
+    def remove_states(self, trial_id: str) -> None:
+        """Removes all states of a trial, those that no journal names and half-written ones too."""
         folder = self.folder / "checkpoints" / trial_id
-        for name in folder.names():
-            if name.startswith("state-") and name != keep:
+        for name in folder.names(unfinished=True):
+            if name.startswith("state-"):
                 folder.remove(name)
 
     def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> None:
@@ -182,6 +214,16 @@ class Storage:
                 f"run `kdtune launch {self.study}` first, or name its storage with --storage"
             )
         return pq.read_table(pa.BufferReader(content))
+
+
+def _name(trial_id: str, attempt: int) -> str:
+    return f"{trial_id}.{attempt}.json"
+
+
+def _attempts(names: Sequence[str]) -> list[tuple[str, int]]:
+    """The journals among these files, each with its attempt."""
+    parts = ((name, name.rsplit(".", 2)) for name in names)
+    return [(name, int(found[1])) for name, found in parts if found[-1] == "json" and found[1].isdecimal()]
 
 
 def new_row(study: str, stage: str, trial_id: str, start: str, facts: Row) -> Row:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.api import results
+from kdtune.storage import Storage
 
 STUDY = """
 name: tiny
@@ -91,8 +92,7 @@ def essence(storage: Path, table: str, study: str = "tiny") -> list[dict[str, An
 
 def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
     """The journal of every trial, as it is on storage now."""
-    folder = storage / study / "journal"
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")} if folder.is_dir() else {}
+    return Storage(str(storage), study).records()
 
 
 def slow_to_stop(config: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdtune import trial
 from kdtune.base import LossTerm, SegOutput, UserError
-from kdtune.journal import Planned, fail, follow, new_record, stop
+from kdtune.journal import Overtaken, Planned, fail, follow, new_record, stop
 from kdtune.spec import TrialConfig
 from kdtune.storage import WEIGHTS, Record, Storage
 from kdtune.trial import Site
@@ -65,13 +65,15 @@ def test_the_journal_is_on_disk_before_each_record_is_seen(tiny: TrialConfig, st
         on_disk = storage.record(planned(tiny).trial_id)
         assert on_disk == json.loads(json.dumps(record))
         steps.append((on_disk["row"]["step"], on_disk["row"]["status"], files(storage, tiny)))
-        if on_disk["state"] is not None:
-            state = storage.read_state(on_disk)
+        steps_kept = []
+        for written in on_disk["states"]:
+            state = storage.read_state(planned(tiny).trial_id, written)
             assert state is not None
-            assert state["step"] == on_disk["row"]["step"]
+            steps_kept.append(state["step"])
+        assert steps_kept == [step for step in (on_disk["row"]["step"], 2) if steps_kept][: len(steps_kept)]
     assert steps == [
-        (2, "running", ["state-2.pt"]),
-        (4, "running", ["state-4.pt"]),
+        (2, "running", ["state-2.1.pt"]),
+        (4, "running", ["state-2.1.pt", "state-4.1.pt"]),
         (6, "completed", [WEIGHTS]),
     ]
 
@@ -110,22 +112,51 @@ def test_a_trial_left_on_the_way_ends_as_if_undisturbed(
     assert (essence(rest[-1]), weights(storage, which)) == undisturbed(which)
 
 
+def damage(storage: Storage, which: TrialConfig, file: str, harm: str) -> None:
+    """Removes a state, or changes a bit of it."""
+    checkpoints = storage.folder / "checkpoints" / planned(which).trial_id
+    content = checkpoints.read(file)
+    assert content is not None
+    checkpoints.remove(file)
+    if harm == "damaged":
+        checkpoints.write(file, content[:-1] + bytes([content[-1] ^ 1]))
+
+
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
-def test_a_trial_without_its_state_starts_anew(
-    tiny: TrialConfig, storage: Storage, undisturbed: Any, harm: str
+@pytest.mark.parametrize("harmed", [1, 2])
+def test_a_damaged_state_is_named_and_skipped(storage: Storage, undisturbed: Any, harm: str, harmed: int) -> None:
+    """The trial goes on from the one before, and from the start when both are gone."""
+    which = config({"recipe.num_steps": 8})
+    begun = follow(planned(which), Site(), storage)
+    for _ in range(3):
+        record = next(begun)
+    begun.close()
+    assert [state["step"] for state in record["states"]] == [6, 4]
+    for state in record["states"][:harmed]:
+        damage(storage, which, state["file"], harm)
+    notes: list[str] = []
+    again = list(follow(planned(which), Site(), storage, notes.append))
+    assert len(again) == {1: 2, 2: 4}[harmed]
+    assert (essence(again[-1]), weights(storage, which)) == undisturbed(which)
+    assert [note.split("/")[-1] for note in notes] == [
+        f"state-{step}.1.pt: damaged or missing, and skipped" for step in (6, 4)[:harmed]
+    ]
+    assert files(storage, which) == [WEIGHTS]
+
+
+def test_a_damaged_journal_is_named_and_skipped(
+    tiny: TrialConfig, storage: Storage, undisturbed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun = follow(planned(tiny), Site(), storage)
-    record = next(begun)
+    next(begun)
     begun.close()
-    checkpoints = storage.folder / "checkpoints" / planned(tiny).trial_id
-    content = checkpoints.read(record["state"]["file"])
+    name = f"{planned(tiny).trial_id}.1.json"
+    content = (storage.folder / "journal").read(name)
     assert content is not None
-    checkpoints.remove(record["state"]["file"])
-    if harm == "damaged":
-        checkpoints.write(record["state"]["file"], content[:-1] + bytes([content[-1] ^ 1]))
+    (storage.folder / "journal").write(name, content[: len(content) // 2])
+    assert storage.records() == {}
+    assert f"{name}: damaged, and skipped" in caplog.text
     again = list(follow(planned(tiny), Site(), storage))
-    assert [len(each["history"]) for each in again[-1:]] == [3]
-    assert len(again) == 3
     assert (essence(again[-1]), weights(storage, tiny)) == undisturbed(tiny)
 
 
@@ -133,27 +164,47 @@ def test_a_state_that_no_journal_names_is_not_used(tiny: TrialConfig, storage: S
     begun = follow(planned(tiny), Site(), storage)
     next(begun)
     begun.close()
-    storage.write_state(planned(tiny).trial_id, 4, {"killed": "before the journal was written"})
+    trial_id = planned(tiny).trial_id
+    storage.write_state(trial_id, 1, 4, {"killed": "before the journal was written"})
+    half = storage.folder / "checkpoints" / trial_id
+    half.write("state-6.1.pt.4711-1.partial", b"killed while it was written")
     rest = list(follow(planned(tiny), Site(), storage))
     assert (essence(rest[-1]), weights(storage, tiny)) == undisturbed(tiny)
-    assert files(storage, tiny) == [WEIGHTS]
+    assert half.names(unfinished=True) == [WEIGHTS]
 
 
-def test_a_trial_killed_after_its_last_checkpoint_runs_no_step(tmp_path: Path, storage: Storage) -> None:
-    which = config({"teacher": teacher(tmp_path), "losses.pi": {"weight": 0.5}})
-    *_, (evaluation, state) = trial.run(which, Site())
-    record = new_record(planned(which))
-    record["row"] |= {"step": evaluation.step, "miou": evaluation.miou, "started_at": 1.0}
-    record["history"] = [{"step": evaluation.step, "miou": evaluation.miou}]
-    record["state"] = storage.write_state(planned(which).trial_id, evaluation.step, state.state_dict())
-    storage.write_weights(planned(which).trial_id, state.student)
-    storage.write_record(record)
-    (tmp_path / "teacher.safetensors").unlink()
-    nowhere = Site(files={which.checkpoints()["teacher.checkpoint"]: str(tmp_path / "gone.safetensors")})
-    (last,) = follow(planned(which), nowhere, storage)  # would raise if it built anything
-    assert (last["row"]["status"], last["row"]["miou"]) == ("completed", evaluation.miou)
-    assert last["history"] == record["history"]
-    assert files(storage, which) == [WEIGHTS]
+@pytest.mark.parametrize("seen", [0, 1, 2])
+def test_late_writes_of_a_process_believed_dead_are_fenced(storage: Storage, undisturbed: Any, seen: int) -> None:
+    """Its worker's node was lost, a successor has begun; the old one still trains, and has missed all of it."""
+    which = config({"recipe.num_steps": 12})
+    old = follow(planned(which), Site(), storage)
+    for _ in range(seen):
+        next(old)
+    new = follow(planned(which), Site(), storage)
+    next(new)
+    before = (storage.record(planned(which).trial_id), files(storage, which))
+    if seen:
+        with pytest.raises(Overtaken):
+            next(old)
+        assert (storage.record(planned(which).trial_id), files(storage, which)) == before
+    else:  # it had not even claimed the trial: now it has, and the successor is the one that must stop
+        next(old)
+        with pytest.raises(Overtaken):
+            list(new)
+        new = old
+    *_, last = new
+    assert (essence(last), weights(storage, which)) == undisturbed(which)
+
+
+def test_what_an_overtaken_process_was_writing_is_not_read(tiny: TrialConfig, storage: Storage) -> None:
+    """It looked, was alone, and wrote after its successor had claimed the trial: no look can exclude that."""
+    old = follow(planned(tiny), Site(), storage)
+    stale = json.loads(json.dumps(next(old)))
+    *_, last = follow(planned(tiny), Site(), storage)
+    stale["row"]["miou"] = 99.0
+    storage.write_record(stale)
+    assert storage.record(planned(tiny).trial_id) == json.loads(json.dumps(last))
+    assert storage.records() == {planned(tiny).trial_id: json.loads(json.dumps(last))}
 
 
 @pytest.mark.slow
@@ -191,7 +242,7 @@ def test_a_diverged_trial_is_a_result(tiny: TrialConfig, storage: Storage) -> No
     assert row["error"].startswith("losses.ce is not finite at step ")
     assert record["history"][-1]["loss"] is None
     assert files(storage, which) == []
-    content = (storage.folder / "journal").read(f"{planned(which).trial_id}.json")
+    content = (storage.folder / "journal").read(f"{planned(which).trial_id}.1.json")
     assert content is not None
     json.loads(content, parse_constant=pytest.fail)  # NaN and Infinity are not JSON
 
@@ -259,7 +310,7 @@ def test_a_stopped_trial_can_go_on(tiny: TrialConfig, storage: Storage, undistur
     record = next(begun)
     begun.close()
     stopped = stop(record, storage)
-    assert (stopped["row"]["status"], files(storage, tiny)) == ("stopped", ["state-2.pt"])
+    assert (stopped["row"]["status"], files(storage, tiny)) == ("stopped", ["state-2.1.pt"])
     assert stopped["row"]["finished_at"] >= stopped["row"]["started_at"]
     assert storage.record(planned(tiny).trial_id) == json.loads(json.dumps(stopped))
     rest = list(follow(planned(tiny), Site(), storage))

@@ -185,27 +185,40 @@ def test_journals_come_back_and_hold_no_nan(storage: Storage, records: list[Reco
 
 def test_other_files_in_the_journal_are_not_trials(storage: Storage) -> None:
     storage.write_record(finished("student", 1.0))
-    (storage.folder / "journal").write("notes.txt", b"mine")
+    for name in ("notes.txt", "notes.json", "a.b.json", ".1.json.4711-1.partial"):
+        (storage.folder / "journal").write(name, b"mine")
     assert len(storage.records()) == 1
+
+
+def test_the_highest_attempt_is_the_trial(storage: Storage) -> None:
+    record = finished("student", 1.0)
+    id_ = record["row"]["trial_id"]
+    for attempt in range(1, 12):  # as numbers, not as text: 10 comes after 9
+        storage.claim(record)
+        assert record["attempt"] == attempt
+        assert not storage.overtaken(record)
+        assert storage.record(id_) == storage.records()[id_] == record
+    assert storage.overtaken(record | {"attempt": 10})
+    storage.withdraw(record)
+    assert storage.record(id_) == record | {"attempt": 10}
 
 
 def test_states_are_told_whole_from_damaged(storage: Storage) -> None:
     record = finished("student", 1.0)
     id_ = record["row"]["trial_id"]
-    assert storage.read_state(record) is None
-    record["state"] = storage.write_state(id_, 5, {"step": 5, "weights": torch.arange(3.0)})
-    found = storage.read_state(record)
+    written = storage.write_state(id_, 1, 5, {"step": 5, "weights": torch.arange(3.0)})
+    found = storage.read_state(id_, written)
     assert found is not None
     assert found["step"] == 5
     assert torch.equal(found["weights"], torch.arange(3.0))
-    storage.write_state(id_, 6, {})
+    storage.remove_state(id_, storage.write_state(id_, 1, 6, {}))
     storage.write_weights(id_, config().student.build(12))
-    storage.remove_states(id_, keep="state-5.pt")
     checkpoints = storage.folder / "checkpoints" / id_
-    assert checkpoints.names() == ["state-5.pt", WEIGHTS]
-    checkpoints.write("state-5.pt", (checkpoints.read("state-5.pt") or b"")[:-10])
-    assert storage.read_state(record) is None
+    assert checkpoints.names() == ["state-5.1.pt", WEIGHTS]
+    checkpoints.write("state-5.1.pt", (checkpoints.read("state-5.1.pt") or b"")[:-10])
+    assert storage.read_state(id_, written) is None
     storage.remove_states(id_)
+    assert storage.read_state(id_, written) is None
     assert checkpoints.names() == [WEIGHTS]
     assert storage.checkpoint_uri(id_) == f"{storage.root}/tiny/checkpoints/{id_}/{WEIGHTS}"
     assert read_weights(storage.checkpoint_uri(id_)).keys() == config().student.build(12).state_dict().keys()
