@@ -1,8 +1,8 @@
 """``<storage>/<study>/``: the journal of trials, which is the truth, and the Parquet tables made from it.
 
 The journal holds one JSON file per attempt at a trial, written by whoever holds the trial (its worker; the driver once
-the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes dead
-and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
+the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes
+dead and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
 written again at any time.
 """
 
