@@ -32,6 +32,8 @@ from kdtune.models import MODELS
 from kdtune.models.external import ExternalModel
 from kdtune.registry import Registry
 
+STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
+
 STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
@@ -453,7 +455,7 @@ class Stage(Config):
 class StudySpec(Config):
     """A study: what every trial shares, and the stages in the order in which they run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=rf"^{STUDY_NAME}$")]
     description: str = ""
     needs_gpu: bool = False  # launch says so before the first step where there is none
     seed: NonNegativeInt = 0  # shuffles the grids, draws the samples
