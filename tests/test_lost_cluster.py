@@ -1,7 +1,6 @@
 """What Ray itself does not tell: its control store or its raylet is gone. The launch ends, and the next one goes on."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,15 +12,6 @@ pytestmark = pytest.mark.slow
 # one stage and trials that outlast the watchdog's patience: what it has to notice happens while they run
 LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 1500, eval_every: 50")
 GRID = LONG.replace("recipe.weight_decay: [5e-4, 5e-6]", "recipe.weight_decay: [5e-4]")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The study without a fault; it runs beside the tests that do not need it yet."""
-    storage = tmp_path_factory.mktemp("undisturbed")
-    process = start("launch", write_study(storage, GRID), "--storage", storage, *HOW)
-    yield storage
-    end(process)
 
 
 HOW = ("--scheduler", "none", "--stage", "student")
