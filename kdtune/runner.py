@@ -15,6 +15,7 @@ from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
 from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
+from kdtune.logbook import stop_requests
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
@@ -52,7 +53,11 @@ class Launch:
         if address is None:
             self._check_data(only)
         # the signals last: Ray takes SIGTERM for itself when it starts
-        with search.cluster(address) as dashboard, search.interruptible() as halt:
+        with (
+            search.cluster(address, self.study.name) as dashboard,
+            search.interruptible() as halt,
+            stop_requests(self.storage.folder, halt.ask),
+        ):
             self.reporter.started(self.study, self.storage.folder.uri, dashboard, search.has_gpu())
             try:
                 for stage in self._stages():

@@ -93,15 +93,20 @@ class Halt:
     reason: str | None = None
     error: Exception | None = None
 
+    def ask(self, reason: str) -> None:
+        """Has the launch end in order, unless it ends already."""
+        self.reason = self.reason or reason
+
 
 @contextlib.contextmanager
-def cluster(address: str | None) -> Iterator[str | None]:
+def cluster(address: str | None, study: str = "kdtune") -> Iterator[str | None]:
     """Ray: the cluster at ``address``, or one started in this process and ended with it. Gives the dashboard's URL.
 
     Raises:
         UserError: no cluster answers at that address.
     """
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
+    quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     try:
@@ -483,7 +488,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
 
     Raises:
         UserError: a trial met bad input.
-        Interrupted: by Ctrl-C or SIGTERM.
+        Interrupted: by Ctrl-C, SIGTERM or `kdtune stop`.
     """
     stage, name = run.job.stage, run.study.scheduler_of(run.job.stage)
     known = {k: r for k, r in run.past.items() if r["history"]}
@@ -521,7 +526,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     if run.halt.error is not None:
         raise run.halt.error
     if run.halt.reason is not None:
-        raise Interrupted("interrupted; nothing finished is lost")
+        raise Interrupted(f"{run.halt.reason}; nothing finished is lost")
 
 
 def _ray_folder(folder: Folder) -> Path:
