@@ -22,9 +22,7 @@ from typing import Any
 
 import aiohttp
 import psutil
-import ray
 import requests
-from ray.dashboard.modules.job.common import JobInfoStorageClient
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
@@ -214,13 +212,16 @@ def publisher(submission_id: str) -> Callable[[Mapping[str, str]], None]:
     Ray 2.60 has no public call for that, so this changes the job's own record in the control store. What goes wrong is
     noted for debugging: nothing depends on it.
     """
-    key = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=submission_id).encode()
+    clients: list[Any] = []  # one of its own: it also works before Ray is started here, and after its end
 
     def publish(facts: Mapping[str, str]) -> None:
         try:
-            if not ray.is_initialized():
-                return
-            store = ray._private.worker.global_worker.gcs_client
+            from ray._raylet import GcsClient
+            from ray.dashboard.modules.job.common import JobInfoStorageClient
+
+            key = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=submission_id).encode()
+            store = clients[0] if clients else GcsClient(address=os.environ["RAY_ADDRESS"])
+            clients[:] = [store]
             content = store.internal_kv_get(key, b"job", timeout=5)
             info = json.loads(content) if content else {}
             if info.get("status") == "RUNNING":  # the supervisor writes before it and after it, not meanwhile

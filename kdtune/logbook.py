@@ -196,6 +196,8 @@ def logbook(
     finally:
         book.note(f"ended: {outcome}")
         book.flush()
+        if publish is not None:
+            publish({"progress": outcome})
         book.record(ended_at=now(), outcome=without_credentials(outcome))
         if not held.lost.is_set():
             with contextlib.suppress(OSError):

@@ -162,6 +162,8 @@ def status(study: str, storage: str | None, address: str | None = None) -> Statu
     if found.state == "submitted" and job.ended:
         lines = (job.message or "").strip().splitlines() or ["no reason given"]
         found = replace(found, state="ended", told=f"not running; its job ended before the launch began: {lines[-1]}")
+    elif found.state == "ended" and not job.ended and found.launch and not found.launch.ended_at:
+        found = replace(found, state="running", told="running")  # its process cannot be seen from here
     elif found.state == "silent" and job.ended:
         found = replace(found, state="ended", told=f"not running; its job ended: {job.status}; {told}")
     return replace(found, job={"status": job.status, "message": job.message})

@@ -111,7 +111,8 @@ def status_of(where: Storage) -> Status:
     state, told = _state(holder(where.folder), launch)
     began = datetime.fromisoformat(launch.started_at).timestamp() if launch else 0.0
     stages, pace = _stages(where, StudySpec.model_validate(data), began) if data else ((), 0.0)
-    left = sum(stage.steps_left for stage in stages)
+    chosen = launch.stages if launch else ()
+    left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)
     seconds = left / pace if pace and state == "running" else None
     found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds)
     return replace(found, told="finished") if found.done and state == "ended" else found
@@ -194,8 +195,7 @@ def lines(status: Status) -> list[str]:
     found = [f"study {status.study}: {status.told}", f"results: {status.storage}"]
     launch = status.launch
     if launch and launch.submission_id:
-        said = " ".join(filter(None, [status.job["status"], status.job["message"]])) if status.job else "not asked"
-        found.append(f"job {launch.submission_id}: {said.splitlines()[0]}")
+        found.append(f"job {launch.submission_id}: {_said(status.job)}")
     if launch and launch.dashboard and status.state in ("running", "submitted"):
         found.append(f"dashboard: {launch.dashboard}")
     if status.stages:
@@ -213,6 +213,15 @@ def lines(status: Status) -> list[str]:
     found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
     if status.seconds_left is not None:
         found.append(f"at most about {duration(status.seconds_left)} left at the pace of this launch")
-    if launch and launch.command and status.state == "ended" and not status.done:
+    if launch and launch.command and status.state == "ended" and launch.outcome != "finished":
         found.append(f"continue with: {launch.command}")
     return [*found, *(f"note: {note}" for note in status.notes)]
+
+
+def _said(job: Mapping[str, str | None] | None) -> str:
+    """The state of a job, with its reason: of one that failed, the last line of its log."""
+    if job is None:
+        return "not asked"
+    words = [line for line in (job["message"] or "").splitlines() if line.strip()]
+    reason = words[-1 if job["status"] == "FAILED" else 0] if words else ""
+    return f"{job['status']} {reason}".strip()
