@@ -1,10 +1,13 @@
 """Results copied from a storage to this machine."""
 
 import os
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from moto.server import ThreadedMotoServer
 from tiny import config, finished, study
 
 from kdtune.api import results
@@ -106,3 +109,42 @@ def test_nothing_to_copy(tmp_path: Path) -> None:
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert "no study there" in line
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A storage in a bucket of a server on loopback: its URI, and the server's."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}.items():
+        monkeypatch.setenv(name, value)
+    url = f"http://{host}:{port}"
+    for path, content in {"": b"", "runs/tiny/study.yaml": b"name: tiny\n", "runs/tiny/trials.parquet": b"x"}.items():
+        put(f"{url}/bucket/{path}", content)
+    yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1", url
+    server.stop()
+
+
+def put(url: str, content: bytes) -> None:
+    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20260102/us-east-1/s3/aws4_request"}
+    request = urllib.request.Request(url, data=content, method="PUT", headers=headers)
+    urllib.request.urlopen(request, timeout=20).close()
+
+
+def test_from_a_bucket(bucket: tuple[str, str], tmp_path: Path) -> None:
+    uri, _ = bucket
+    done = pull(uri, tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 0, done.output
+    assert names(tmp_path / "here") == {"tiny/study.yaml", "tiny/trials.parquet"}
+    assert "0 files copied" in pull(uri, tmp_path / "here", "--checkpoints").stderr
+
+
+@pytest.mark.parametrize("key", ["checkpoints/%2e%2e/student.safetensors", "a%5Cb.parquet"])
+def test_a_key_cannot_lead_out_of_the_folder(bucket: tuple[str, str], tmp_path: Path, key: str) -> None:
+    uri, url = bucket
+    put(f"{url}/bucket/runs/tiny/{key}", b"x")
+    done = pull(uri, tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 2
+    assert "nothing was copied" in done.stderr
+    assert not (tmp_path / "here").exists()
