@@ -22,6 +22,7 @@ from kdtune.study_file import override
 if TYPE_CHECKING:
     from kdtune.base import LossTerm
     from kdtune.loading.pack import PackMode
+    from kdtune.logbook import Publish
     from kdtune.progress import Reporter
 
 
@@ -117,8 +118,11 @@ def launch(
     address: str | None = None,
     options: Options | None = None,
     reporter: "Reporter | None" = None,
+    command: str | None = None,
 ) -> Storage:
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
+
+    ``command``: what a user types to launch it again, for those who watch it from elsewhere.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
@@ -128,6 +132,7 @@ def launch(
         use_token()
     else:
         require_token()
+    from kdtune.logbook import here, logbook
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
 
@@ -135,10 +140,22 @@ def launch(
     study = adjusted(study, options)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
-    with locked(where.folder) as held:
-        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, pack=options.pack)
+    me = here(options.stages, address, command)
+    with (
+        locked(where.folder) as held,
+        logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
+    ):
+        run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
         run.run(address, options.stages)
     return where
+
+
+def _publisher(submission_id: str | None) -> "Publish | None":
+    if submission_id is None:
+        return None
+    from kdtune.jobs import publisher
+
+    return publisher(submission_id)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,12 @@ class Folder:
         system, path = self._open()
         return bool(system.get_file_info(f"{path}/{name}").is_file)
 
+    def facts(self) -> dict[str, tuple[int, float]]:
+        """By name, the size [bytes] and time of change [seconds since 1970] of all files directly in the folder."""
+        system, path = self._open()
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return {info.base_name: (info.size, (info.mtime_ns or 0) / 1e9) for info in found if info.is_file}
+
     def folders(self) -> list[str]:
         """The names of the folders directly in it, sorted."""
         system, path = self._open()

@@ -46,7 +46,7 @@ def _me() -> Holder:
     }
 
 
-def _alive_here(holder: Holder) -> bool | None:
+def alive_here(holder: Holder) -> bool | None:
     """Whether the holder's process lives; none if it is another host's."""
     if holder["host"] != platform.node():
         return None
@@ -87,7 +87,7 @@ def _take(folder: Folder, me: Holder, lease: float, beat: float) -> None:
         if content is None:
             continue  # its holder has just ended
         holder = json.loads(content)
-        alive = _alive_here(holder)
+        alive = alive_here(holder)
         if alive is None:
             alive = _beats(folder, content, lease, beat)
         if alive:
@@ -143,4 +143,4 @@ def holder(folder: Folder) -> Holder | None:
     """Who holds the study, or none; a dead process of this host holds nothing."""
     content = folder.read(NAME)
     found: Holder | None = json.loads(content) if content else None
-    return None if found is None or _alive_here(found) is False else found
+    return None if found is None or alive_here(found) is False else found

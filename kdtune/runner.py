@@ -16,6 +16,7 @@ from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
 from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
+from kdtune.logbook import stop_requests
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
@@ -54,10 +55,12 @@ class Launch:
         self.reporter.started(self.study, self.storage.folder.uri)
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
+            stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
             begin = functools.cache(lambda: self._begin(address, only, stack))
             try:
                 for stage in self._stages():
                     if not only or stage.name in only:
+                        search.refuse_halted(self.halt)
                         self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
                 self._write_tables()
@@ -72,7 +75,7 @@ class Launch:
         """Ray, once there is something to run: a study that is finished needs none."""
         if address is None:
             self._check_data(only)
-        dashboard = stack.enter_context(search.cluster(address, self.halt))
+        dashboard = stack.enter_context(search.cluster(address, self.study.name, self.halt))
         # the signals last: Ray takes SIGTERM for itself when it starts
         stack.enter_context(search.interruptible(self.halt))
         self.reporter.ray_started(self.study, dashboard, search.has_gpu())

@@ -104,7 +104,7 @@ class Halt:
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, halt: Halt) -> Iterator[str | None]:
+def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]:
     """Ray: the cluster at ``address``, or one started in this process and ended with it. Gives the dashboard's URL.
 
     While it is used, a watchdog ends the launch if the control store or this machine's raylet is gone.
@@ -112,7 +112,8 @@ def cluster(address: str | None, halt: Halt) -> Iterator[str | None]:
     Raises:
         UserError: no cluster answers at that address.
     """
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
+    quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     logging.getLogger("ray").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     try:
@@ -159,10 +160,13 @@ def _watch(halt: Halt, done: threading.Event) -> None:
 @contextlib.contextmanager
 def interruptible(halt: Halt) -> Iterator[None]:
     """Ctrl-C or SIGTERM once ends the launch in order, a second time at once."""
+    asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if halt.reason == "interrupted":
+        nonlocal asked
+        if asked:
             os._exit(130)
+        asked = True
         halt.end("interrupted")
 
     if threading.current_thread() is not threading.main_thread():
@@ -579,7 +583,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
 
     Raises:
         UserError: a trial met bad input.
-        Interrupted: by Ctrl-C or SIGTERM.
+        Interrupted: by Ctrl-C, SIGTERM or `kdtune stop`.
     """
     stage, name = run.job.stage, run.study.scheduler_of(run.job.stage)
     known = {k: r for k, r in run.past.items() if r["history"]}
@@ -614,10 +618,21 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
         ),
     )
     _fit(tuner, run.halt)
-    if run.halt.error is not None:
-        raise run.halt.error
-    if run.halt.reason is not None:
-        raise Interrupted("interrupted; nothing finished is lost")
+    refuse_halted(run.halt)
+
+
+def refuse_halted(halt: Halt) -> None:
+    """Nothing, unless the launch is to end.
+
+    Raises:
+        UserError: a trial met bad input.
+        Lost: Ray is gone.
+        Interrupted: by Ctrl-C, SIGTERM or `kdtune stop`.
+    """
+    if halt.error is not None:
+        raise halt.error
+    if halt.reason is not None:
+        raise Interrupted(f"{halt.reason}; nothing finished is lost")
 
 
 def _fit(tuner: tune.Tuner, halt: Halt) -> None:

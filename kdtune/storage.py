@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +84,13 @@ class Storage:
             attempts += 1
         return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)})
 
-    def records(self) -> dict[str, Record]:
-        """All journals by trial id."""
+    def records(self, only: Collection[str] | None = None) -> dict[str, Record]:
+        """The journals by trial id: all, or ``only`` those of these trials that have one."""
         by_trial: dict[str, dict[str, int]] = {}
         for name, attempt in _attempts((self.folder / "journal").names()):
-            by_trial.setdefault(name.rsplit(".", 2)[0], {})[name] = attempt
+            trial_id = name.rsplit(".", 2)[0]
+            if only is None or trial_id in only:
+                by_trial.setdefault(trial_id, {})[name] = attempt
         found = {trial_id: self._latest(names) for trial_id, names in by_trial.items()}
         return {trial_id: record for trial_id, record in found.items() if record is not None}
 
@@ -208,6 +210,13 @@ class Storage:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self.folder.write(f"{name}.parquet", buffer.getvalue())
+
+    def finished(self) -> dict[str, Row]:
+        """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
+        columns = ["trial_id", "status", "miou", "step", "steps_total", "train_seconds", "finished_at"]
+        content = self.folder.read("trials.parquet")
+        found = pq.read_table(pa.BufferReader(content), columns=columns).to_pylist() if content else []
+        return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
 
     def table(self, name: str) -> pa.Table:
         """A table as it was last written.

@@ -108,7 +108,7 @@ def test_threads_are_shared_out() -> None:
 @pytest.fixture
 def local_ray() -> Any:
     """Ray in this process, as a launch starts it."""
-    with search.cluster(None, search.Halt()):
+    with search.cluster(None, "test", search.Halt()):
         yield
 
 

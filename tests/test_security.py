@@ -94,7 +94,7 @@ from kdtune.auth import require_token
 require_token()
 from kdtune.search import Halt, cluster
 import urllib.request, urllib.error, os, psutil, subprocess, sys
-with cluster(None, Halt()) as dashboard:
+with cluster(None, "test", Halt()) as dashboard:
     without = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"HOME": "/nonexistent"}
     submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--no-wait"]
     submit += ["--address", "http://" + dashboard, "--", "true"]
