@@ -135,6 +135,7 @@ def launch(
     where.check_writable()
     with locked(where.folder) as held:
         run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, pack=options.pack)
+        run.own_root = bool(address) and not data_root  # a flag holds for all nodes
         run.run(address, options.stages)
     return where
 

@@ -20,7 +20,6 @@ from kdtune.spec import Teacher, TrialConfig
 from kdtune.train import Evaluation, Run, fit
 from kdtune.weights import load_weights, read_weights
 
-
 Part = tuple[str, Split]  # a split of a dataset, the latter by its config's JSON
 
 
@@ -37,7 +36,7 @@ class Site:
     files: Mapping[str, str] = field(default_factory=dict)  # checkpoint reference -> file or URI
     pack: PackMode = "always"
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
-    keys: Mapping[Part, str] = field(default_factory=dict)  # content that a split must have; unnamed ones are not looked at
+    keys: Mapping[Part, str] = field(default_factory=dict)  # content that a split must have, where one is named
 
     @property
     def root(self) -> str | None:
