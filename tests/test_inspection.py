@@ -117,7 +117,7 @@ def test_a_storage_without_notes_gets_them(storage: Storage, tiny: TrialConfig) 
     assert set(noted(storage)) == {("demo", "train"), ("demo", "val")}
 
 
-def test_what_a_trial_writes_counts_as_used(storage: Storage, tiny: TrialConfig) -> None:
+def test_what_a_trial_writes_counts_as_used(storage: Storage, tiny: TrialConfig, one_thread: None) -> None:
     """The journal of a real trial, not one that this file makes up."""
     settle(storage, {}, [answer(tiny, "one")])
     next(follow(Planned("s", "student", "base", tiny), Site(), storage))
