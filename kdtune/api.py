@@ -146,6 +146,7 @@ def launch(
         logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
     ):
         run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
+        run.own_root = bool(address) and not data_root  # a flag holds for all nodes
         run.run(address, options.stages)
     return where
 

@@ -11,17 +11,17 @@ from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import rows, search, teachers
+from kdtune import inspection, nodes, rows, search, teachers
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
-from kdtune.loading.pack import PackMode, dataset_root
+from kdtune.loading.pack import PackMode
 from kdtune.lock import Held
 from kdtune.logbook import stop_requests
 from kdtune.progress import Reporter
 from kdtune.search import Halt, Job, Point, StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
-from kdtune.trial import Site, check_labels, load_splits
+from kdtune.trial import Part, Site
 
 TABLES_EVERY = 10.0  # seconds between writings of the tables while a stage runs
 
@@ -37,6 +37,8 @@ class Launch:
     held: Held
     pack: PackMode = "always"
     halt: Halt = field(default_factory=Halt)
+    own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
+    keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
@@ -74,11 +76,13 @@ class Launch:
     def _begin(self, address: str | None, only: Sequence[str], stack: contextlib.ExitStack) -> None:
         """Ray, once there is something to run: a study that is finished needs none."""
         if address is None:
-            self._check_data(only)
+            self._check_data(only, address)
         dashboard = stack.enter_context(search.cluster(address, self.study.name, self.halt))
         # the signals last: Ray takes SIGTERM for itself when it starts
         stack.enter_context(search.interruptible(self.halt))
         self.reporter.ray_started(self.study, dashboard, search.has_gpu())
+        if address is not None:
+            self._check_data(only, address)
 
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
@@ -149,17 +153,31 @@ class Launch:
         for (_, classes), model in wanted.items():
             model.build(classes)
 
-    def _check_data(self, only: Sequence[str]) -> None:
-        """Packs every dataset of the study and looks at every label, before anything is trained."""
-        configs = {c.dataset.model_dump_json(): c for c in self._templates(only)}.values()
-        for config in configs:  # what is missing is said before anything else
-            root = dataset_root(config.dataset, self.data_root)
-            config.dataset.samples("train", root)
-            config.dataset.samples("val", root)
-        self.reporter.note(f"reading {', '.join(sorted({c.dataset.name for c in configs}))}")
-        for config in configs:
-            for split in load_splits(config, Site(self.data_root, pack=self.pack)):
-                check_labels(split, config.dataset.num_classes, config.dataset.name)
+    def _datasets(self, only: Sequence[str]) -> list[TrialConfig]:
+        """A configuration for every dataset that a trial of these stages may use."""
+        found = {}
+        for stage in (stage for stage in self.study.stages if not only or stage.name in only):
+            for config in self.study.templates_of(stage):
+                axes = {path: values for path, values in stage.grid.items() if path.split(".")[0] == "dataset"}
+                changes = [{path: value} for path, values in axes.items() for value in values]
+                for each in (config, *map(config.replace, changes)):
+                    found[each.dataset.model_dump_json()] = each
+        return list(found.values())
+
+    def _check_data(self, only: Sequence[str], address: str | None) -> None:
+        """Every node that trials may run on packs every dataset, looks at every label, and must have the same data."""
+        configs = self._datasets(only)
+        self.reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
+        with search.promptly():
+            if address is None:
+                answers = [inspection.Answer(platform.node(), inspection.look(configs, self._site))]
+            else:
+                answers = nodes.ask(configs, self._site, self.reporter)
+        self.keys = inspection.settle(self.storage, self.records, answers)
+
+    @property
+    def _site(self) -> Site:
+        return Site(self.data_root, pack=self.pack, own_root=self.own_root, keys=self.keys)
 
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
         job = self._job(stage)
@@ -181,9 +199,8 @@ class Launch:
         if left or (stage.search == "tpe" and done < size):
             begin()
             share = search.share(self.study, stage, size)
-            run = StageRun(
-                self.study, replace(job, threads=share.threads), past, share, self.halt, self.reporter, self._ended
-            )
+            job = replace(job, threads=share.threads, site=replace(job.site, keys=self.keys))
+            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)
             search.run_stage(run, left, num_steps)
         self._write_tables()
         self.reporter.stage_ended(stage.name, self._best(stage.name))
@@ -196,7 +213,7 @@ class Launch:
             stage=stage,
             starts=starts,
             references=self.references | self._made_weights(stage),
-            site=Site(self.data_root, self.files | self._weights_files(), self.pack),
+            site=replace(self._site, files=self.files | self._weights_files()),
             storage=self.storage,
             threads=1,
             token=self.held.token,

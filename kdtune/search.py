@@ -180,6 +180,28 @@ def interruptible(halt: Halt) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def promptly() -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends at once what trains nothing, so that there is nothing to end in order.
+
+    Raises:
+        Interrupted: the signal came.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("interrupted; nothing finished is lost")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class Share:
     """What each trial gets, and how many run at once."""

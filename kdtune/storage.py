@@ -188,6 +188,16 @@ class Storage:
         """Replaces the plan."""
         self.folder.write("plan.json", json.dumps(plan).encode())
 
+    def data(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
+        content = self.folder.read("data.json")
+        found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content else {}
+        return found
+
+    def write_data(self, data: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Replaces what ``data`` gives."""
+        self.folder.write("data.json", json.dumps(data, indent=1).encode())
+
     # tables
 
     def write_tables(self, study: StudySpec, plan: Mapping[str, Sequence[str]], records: Mapping[str, Record]) -> None:
