@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdtune.base import LossTerm
     from kdtune.loading.pack import PackMode
     from kdtune.progress import Reporter
+    from kdtune.trial import Trainer
 
 
 def storage_root(given: str | None = None) -> str:
@@ -117,8 +118,11 @@ def launch(
     address: str | None = None,
     options: Options | None = None,
     reporter: "Reporter | None" = None,
+    trainer: "Trainer | None" = None,
 ) -> Storage:
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
+
+    ``trainer``: runs a configuration in place of ``kdtune.trial.run``; workers must be able to import it.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
@@ -126,6 +130,7 @@ def launch(
     """
     if address:
         _use_token()
+    from kdtune import trial
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
 
@@ -134,7 +139,8 @@ def launch(
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
     with locked(where.folder) as held:
-        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, pack=options.pack)
+        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, options.pack)
+        run.trainer = trainer or trial.run
         run.run(address, options.stages)
     return where
 

@@ -484,13 +484,18 @@ def bench() -> None:
 
 
 @bench.command("orchestration", epilog="Example: kdtune bench orchestration --trials 24 --trials 96")
-@click.option("--trials", "counts", multiple=True, type=int, default=(24, 96, 384), show_default=True)
+@click.option("--trials", "counts", multiple=True, type=click.IntRange(min=4), default=(24, 96, 384), show_default=True)
+@click.option("--evaluations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each trial.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
-def bench_orchestration(counts: tuple[int, ...], output: str | None) -> None:
-    """Time per empty trial, Ray's start excluded, journal and tables written; the driver's memory per trial."""
+def bench_orchestration(counts: tuple[int, ...], evaluations: int, output: str | None) -> None:
+    """Time per trial without training, marginal and in all; the driver's memory; tables; a relaunch once finished.
+
+    Everything but training is done: state and journal on storage at every evaluation. Ray's start is not counted.
+    The marginal times are those of the trials 101 to 200 and of the last 100.
+    """
     from kdtune.bench import orchestration
 
-    click.echo(orchestration(counts, output))
+    click.echo(orchestration(counts, evaluations, output))
 
 
 @bench.command("train", epilog="Example: kdtune bench train demo --steps 20")

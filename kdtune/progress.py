@@ -25,17 +25,6 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Tells nothing; the interface of what a launch tells."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def due(self, every: float) -> bool:
-        """Whether ``every`` seconds have passed since it last said so."""
-        now = time.monotonic()
-        if now - self._last < every:
-            return False
-        self._last = now
-        return True
-
     def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
         """Ray runs."""
 
@@ -57,6 +46,9 @@ class Reporter:
     def trial_ended(self, row: Row) -> None:
         """A trial is in the journal with its final status."""
 
+    def tables_written(self, seconds: float) -> None:
+        """All tables, which took this long."""
+
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         """All trials of a stage are finished; ``best``: the rows of its best configuration, one per seed."""
 
@@ -74,7 +66,6 @@ class Lines(Reporter):
     """Lines on standard error, and a moving one where that is a terminal."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._stage = ""

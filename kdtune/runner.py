@@ -10,9 +10,10 @@ from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import rows, search, teachers
+from kdtune import rows, search, teachers, trial
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
+from kdtune.growing import TableWriter
 from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
 from kdtune.progress import Reporter
@@ -20,8 +21,6 @@ from kdtune.search import Halt, Job, Point, StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
 from kdtune.trial import Site, check_labels, load_splits
-
-TABLES_EVERY = 10.0  # seconds between writings of the tables while a stage runs
 
 
 @dataclass
@@ -34,11 +33,18 @@ class Launch:
     reporter: Reporter
     held: Held
     pack: PackMode = "always"
+    trainer: trial.Trainer = trial.run
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
     files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
+    tables: TableWriter = field(init=False)
+    _planned: set[str] = field(default_factory=set)  # the trials of the stage that runs
+    _plan_changed: bool = False  # since it was written
     _told: set[str] = field(default_factory=set)  # datasets whose absent classes were named
+
+    def __post_init__(self) -> None:
+        self.tables = TableWriter(self.storage, self.study)
 
     def run(self, address: str | None, only: Sequence[str]) -> None:
         """All stages, or those named.
@@ -72,10 +78,12 @@ class Launch:
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
         before = self.storage.read_study()
-        self.records = self.storage.records()
-        self.plan = {s.name: [] for s in self._stages()} | self.storage.plan()
-        known = {stage.name for stage in self._stages()}
-        self.plan = {name: ids for name, ids in self.plan.items() if name in known}
+        for record in self.storage.each_record():
+            self._keep(record)
+        stored = self.storage.plan()
+        self.plan = {stage.name: [] for stage in self._stages()}
+        self.plan |= {name: ids for name, ids in stored.items() if name in self.plan}
+        self._plan_changed = self.plan != stored
         now = self.study.model_dump(mode="json")
         if before is not None and before != now:
             self.reporter.changed(differences(before, now))
@@ -188,6 +196,7 @@ class Launch:
             storage=self.storage,
             threads=1,
             token=self.held.token,
+            trainer=self.trainer,
         )
 
     def _made_weights(self, stage: Stage) -> dict[str, str]:
@@ -243,24 +252,42 @@ class Launch:
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
 
     def _set_plan(self, name: str, ids: list[str]) -> None:
-        gone = [id_ for id_ in self.plan.get(name, []) if id_ not in ids]
+        self._planned = set(ids)
+        gone = [id_ for id_ in self.plan.get(name, []) if id_ not in self._planned]
         if gone:
             self.reporter.superseded(name, len(gone))
+        self._plan_changed |= self.plan.get(name) != ids
         self.plan[name] = ids
-        self.storage.write_plan(self.plan)
+        self._write_plan()
+
+    def _keep(self, record: Record) -> None:
+        """Of a trial's history the launch needs what a scheduler compares; all of it is in the tables."""
+        self.tables.add(record)
+        short = [{"step": entry["step"], "miou": entry["miou"]} for entry in record["history"]]
+        self.records[record["row"]["trial_id"]] = record | {"history": short}
+
+    def _write_plan(self) -> None:
+        if self._plan_changed:
+            self.storage.write_plan(self.plan)
+            self._plan_changed = False
 
     def _ended(self, record: Record) -> None:
         row = record["row"]
-        self.records[row["trial_id"]] = record
-        if row["trial_id"] not in self.plan[row["stage"]]:  # drawn by TPE
-            self._set_plan(row["stage"], [*self.plan[row["stage"]], row["trial_id"]])
-        if self.reporter.due(TABLES_EVERY):
+        self._keep(record)
+        if row["trial_id"] not in self._planned:  # drawn by TPE; were its place in the plan lost, _drawn would find it
+            self._planned.add(row["trial_id"])
+            self.plan[row["stage"]].append(row["trial_id"])
+            self._plan_changed = True
+        if self.tables.due():
             self._write_tables()
 
     def _write_tables(self) -> None:
         if self.held.lost.is_set():
             raise RunError("another launch has taken this study over")
-        self.storage.write_tables(self.study, self.plan, self.records)
+        self._write_plan()
+        took = self.tables.write(self.plan)
+        if took is not None:
+            self.reporter.tables_written(took)
 
     def _name_absent_classes(self, stage: Stage) -> None:
         """Once for each dataset: they hardly differ from trial to trial, and ``per_class_iou`` has them all."""

@@ -56,7 +56,8 @@ from kdtune.progress import Reporter  # noqa: E402
 from kdtune.rows import FINISHED  # noqa: E402
 from kdtune.spec import Halving, SchedulerName, Stage, StudySpec, TrialConfig, Value, shuffled  # noqa: E402
 from kdtune.storage import Record, Storage  # noqa: E402
-from kdtune.trial import Site  # noqa: E402
+from kdtune.trial import Site, Trainer  # noqa: E402
+from kdtune.trial import run as train_and_evaluate  # noqa: E402
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
@@ -79,6 +80,7 @@ class Job:
     storage: Storage
     threads: int
     token: str | None = None  # of the launch; a worker whose launch has lost the study writes nothing more
+    trainer: Trainer = train_and_evaluate
 
     def planned(self, point: Point) -> Planned:
         """The trial at a point."""
@@ -184,7 +186,7 @@ def run_trial(point: Point, job: Job) -> None:
     planned = job.planned(point)
     _refuse_if_lost(job)
     try:
-        for record in follow(planned, job.site, job.storage):
+        for record in follow(planned, job.site, job.storage, trainer=job.trainer):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
             metrics = {

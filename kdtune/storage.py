@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ _log = logging.getLogger("kdtune")
 TABLES = ("trials", "history", "optimal", "final", "emissions")
 WEIGHTS = "student.safetensors"
 
+AT_ONCE = 1000  # journals whose contents are held in memory while they are read
+GAP = 2  # attempts that may be missing before one that is there: claims that were taken back
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 
 Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
@@ -71,23 +73,41 @@ class Storage:
     # journal
 
     def record(self, trial_id: str) -> Record | None:
-        """A trial's journal, or none if no worker ever began it."""
+        """A trial's journal, or none if no worker ever began it.
+
+        Asks for its attempts one after the other: a list of the whole journal, for every trial, would be a cost that
+        grows with the square of their number.
+        """
         journal = self.folder / "journal"
-        prefix = f"{trial_id}."
-        return self._latest({name: n for name, n in _attempts(journal.names()) if name.startswith(prefix)})
+        attempts: dict[str, int] = {}
+        attempt = 1
+        while attempt - max(attempts.values(), default=0) <= GAP:
+            if journal.exists(_name(trial_id, attempt)):
+                attempts[_name(trial_id, attempt)] = attempt
+            attempt += 1
+        return self._latest(attempts, {})
 
     def records(self) -> dict[str, Record]:
         """All journals by trial id."""
-        by_trial: dict[str, dict[str, int]] = {}
-        for name, attempt in _attempts((self.folder / "journal").names()):
-            by_trial.setdefault(name.rsplit(".", 2)[0], {})[name] = attempt
-        found = {trial_id: self._latest(names) for trial_id, names in by_trial.items()}
-        return {trial_id: record for trial_id, record in found.items() if record is not None}
+        return {record["row"]["trial_id"]: record for record in self.each_record()}
 
-    def _latest(self, attempts: Mapping[str, int]) -> Record | None:
-        """The journal of the highest attempt that can be read."""
+    def each_record(self) -> Iterator[Record]:
+        """All journals, one after the other: of thousands not all need be in memory at once."""
+        journal = self.folder / "journal"
+        by_trial: dict[str, dict[str, int]] = {}
+        for name, attempt in _attempts(journal.names()):
+            by_trial.setdefault(name.rsplit(".", 2)[0], {})[name] = attempt
+        trials = list(by_trial.values())
+        for first in range(0, len(trials), AT_ONCE):
+            batch = trials[first : first + AT_ONCE]
+            contents = journal.read_many([max(names, key=lambda name: names[name]) for names in batch])
+            found = (self._latest(names, contents) for names in batch)
+            yield from (record for record in found if record is not None)
+
+    def _latest(self, attempts: Mapping[str, int], contents: Mapping[str, bytes]) -> Record | None:
+        """The journal of the highest attempt that can be read; ``contents``: of files that were read already."""
         for name in sorted(attempts, key=lambda name: attempts[name], reverse=True):
-            content = (self.folder / "journal").read(name)
+            content = contents.get(name) or (self.folder / "journal").read(name)
             try:
                 if content is not None:
                     record: Record = json.loads(content)
@@ -180,26 +200,12 @@ class Storage:
 
     # tables
 
-    def write_tables(self, study: StudySpec, plan: Mapping[str, Sequence[str]], records: Mapping[str, Record]) -> None:
-        """All tables from the journals of finished trials; rows that the plan no longer holds are superseded."""
-        finished = {id_: r for id_, r in records.items() if r["row"]["status"] in rows.FINISHED}
-        stages = {s: [finished[id_]["row"] for id_ in ids if id_ in finished] for s, ids in plan.items()}
-        current = [row for trials in stages.values() for row in trials]
-        planned = {row["trial_id"] for row in current}
-        old = [record["row"] for id_, record in finished.items() if id_ not in planned]
-        history = [entry for row in current for entry in finished[row["trial_id"]]["history"]]
-        self._write("trials", rows.trials_table(current))
-        self._write("history", rows.history_table(history))
-        self._write("optimal", rows.optimal_table(study, stages))
-        self._write("final", rows.final_table(study, stages.get("final", [])))
-        self._write("emissions", rows.EMISSIONS.empty_table())
-        if old or self.folder.read("superseded.parquet") is not None:
-            self._write("superseded", rows.trials_table(old))
-
-    def _write(self, name: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self.folder.write(f"{name}.parquet", buffer.getvalue())
+    def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
+        """Replaces tables, each whole; see ``kdtune.growing``."""
+        for name, table in tables.items():
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer)
+            self.folder.write(f"{name}.parquet", buffer.getvalue())
 
     def table(self, name: str) -> pa.Table:
         """A table as it was last written.

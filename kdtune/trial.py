@@ -3,7 +3,7 @@
 import functools
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,10 @@ class Site:
     def locate(self, reference: str) -> str:
         """The file of a checkpoint reference; a reference that is a path stands for itself."""
         return self.files.get(reference, reference)
+
+
+# What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
+Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None], Iterator[tuple[Evaluation, Run]]]
 
 
 def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None) -> Iterator[tuple[Evaluation, Run]]:

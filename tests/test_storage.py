@@ -14,6 +14,7 @@ import torch
 from tiny import NETWORK, config, finished, study
 
 from kdtune.base import UserError
+from kdtune.growing import TableWriter
 from kdtune.storage import TABLES, WEIGHTS, Record, Storage
 from kdtune.weights import read_weights
 
@@ -78,7 +79,10 @@ def write(storage: Storage, records: Sequence[Record], plan: dict[str, list[str]
     whole: dict[str, list[str]] = {}
     for id_, record in by_id.items():
         whole.setdefault(record["row"]["stage"], []).append(id_)
-    storage.write_tables(study(), plan if plan is not None else whole, by_id)
+    writer = TableWriter(storage, study())
+    for record in records:
+        writer.add(record)
+    writer.write(plan if plan is not None else whole)
     return by_id
 
 
