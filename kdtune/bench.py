@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def orchestration(counts: Sequence[int], evaluations: int, output: str | None) -
     for count in counts:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             measured.append(process.submit(empty_trials, count, evaluations).result())
-    return told(f"empty trials of {evaluations} evaluations", measured, output)
+    return told(f"empty trials of {evaluations} evaluations", measured, output, upright=True)
 
 
 def empty_trials(count: int, evaluations: int) -> Row:
@@ -67,12 +68,15 @@ def empty_trials(count: int, evaluations: int) -> Row:
         complete = {name: where.table(name).num_rows for name in ("trials", "history")}
         if complete != {"trials": count, "history": count * evaluations}:
             raise RunError(f"{count} trials of {evaluations} evaluations left {complete}")
+        early, late = (clock.marginal(last) if count > 2 * WINDOW else None for last in (2 * WINDOW, count))
         return {
             "trials": count,
             "seconds": clock.seconds,
             "seconds_per_trial": clock.seconds / count,
-            "marginal_early": clock.marginal(2 * WINDOW),
-            "marginal_late": clock.marginal(count) if count >= 2 * WINDOW else None,
+            "marginal_seconds_early": early.seconds if early else None,
+            "marginal_seconds_late": late.seconds if late else None,
+            "driver_cpu_ms_early": 1000 * early.cpu if early else None,
+            "driver_cpu_ms_late": 1000 * late.cpu if late else None,
             "tables_seconds": clock.tables,
             "tables_written": clock.writings,
             "driver_mb": clock.peak / 2**20,
@@ -128,6 +132,14 @@ def _relaunch(study: StudySpec, folder: str) -> float:
     return time.perf_counter() - began
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """Of the driver: its clock, and what it has used of processors [s]. The latter does not see other programs."""
+
+    seconds: float
+    cpu: float
+
+
 class _Clock(Reporter):
     """Times a stage and each trial's end; notes the driver's memory there, and what writing tables took."""
 
@@ -135,7 +147,7 @@ class _Clock(Reporter):
         self.seconds = 0.0
         self.tables, self.writings = 0.0, 0
         self._count, self._began = count, 0.0
-        self._ends: list[float] = []
+        self._ends: list[_Moment] = []
         self._memory: list[int] = []
 
     @property
@@ -149,9 +161,10 @@ class _Clock(Reporter):
         first = self._count // 4
         return (self._memory[-1] - self._memory[first]) / (self._count - first)
 
-    def marginal(self, last: int) -> float | None:
-        """Seconds per trial over the ``WINDOW`` trials that end with this one; none where there are fewer."""
-        return (self._ends[last - 1] - self._ends[last - WINDOW - 1]) / WINDOW if len(self._ends) >= last else None
+    def marginal(self, last: int) -> "_Moment":
+        """Per trial, over the ``WINDOW`` trials that end with this one."""
+        begin, end = self._ends[last - WINDOW - 1], self._ends[last - 1]
+        return _Moment((end.seconds - begin.seconds) / WINDOW, (end.cpu - begin.cpu) / WINDOW)
 
     def stage_started(self, stage: str, trials: int, done: int, steps_each: int) -> None:
         """Starts the clock."""
@@ -159,7 +172,7 @@ class _Clock(Reporter):
 
     def trial_ended(self, row: Row) -> None:
         """Another one."""
-        self._ends.append(time.perf_counter())
+        self._ends.append(_Moment(time.perf_counter(), time.process_time()))
         self._memory.append(psutil.Process().memory_info().rss)
 
     def tables_written(self, seconds: float) -> None:
@@ -255,8 +268,8 @@ def _memory(pid: int) -> tuple[int, int]:
     return rss, pss
 
 
-def told(title: str, measured: Sequence[Row], output: str | None) -> str:
-    """The figures as a table; as Parquet in ``output``, with date and machine."""
+def told(title: str, measured: Sequence[Row], output: str | None, *, upright: bool = False) -> str:
+    """The figures as a table (``upright``: a line per figure); as Parquet in ``output``, with date and machine."""
     machine = {
         "measured_at": datetime.now(UTC),
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
@@ -267,10 +280,15 @@ def told(title: str, measured: Sequence[Row], output: str | None) -> str:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([row | machine for row in measured]), output)
     table = Table(title=f"{title} ({machine['gpu'] or machine['machine']}, torch {machine['torch_version']})")
-    for name in measured[0]:
-        table.add_column(name.replace("_", " "), justify="right")  # wraps at spaces
-    for row in measured:
-        table.add_row(*(_cell(value) for value in row.values()))
+    if upright:
+        table.show_header = False
+        for name in measured[0]:
+            table.add_row(name, *(_cell(row[name]) for row in measured))
+    else:
+        for name in measured[0]:
+            table.add_column(name, justify="right")
+        for row in measured:
+            table.add_row(*(_cell(value) for value in row.values()))
     console = Console(width=120, file=None, record=False, force_terminal=False)
     with console.capture() as captured:
         console.print(table)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -187,12 +187,14 @@ class Launch:
 
     def _job(self, stage: Stage) -> Job:
         starts = {name: self._start(name) for name in stage.start_from} or {"base": self.study.base}
+        references = self.references | self._made_weights(stage)
+        configs = [*starts.values(), *self.study.loading(stage)]
         return Job(
             study=self.study.name,
             stage=stage,
             starts=starts,
-            references=self.references | self._made_weights(stage),
-            site=Site(self.data_root, self.files | self._weights_files(), self.pack),
+            references=references,
+            site=Site(self.data_root, self.files | self._weights_files(configs, references.values()), self.pack),
             storage=self.storage,
             threads=1,
             token=self.held.token,
@@ -209,8 +211,12 @@ class Launch:
                 made[reference] = f"trial:{self._winners(name)[0]['trial_id']}"
         return made
 
-    def _weights_files(self) -> dict[str, str]:
-        return {f"trial:{id_}": self.storage.checkpoint_uri(id_) for ids in self.plan.values() for id_ in ids}
+    def _weights_files(self, configs: Sequence[TrialConfig], references: Iterable[str]) -> dict[str, str]:
+        """Of the trials that these name, used or not; of all trials they would go to a worker with every trial."""
+        parts = [part for config in configs for part in (config.teacher, config.warm_start) if part is not None]
+        named = {*references, *(part.checkpoint for part in parts)}
+        ids = [reference.removeprefix("trial:") for reference in named if reference.startswith("trial:")]
+        return {f"trial:{id_}": self.storage.checkpoint_uri(id_) for id_ in ids}
 
     def _start(self, name: str) -> TrialConfig:
         return TrialConfig.model_validate_json(self._winners(name)[0]["config"])
