@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kdtune.api import Options, adjusted, data_folder, launch
+from kdtune.api import Options, adjusted, data_folder, launch, storage_root
 from kdtune.base import Model, RunError, SegNet, compute_device
 from kdtune.progress import Reporter
 from kdtune.rows import Row
@@ -34,20 +35,23 @@ from kdtune.trial import Site, load_splits
 WINDOW = 100  # trials, whose marginal time is told
 
 
-def orchestration(counts: Sequence[int], evaluations: int, output: str | None) -> str:
+def orchestration(counts: Sequence[int], evaluations: int, storage: str | None, output: str | None) -> str:
     """What a launch costs beside the training: time per empty trial, the driver's memory, tables, and a relaunch.
 
     An empty trial trains nothing, but goes the whole way: Tune, a worker, state and journal on storage at every
-    evaluation, the tables. Ray's start is not counted. Each count has a driver of its own, for its memory.
+    evaluation, the tables. Ray's start is not counted. Each count has a driver of its own, for its memory. What is
+    written is left in ``storage`` if one is given.
     """
     measured = []
-    for count in counts:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            measured.append(process.submit(empty_trials, count, evaluations).result())
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                work = process.submit(_empty_trials, count, evaluations, storage_root(storage or folder))
+                measured.append(work.result())
     return told(f"empty trials of {evaluations} evaluations", measured, output, upright=True)
 
 
-def empty_trials(count: int, evaluations: int) -> Row:
+def _empty_trials(count: int, evaluations: int, storage: str) -> Row:
     """Launches a study of empty trials in this process, and once more, finished, in a new one.
 
     Raises:
@@ -61,30 +65,30 @@ def empty_trials(count: int, evaluations: int) -> Row:
     }
     grid = {"recipe.lr": [i + 1 for i in range(count)]}
     stages = [{"name": "empty", "grid": grid}]
-    study = StudySpec.model_validate({"name": "empty", "scheduler": "none", "base": base, "stages": stages})
+    name = f"empty-{count}-{uuid.uuid4().hex[:6]}"
+    study = StudySpec.model_validate({"name": name, "scheduler": "none", "base": base, "stages": stages})
     clock = _Clock(count)
-    with tempfile.TemporaryDirectory() as folder:
-        where = launch(study, storage=folder, reporter=clock, trainer=no_training)
-        complete = {name: where.table(name).num_rows for name in ("trials", "history")}
-        if complete != {"trials": count, "history": count * evaluations}:
-            raise RunError(f"{count} trials of {evaluations} evaluations left {complete}")
-        early, late = (clock.marginal(last) if count > 2 * WINDOW else None for last in (2 * WINDOW, count))
-        return {
-            "trials": count,
-            "seconds": clock.seconds,
-            "seconds_per_trial": clock.seconds / count,
-            "marginal_seconds_early": early.seconds if early else None,
-            "marginal_seconds_late": late.seconds if late else None,
-            "driver_cpu_ms_early": 1000 * early.cpu if early else None,
-            "driver_cpu_ms_late": 1000 * late.cpu if late else None,
-            "tables_seconds": clock.tables,
-            "tables_written": clock.writings,
-            "driver_mb": clock.peak / 2**20,
-            "driver_kb_per_trial": clock.grown / 1024,
-            "journal_kb_per_trial": _size(where, "journal") / count / 1024,
-            "tables_kb_per_trial": _size(where) / count / 1024,
-            "relaunch_seconds": _relaunch(study, folder),
-        }
+    where = launch(study, storage=storage, reporter=clock, trainer=no_training)
+    complete = {name: where.table(name).num_rows for name in ("trials", "history")}
+    if complete != {"trials": count, "history": count * evaluations}:
+        raise RunError(f"{count} trials of {evaluations} evaluations left {complete}")
+    early, late = (clock.marginal(last) if count > 2 * WINDOW else None for last in (2 * WINDOW, count))
+    return {
+        "trials": count,
+        "seconds": clock.seconds,
+        "seconds_per_trial": clock.seconds / count,
+        "marginal_seconds_early": early.seconds if early else None,
+        "marginal_seconds_late": late.seconds if late else None,
+        "driver_cpu_ms_early": 1000 * early.cpu if early else None,
+        "driver_cpu_ms_late": 1000 * late.cpu if late else None,
+        "tables_seconds": clock.tables,
+        "tables_written": clock.writings,
+        "driver_mb": clock.peak / 2**20,
+        "driver_kb_per_trial": clock.grown / 1024,
+        "journal_kb_per_trial": (where.folder / "journal").size() / count / 1024,
+        "tables_kb_per_trial": where.folder.size() / count / 1024,
+        "relaunch_seconds": _relaunch(study, storage),
+    }
 
 
 def no_training(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None) -> Iterator[tuple[Evaluation, Run]]:
@@ -114,22 +118,18 @@ def _network(model: Model, num_classes: int) -> SegNet:
     return model.build(num_classes)
 
 
-def _size(where: Storage, *below: str) -> int:
-    """Bytes of the files directly in the study's folder, or in one below it."""
-    folder = Path(where.root, where.study, *below)
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-
-
-def _relaunch(study: StudySpec, folder: str) -> float:
+def _relaunch(study: StudySpec, storage: str) -> float:
     """Seconds of launching a finished study again, from the start of Python to its end."""
-    file = Path(folder, "empty.yaml")
-    file.write_text(dump(study))
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "kdtune", "launch", str(file), "--storage", folder]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "empty.yaml")
+        file.write_text(dump(study))
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "kdtune", "launch", str(file), "--storage", storage]
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began
     if again.returncode or "nothing left to run" not in again.stderr:
         raise RunError(f"launching the finished study again ended with status {again.returncode}: {again.stderr}")
-    return time.perf_counter() - began
+    return seconds
 
 
 @dataclass(frozen=True)

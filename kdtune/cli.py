@@ -486,8 +486,9 @@ def bench() -> None:
 @bench.command("orchestration", epilog="Example: kdtune bench orchestration --trials 24 --trials 96")
 @click.option("--trials", "counts", multiple=True, type=click.IntRange(min=4), default=(24, 96, 384), show_default=True)
 @click.option("--evaluations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each trial.")
+@click.option("--storage", metavar="URI", help="Where to write, and leave, the studies; default: a temporary folder.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
-def bench_orchestration(counts: tuple[int, ...], evaluations: int, output: str | None) -> None:
+def bench_orchestration(counts: tuple[int, ...], evaluations: int, storage: str | None, output: str | None) -> None:
     """Time per trial without training, marginal and in all; the driver's memory; tables; a relaunch once finished.
 
     Everything but training is done: state and journal on storage at every evaluation. Ray's start is not counted.
@@ -495,7 +496,7 @@ def bench_orchestration(counts: tuple[int, ...], evaluations: int, output: str |
     """
     from kdtune.bench import orchestration
 
-    click.echo(orchestration(counts, evaluations, output))
+    click.echo(orchestration(counts, evaluations, storage, output))
 
 
 @bench.command("train", epilog="Example: kdtune bench train demo --steps 20")

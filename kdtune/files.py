@@ -118,6 +118,12 @@ class Folder:
         names = sorted(info.base_name for info in found if info.is_file)
         return [name for name in names if unfinished or not name.endswith(".partial")]
 
+    def size(self) -> int:
+        """Bytes of all files directly in the folder."""
+        system, path = self._open()
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sum(info.size for info in found if info.is_file)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
         system, path = self._open()
