@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdtune.loading.pack import PackMode
     from kdtune.logbook import Publish
     from kdtune.progress import Reporter
+    from kdtune.trial import Trainer
 
 
 def storage_root(given: str | None = None) -> str:
@@ -119,10 +120,12 @@ def launch(
     options: Options | None = None,
     reporter: "Reporter | None" = None,
     command: str | None = None,
+    trainer: "Trainer | None" = None,
 ) -> Storage:
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
 
-    ``command``: what a user types to launch it again, for those who watch it from elsewhere.
+    ``command``: what a user types to launch it again, for those who watch it from elsewhere. ``trainer``: runs a
+    configuration in place of ``kdtune.trial.run``; workers must be able to import it.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
@@ -132,6 +135,7 @@ def launch(
         use_token()
     else:
         require_token()
+    from kdtune import trial
     from kdtune.logbook import here, logbook
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
@@ -147,6 +151,7 @@ def launch(
     ):
         run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
         run.own_root = bool(address) and not data_root  # a flag holds for all nodes
+        run.trainer = trainer or trial.run
         run.run(address, options.stages)
     return where
 

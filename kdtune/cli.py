@@ -182,7 +182,11 @@ def launch(
         click.echo(api.cost(api.adjusted(spec, options), Storage(api.storage_root(storage), spec.name)))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])
-    where_to = {"storage": storage, "data_root": data_root, "address": address or os.environ.get("RAY_ADDRESS")}
+    where_to: dict[str, Any] = {
+        "storage": storage,
+        "data_root": data_root,
+        "address": address or os.environ.get("RAY_ADDRESS"),
+    }
     if detach:
         _detach(spec, options, again, where_to)
         return
@@ -193,7 +197,7 @@ def launch(
     click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
 
 
-def _detach(spec: Any, options: Any, again: str, where_to: dict[str, str | None]) -> None:
+def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:
     """The id on standard output, all else on standard error."""
     from kdtune import api, remote
 
@@ -615,13 +619,19 @@ def bench() -> None:
 
 
 @bench.command("orchestration", epilog="Example: kdtune bench orchestration --trials 24 --trials 96")
-@click.option("--trials", "counts", multiple=True, type=int, default=(24, 96, 384), show_default=True)
+@click.option("--trials", "counts", multiple=True, type=click.IntRange(min=4), default=(24, 96, 384), show_default=True)
+@click.option("--evaluations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each trial.")
+@click.option("--storage", metavar="URI", help="Where to write, and leave, the studies; default: a temporary folder.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
-def bench_orchestration(counts: tuple[int, ...], output: str | None) -> None:
-    """Time per empty trial, Ray's start excluded, journal and tables written; the driver's memory per trial."""
+def bench_orchestration(counts: tuple[int, ...], evaluations: int, storage: str | None, output: str | None) -> None:
+    """Time per trial without training, marginal and in all; the driver's memory; tables; a relaunch once finished.
+
+    Everything but training is done: state and journal on storage at every evaluation. Ray's start is not counted.
+    The marginal times are those of the trials 101 to 200 and of the last 100.
+    """
     from kdtune.bench import orchestration
 
-    click.echo(orchestration(counts, output))
+    click.echo(orchestration(counts, evaluations, storage, output))
 
 
 @bench.command("train", epilog="Example: kdtune bench train demo --steps 20")

@@ -59,7 +59,11 @@ def new_record(planned: Planned) -> Record:
 
 
 def follow(
-    planned: Planned, site: trial.Site, storage: Storage, note: Callable[[str], None] = _log.warning
+    planned: Planned,
+    site: trial.Site,
+    storage: Storage,
+    note: Callable[[str], None] = _log.warning,
+    trainer: trial.Trainer = trial.run,
 ) -> Iterator[Record]:
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
@@ -80,7 +84,7 @@ def follow(
     storage.claim(record)
     try:
         run: Run | None = None
-        for evaluation, run in trial.run(planned.config, site, saved):
+        for evaluation, run in trainer(planned.config, site, saved):
             _note(record, evaluation, planned.config)
             if storage.overtaken(record):
                 raise Overtaken

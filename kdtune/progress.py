@@ -25,17 +25,6 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Tells nothing; the interface of what a launch tells."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def due(self, every: float) -> bool:
-        """Whether ``every`` seconds have passed since it last said so."""
-        now = time.monotonic()
-        if now - self._last < every:
-            return False
-        self._last = now
-        return True
-
     def started(self, study: StudySpec, folder: str) -> None:
         """A launch begins."""
 
@@ -60,6 +49,9 @@ class Reporter:
     def trial_ended(self, row: Row) -> None:
         """A trial is in the journal with its final status."""
 
+    def tables_written(self, seconds: float) -> None:
+        """All tables, which took this long."""
+
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         """All trials of a stage are finished; ``best``: the rows of its best configuration, one per seed."""
 
@@ -77,7 +69,6 @@ class Several(Reporter):
     """Tells several reporters the same."""
 
     def __init__(self, *reporters: Reporter) -> None:
-        super().__init__()
         self._reporters = reporters
 
     def started(self, study: StudySpec, folder: str) -> None:
@@ -112,6 +103,10 @@ class Several(Reporter):
         for reporter in self._reporters:
             reporter.trial_ended(row)
 
+    def tables_written(self, seconds: float) -> None:
+        for reporter in self._reporters:
+            reporter.tables_written(seconds)
+
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         for reporter in self._reporters:
             reporter.stage_ended(stage, best)
@@ -133,7 +128,6 @@ class Lines(Reporter):
     """Lines on standard error (or another console), and a moving one where that is a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
-        super().__init__()
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._stage = ""

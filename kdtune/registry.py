@@ -1,11 +1,17 @@
 """Names to classes: a package's own table, then the entry points of installed packages."""
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pkgutil import resolve_name
 from typing import Any
 
 from kdtune.base import did_you_mean
+
+
+@cache  # looks at every installed package, which takes 10 ms, and is asked for with every trial
+def _others(group: str) -> EntryPoints:
+    return entry_points(group=group)
 
 
 class Registry:
@@ -21,7 +27,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every known name: the package's own, in the order of its table, then those of other packages."""
-        others = sorted(point.name for point in entry_points(group=self.group))
+        others = sorted(point.name for point in _others(self.group))
         return [*self.table, *(name for name in others if name not in self.table)]
 
     def resolve(self, name: str) -> Any:
@@ -32,7 +38,7 @@ class Registry:
         """
         if name in self.table:
             return resolve_name(self.table[name])
-        for point in entry_points(group=self.group):
+        for point in _others(self.group):
             if point.name == name:
                 return point.load()
         known = self.names()

@@ -142,8 +142,8 @@ def distillation_terms() -> list[str]:
     return [name for name in LOSSES.names() if not LOSSES.resolve(name).task]
 
 
-def trials_schema(rows: Iterable[Row] = ()) -> pa.Schema:
-    """Fixed columns, ``lambda_<loss>`` of every known term, and the further parameters that these rows have."""
+def trials_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
+    """Fixed columns, ``lambda_<loss>`` of every known term, and the further parameters that these rows (names) have."""
     fixed = [name for name, _ in _TRIALS_HEAD + _TRIALS_TAIL]
     lambdas = [f"lambda_{name}" for name in distillation_terms()]
     seen = {key for row in rows for key in row} - {*fixed, *lambdas}
@@ -163,13 +163,16 @@ def _with_times(row: Row) -> Row:
     return row | {k: None if t is None else datetime.fromtimestamp(t, UTC) for k, t in times.items()}
 
 
-def history_table(rows: Sequence[Row]) -> pa.Table:
-    """``history.parquet``: an evaluation per row; a loss that a trial does not have is null."""
+def history_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
+    """Fixed columns, and the losses and gradient norms of every term that these rows (names) have."""
     terms = sorted({key for row in rows for key in row if key.startswith(("loss_", "grad_norm_"))})
     tail = [("lr_now", pa.float64()), ("seconds", pa.float64())]
-    return pa.Table.from_pylist(
-        list(rows), schema=pa.schema(_HISTORY_HEAD + [(term, pa.float64()) for term in terms] + tail)
-    )
+    return pa.schema(_HISTORY_HEAD + [(term, pa.float64()) for term in terms] + tail)
+
+
+def history_table(rows: Sequence[Row]) -> pa.Table:
+    """``history.parquet``: an evaluation per row; a loss that a trial does not have is null."""
+    return pa.Table.from_pylist(list(rows), schema=history_schema(rows))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:

@@ -5,15 +5,16 @@ import functools
 import hashlib
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import inspection, nodes, rows, search, teachers
+from kdtune import inspection, nodes, rows, search, teachers, trial
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute, read_file
+from kdtune.growing import TableWriter
 from kdtune.loading.pack import PackMode
 from kdtune.lock import Held
 from kdtune.logbook import stop_requests
@@ -22,8 +23,6 @@ from kdtune.search import Halt, Job, Point, StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
 from kdtune.trial import Part, Site
-
-TABLES_EVERY = 10.0  # seconds between writings of the tables while a stage runs
 
 
 @dataclass
@@ -39,11 +38,18 @@ class Launch:
     halt: Halt = field(default_factory=Halt)
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
+    trainer: trial.Trainer = trial.run
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
     files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
+    tables: TableWriter = field(init=False)
+    _planned: set[str] = field(default_factory=set)  # the trials of the stage that runs
+    _plan_changed: bool = False  # since it was written
     _told: set[str] = field(default_factory=set)  # datasets whose absent classes were named
+
+    def __post_init__(self) -> None:
+        self.tables = TableWriter(self.storage, self.study)
 
     def run(self, address: str | None, only: Sequence[str]) -> None:
         """All stages, or those named.
@@ -87,10 +93,12 @@ class Launch:
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
         before = self.storage.read_study()
-        self.records = self.storage.records()
-        self.plan = {s.name: [] for s in self._stages()} | self.storage.plan()
-        known = {stage.name for stage in self._stages()}
-        self.plan = {name: ids for name, ids in self.plan.items() if name in known}
+        for record in self.storage.each_record():
+            self._keep(record)
+        stored = self.storage.plan()
+        self.plan = {stage.name: [] for stage in self._stages()}
+        self.plan |= {name: ids for name, ids in stored.items() if name in self.plan}
+        self._plan_changed = self.plan != stored
         now = self.study.model_dump(mode="json")
         if before is not None and before != now:
             self.reporter.changed(differences(before, now))
@@ -208,15 +216,18 @@ class Launch:
 
     def _job(self, stage: Stage) -> Job:
         starts = {name: self._start(name) for name in stage.start_from} or {"base": self.study.base}
+        references = self.references | self._made_weights(stage)
+        configs = [*starts.values(), *self.study.loading(stage)]
         return Job(
             study=self.study.name,
             stage=stage,
             starts=starts,
-            references=self.references | self._made_weights(stage),
-            site=replace(self._site, files=self.files | self._weights_files()),
+            references=references,
+            site=replace(self._site, files=self.files | self._weights_files(configs, references.values())),
             storage=self.storage,
             threads=1,
             token=self.held.token,
+            trainer=self.trainer,
         )
 
     def _made_weights(self, stage: Stage) -> dict[str, str]:
@@ -229,8 +240,12 @@ class Launch:
                 made[reference] = f"trial:{self._winners(name)[0]['trial_id']}"
         return made
 
-    def _weights_files(self) -> dict[str, str]:
-        return {f"trial:{id_}": self.storage.checkpoint_uri(id_) for ids in self.plan.values() for id_ in ids}
+    def _weights_files(self, configs: Sequence[TrialConfig], references: Iterable[str]) -> dict[str, str]:
+        """Of the trials that these name, used or not; of all trials they would go to a worker with every trial."""
+        parts = [part for config in configs for part in (config.teacher, config.warm_start) if part is not None]
+        named = {*references, *(part.checkpoint for part in parts)}
+        ids = [reference.removeprefix("trial:") for reference in named if reference.startswith("trial:")]
+        return {f"trial:{id_}": self.storage.checkpoint_uri(id_) for id_ in ids}
 
     def _start(self, name: str) -> TrialConfig:
         return TrialConfig.model_validate_json(self._winners(name)[0]["config"])
@@ -272,24 +287,42 @@ class Launch:
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
 
     def _set_plan(self, name: str, ids: list[str]) -> None:
-        gone = [id_ for id_ in self.plan.get(name, []) if id_ not in ids]
+        self._planned = set(ids)
+        gone = [id_ for id_ in self.plan.get(name, []) if id_ not in self._planned]
         if gone:
             self.reporter.superseded(name, len(gone))
+        self._plan_changed |= self.plan.get(name) != ids
         self.plan[name] = ids
-        self.storage.write_plan(self.plan)
+        self._write_plan()
+
+    def _keep(self, record: Record) -> None:
+        """Of a trial's history the launch needs what a scheduler compares; all of it is in the tables."""
+        self.tables.add(record)
+        short = [{"step": entry["step"], "miou": entry["miou"]} for entry in record["history"]]
+        self.records[record["row"]["trial_id"]] = record | {"history": short}
+
+    def _write_plan(self) -> None:
+        if self._plan_changed:
+            self.storage.write_plan(self.plan)
+            self._plan_changed = False
 
     def _ended(self, record: Record) -> None:
         row = record["row"]
-        self.records[row["trial_id"]] = record
-        if row["trial_id"] not in self.plan[row["stage"]]:  # drawn by TPE
-            self._set_plan(row["stage"], [*self.plan[row["stage"]], row["trial_id"]])
-        if self.reporter.due(TABLES_EVERY):
+        self._keep(record)
+        if row["trial_id"] not in self._planned:  # drawn by TPE; were its place in the plan lost, _drawn would find it
+            self._planned.add(row["trial_id"])
+            self.plan[row["stage"]].append(row["trial_id"])
+            self._plan_changed = True
+        if self.tables.due():
             self._write_tables()
 
     def _write_tables(self) -> None:
         if self.held.lost.is_set():
             raise RunError("another launch has taken this study over")
-        self.storage.write_tables(self.study, self.plan, self.records)
+        self._write_plan()
+        took = self.tables.write(self.plan)
+        if took is not None:
+            self.reporter.tables_written(took)
 
     def _name_absent_classes(self, stage: Stage) -> None:
         """Once for each dataset: they hardly differ from trial to trial, and ``per_class_iou`` has them all."""

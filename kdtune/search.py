@@ -58,7 +58,8 @@ from kdtune.progress import Reporter  # noqa: E402
 from kdtune.rows import FINISHED  # noqa: E402
 from kdtune.spec import Halving, SchedulerName, Stage, StudySpec, TrialConfig, Value, shuffled  # noqa: E402
 from kdtune.storage import Record, Storage  # noqa: E402
-from kdtune.trial import Site  # noqa: E402
+from kdtune.trial import Site, Trainer  # noqa: E402
+from kdtune.trial import run as train_and_evaluate  # noqa: E402
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
@@ -83,6 +84,7 @@ class Job:
     storage: Storage
     threads: int
     token: str | None = None  # of the launch; a worker whose launch has lost the study writes nothing more
+    trainer: Trainer = train_and_evaluate
 
     def planned(self, point: Point) -> Planned:
         """The trial at a point."""
@@ -268,7 +270,7 @@ def run_trial(point: Point, job: Job) -> None:
     notes: list[str] = []
     _refuse_if_lost(job)
     try:
-        for record in follow(planned, job.site, job.storage, notes.append):
+        for record in follow(planned, job.site, job.storage, notes.append, job.trainer):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
             told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ _log = logging.getLogger("kdtune")
 TABLES = ("trials", "history", "optimal", "final", "emissions")
 WEIGHTS = "student.safetensors"
 
+AT_ONCE = 1000  # journals whose contents are held in memory while they are read
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 
 Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
@@ -82,22 +83,31 @@ class Storage:
         journal, attempts = self.folder / "journal", 0
         while journal.exists(_name(trial_id, attempts + 1)):  # not by a listing, which grows with the study
             attempts += 1
-        return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)})
+        return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)}, {})
 
     def records(self, only: Collection[str] | None = None) -> dict[str, Record]:
         """The journals by trial id: all, or ``only`` those of these trials that have one."""
+        return {record["row"]["trial_id"]: record for record in self.each_record(only)}
+
+    def each_record(self, only: Collection[str] | None = None) -> Iterator[Record]:
+        """The journals one after the other: of thousands not all need be in memory at once."""
+        journal = self.folder / "journal"
         by_trial: dict[str, dict[str, int]] = {}
-        for name, attempt in _attempts((self.folder / "journal").names()):
+        for name, attempt in _attempts(journal.names()):
             trial_id = name.rsplit(".", 2)[0]
             if only is None or trial_id in only:
                 by_trial.setdefault(trial_id, {})[name] = attempt
-        found = {trial_id: self._latest(names) for trial_id, names in by_trial.items()}
-        return {trial_id: record for trial_id, record in found.items() if record is not None}
+        trials = list(by_trial.values())
+        for first in range(0, len(trials), AT_ONCE):
+            batch = trials[first : first + AT_ONCE]
+            contents = journal.read_many([max(names, key=lambda name: names[name]) for names in batch])
+            found = (self._latest(names, contents) for names in batch)
+            yield from (record for record in found if record is not None)
 
-    def _latest(self, attempts: Mapping[str, int]) -> Record | None:
-        """The journal of the highest attempt that can be read."""
+    def _latest(self, attempts: Mapping[str, int], contents: Mapping[str, bytes]) -> Record | None:
+        """The journal of the highest attempt that can be read; ``contents``: of files that were read already."""
         for name in sorted(attempts, key=lambda name: attempts[name], reverse=True):
-            content = (self.folder / "journal").read(name)
+            content = contents.get(name) or (self.folder / "journal").read(name)
             try:
                 if content is not None:
                     record: Record = json.loads(content)
@@ -200,26 +210,12 @@ class Storage:
 
     # tables
 
-    def write_tables(self, study: StudySpec, plan: Mapping[str, Sequence[str]], records: Mapping[str, Record]) -> None:
-        """All tables from the journals of finished trials; rows that the plan no longer holds are superseded."""
-        finished = {id_: r for id_, r in records.items() if r["row"]["status"] in rows.FINISHED}
-        stages = {s: [finished[id_]["row"] for id_ in ids if id_ in finished] for s, ids in plan.items()}
-        current = [row for trials in stages.values() for row in trials]
-        planned = {row["trial_id"] for row in current}
-        old = [record["row"] for id_, record in finished.items() if id_ not in planned]
-        history = [entry for row in current for entry in finished[row["trial_id"]]["history"]]
-        self._write("trials", rows.trials_table(current))
-        self._write("history", rows.history_table(history))
-        self._write("optimal", rows.optimal_table(study, stages))
-        self._write("final", rows.final_table(study, stages.get("final", [])))
-        self._write("emissions", rows.EMISSIONS.empty_table())
-        if old or self.folder.read("superseded.parquet") is not None:
-            self._write("superseded", rows.trials_table(old))
-
-    def _write(self, name: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self.folder.write(f"{name}.parquet", buffer.getvalue())
+    def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
+        """Replaces tables, each whole; see ``kdtune.growing``."""
+        for name, table in tables.items():
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer)
+            self.folder.write(f"{name}.parquet", buffer.getvalue())
 
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""

@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ class Site:
     def locate(self, reference: str) -> str:
         """The file of a checkpoint reference; a reference that is a path stands for itself."""
         return self.files.get(reference, reference)
+
+
+# What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
+Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None], Iterator[tuple[Evaluation, Run]]]
 
 
 def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None) -> Iterator[tuple[Evaluation, Run]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kdtune import files
 from kdtune.base import UserError
 from kdtune.files import Folder
 
@@ -149,3 +150,28 @@ def test_an_unknown_kind_of_uri_is_one_line() -> None:
     with pytest.raises(UserError, match=r"ftp://host/x: not a folder that can be opened: Unrecognized") as caught:
         Folder("ftp://host/x").names()
     assert "\n" not in str(caught.value)
+
+
+def test_many_files_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(str(tmp_path))
+    names = [f"{i}.json" for i in range(2 * files.READERS)]
+    for name in names:
+        folder.write(name, name.encode())
+    together = threading.Barrier(files.READERS, timeout=20)  # broken unless so many are read at the same time
+    read = Folder.read
+
+    def waiting(self: Folder, name: str) -> bytes | None:
+        together.wait()
+        return read(self, name)
+
+    monkeypatch.setattr(Folder, "read", waiting)
+    assert folder.read_many(names) == {name: name.encode() for name in names}
+
+
+def test_of_many_files_those_that_are_there_are_read(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("a", b"1")
+    folder.write("empty", b"")
+    assert folder.read_many(["a", "absent", "empty"]) == {"a": b"1", "empty": b""}
+    assert folder.read_many([]) == {}
+    assert folder.size() == 1

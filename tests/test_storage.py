@@ -14,6 +14,8 @@ import torch
 from tiny import NETWORK, config, finished, study
 
 from kdtune.base import UserError
+from kdtune.files import Folder
+from kdtune.growing import TableWriter
 from kdtune.storage import TABLES, WEIGHTS, Record, Storage
 from kdtune.weights import read_weights
 
@@ -78,7 +80,10 @@ def write(storage: Storage, records: Sequence[Record], plan: dict[str, list[str]
     whole: dict[str, list[str]] = {}
     for id_, record in by_id.items():
         whole.setdefault(record["row"]["stage"], []).append(id_)
-    storage.write_tables(study(), plan if plan is not None else whole, by_id)
+    writer = TableWriter(storage, study())
+    for record in records:
+        writer.add(record)
+    writer.write(plan if plan is not None else whole)
     return by_id
 
 
@@ -222,6 +227,36 @@ def test_states_are_told_whole_from_damaged(storage: Storage) -> None:
     assert checkpoints.names() == [WEIGHTS]
     assert storage.checkpoint_uri(id_) == f"{storage.root}/tiny/checkpoints/{id_}/{WEIGHTS}"
     assert read_weights(storage.checkpoint_uri(id_)).keys() == config().student.build(12).state_dict().keys()
+
+
+def test_a_trial_is_found_without_a_list_of_the_journal(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list per trial would cost the square of their number. A claim that was taken back leaves a gap."""
+    record = finished("student", 1.0)
+    id_ = record["row"]["trial_id"]
+
+    def forbidden(self: Folder, unfinished: bool = False) -> list[str]:
+        raise AssertionError("listed")
+
+    monkeypatch.setattr(Folder, "names", forbidden)
+    for expected in (1, 2, 3, 4):
+        storage.claim(record)
+        found = storage.record(id_)
+        assert found is not None
+        assert found["attempt"] == expected
+    (storage.folder / "journal").remove(f"{id_}.3.json")
+    assert (storage.record(id_) or {})["attempt"] == 4
+    assert storage.record(id_.replace("-s0", "-s01")) is None
+
+
+def test_thousands_of_journals_are_read_in_parts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdtune.storage.AT_ONCE", 3)
+    records = [finished("student", float(i), {"recipe.lr": 0.01 * (i + 1)}) for i in range(8)]
+    for record in records:
+        storage.claim(record)
+    storage.claim(records[4])
+    journal = storage.folder / "journal"
+    journal.write(f"{records[5]['row']['trial_id']}.2.json", b'{"row": ')  # damaged: the attempt before it counts
+    assert storage.records() == {record["row"]["trial_id"]: record for record in records}
 
 
 def test_study_and_plan_come_back(storage: Storage) -> None:
