@@ -59,10 +59,10 @@ done
 address="$(< "$temp/ray_current_cluster")"
 
 # The others, one Ray each; srun passes this script's environment on. By itself it would give a step one processor.
-head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 if (( SLURM_JOB_NUM_NODES > 1 )); then
   # shellcheck disable=SC2016 # it is the shell on the other node that expands
-  srun --nodes="$(( SLURM_JOB_NUM_NODES - 1 ))" --ntasks="$(( SLURM_JOB_NUM_NODES - 1 ))" --exclude="$head" \
+  srun --nodes="$(( SLURM_JOB_NUM_NODES - 1 ))" --ntasks="$(( SLURM_JOB_NUM_NODES - 1 ))" --exclude="${nodes[0]}" \
     --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
       umask 077
       mkdir "$2-$SLURM_PROCID"
