@@ -53,7 +53,7 @@ ray start --head --port=0 --dashboard-host=127.0.0.1 --dashboard-agent-listen-po
 ray_processes+=("$!")
 for (( second = 0; second < 120; second++ )); do
   [[ -s "$temp/ray_current_cluster" ]] && break
-  kill -0 "${ray_processes[0]}" || exit 1
+  kill -0 "${ray_processes[0]}" 2> /dev/null || { echo "slurm.sh: Ray's head did not start, see above" >&2; exit 1; }
   sleep 1
 done
 address="$(< "$temp/ray_current_cluster")"
