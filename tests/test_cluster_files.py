@@ -23,6 +23,7 @@ import click
 import jsonschema
 import kubernetes_validate
 import pandas as pd
+import psutil
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
@@ -34,7 +35,7 @@ from kdtune.cli import main
 FOLDER = Path(__file__).resolve().parents[1] / "cluster"
 LAUNCHER = ["aws", "gcp", "local"]
 IMAGE = f"registry.example.com/kdtune:{__version__}-ray{version('ray')}"
-KUBERNETES = "1.37"
+KUBERNETES = kubernetes_validate.latest_version()
 SCHEMA = Path(__file__).parent / "data" / "kuberay-1.6.2.json"
 # what a port of README's table is set by, on every node
 PORTS = {
@@ -488,7 +489,7 @@ def test_slurm_script_without_a_study_is_one_line() -> None:
 
 
 @pytest.fixture
-def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+def slurm_job(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts ``slurm.sh`` as Slurm would, in a network of its own."""
     available = subprocess.run([*ALONE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
     if available.returncode != 0:
@@ -498,6 +499,8 @@ def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         path = tmp_path / "bin" / name
         path.write_text(f"#!/usr/bin/env bash\n{body}\n")
         path.chmod(0o755)
+
+    started: list[subprocess.Popen[str]] = []
 
     def start(steps: int, **environment: str) -> subprocess.Popen[str]:
         (tmp_path / "tiny.yaml").write_text(STUDY.replace("STEPS", str(steps)))
@@ -509,15 +512,39 @@ def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         }
         path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         inside = 'ip link set lo up; exec bash "$@"'
-        return subprocess.Popen(
-            [*ALONE, "bash", "-c", inside, "job", str(SLURM), str(tmp_path / "tiny.yaml")],
+        job = subprocess.Popen(
+            [*ALONE, "bash", "-c", inside, "job", str(SLURM), str(tmp_path / "tiny.yaml"), "--scheduler", "none"],
             env=os.environ | slurm | {"HOME": str(tmp_path), "PATH": path} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        started.append(job)
+        return job
 
-    return start
+    yield start
+    for job in started:  # one whose test has failed
+        if job.poll() is None:
+            job.terminate()  # the script then ends its Ray
+            job.wait(timeout=60)
+
+
+def assert_nothing_is_left(home: Path, before: set[Path]) -> None:
+    """The token, Ray's folders and its processes are gone."""
+    assert not list((home / ".cache" / "kdtune" / "slurm").iterdir())
+    assert set(Path("/tmp").glob("kdt-77-*")) == before
+    until = time.monotonic() + 20
+    while (left := [p.info for p in psutil.process_iter(["cmdline"]) if ours(p.info["cmdline"], before)]) and (
+        time.monotonic() < until
+    ):
+        time.sleep(0.5)
+    assert not left
+
+
+def ours(words: list[str] | None, before: set[Path]) -> bool:
+    """Whether a process is of a Ray of such a job, and not of one that ran before."""
+    line = " ".join(words or [])
+    return "/tmp/kdt-77-" in line and not any(str(path) in line for path in before)
 
 
 @pytest.mark.slow
@@ -533,15 +560,14 @@ def test_slurm_job_runs_a_study_on_two_nodes(slurm_job: Callable[..., subprocess
     assert "srun --ntasks=1" in log
     assert any(line.startswith("-rw-------") and line.endswith("auth_token") for line in log)
     assert not any(line.startswith("requeue") for line in log)
-    # the token and Ray's files are gone, and so is every process, since the network namespace is
-    assert not (tmp_path / ".cache" / "kdtune" / "slurm" / "77").exists()
-    assert set(Path("/tmp").glob("kdt-77-*")) == before
+    assert_nothing_is_left(tmp_path, before)
 
 
 @pytest.mark.slow
 def test_slurm_job_ends_in_order_and_queues_again_when_its_time_is_up(
     slurm_job: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
+    before = set(Path("/tmp").glob("kdt-77-*"))
     job = slurm_job(4000, SLURM_JOB_END_TIME=str(int(time.time()) + 60))
     journal = tmp_path / "kdtune" / "tiny" / "journal"
     until = time.monotonic() + 400
@@ -553,3 +579,4 @@ def test_slurm_job_ends_in_order_and_queues_again_when_its_time_is_up(
     assert job.returncode == 130, said
     assert "continue with" in said
     assert (tmp_path / "log").read_text().splitlines()[-1] == "requeue 77"
+    assert_nothing_is_left(tmp_path, before)
