@@ -76,7 +76,7 @@ class Folder:
             if path is not None:
                 return local(path)
             try:
-                return remote(*stores.opened(self.uri))
+                return stores.ask(self.uri, remote)
             except OSError as error:
                 raise stores.told(self.uri, error) from None
 

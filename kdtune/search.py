@@ -182,6 +182,7 @@ def run_trial(point: Point, job: Job) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
     torch.set_num_threads(job.threads)  # here, in the thread that computes: OpenMP counts per thread
     planned = job.planned(point)
+    job.storage.folder.expected()
     _refuse_if_lost(job)
     try:
         for record in follow(planned, job.site, job.storage):

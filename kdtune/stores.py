@@ -9,7 +9,9 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ from kdtune.patience import StorageError
 CONNECT_SECONDS, SILENT_SECONDS = 5, 12
 GCS_SECONDS = 20  # for which Google's library tries by itself; its own default is minutes
 
+T = TypeVar("T")
+
 SECRET = re.compile(r"key|secret|token|sig|pass|cred|auth", re.IGNORECASE)  # in the name of a URI's option
 PLACES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in ~/.aws, or the machine's role",
@@ -33,7 +37,7 @@ PLACES["gcs"] = PLACES["gs"]
 ELSEWHERE = "the environment"
 
 DENIED = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT"
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE|TOO_SKEWED|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT"
     r"|INVALID_CLIENT_TOKEN_ID|EXPIRED|SIGNING_FAILURE|ExpiredToken|InvalidToken|HTTP status 40[13]"
     r"|PERMISSION_DENIED|UNAUTHENTICATED"
 )
@@ -59,15 +63,16 @@ def refuse_credentials(uri: str) -> None:
         return
     base, _, query = uri.partition("?")
     place = base.partition("://")[2]
-    user, at, host = place.partition("/")[0].rpartition("@")
-    options = parse_qsl(query, keep_blank_values=True)
-    # user@host is part of some addresses (abfss://container@account), a password never is
-    secret = ":" in user or (at and scheme in PLACES and user != "anonymous")
-    if secret or any(SECRET.search(name) or "@" in value for name, value in options):
-        rest = "/".join(["", *place.split("/")[1:]])
+    first = place.partition("/")[0]  # or the part of a secret before its first slash
+    user, at, _ = first.rpartition("@")
+    # user@host is part of some addresses (abfss://container@account); of a bucket it is not, and neither is a colon
+    bucket = scheme in PLACES and (":" in first or (at and user != "anonymous"))
+    inside = bucket or ":" in user or (":" in first and "@" in place and not at)
+    if inside or any(SECRET.search(name) or "@" in value for name, value in parse_qsl(query, keep_blank_values=True)):
+        shown = place if not inside else place.rpartition("@")[2] if "@" in place else "..."
         raise UserError(
-            f"{scheme}://{host if at else place.partition('/')[0]}{rest if rest != '/' else ''}: its URI is given with "
-            f"credentials in it; leave them out: they are taken from {PLACES.get(scheme, ELSEWHERE)}"
+            f"{scheme}://{shown}: its URI is given with credentials in it; leave them out: they are taken from "
+            f"{PLACES.get(scheme, ELSEWHERE)}"
         )
 
 
@@ -117,6 +122,24 @@ def _object_store(root: str, process: int) -> fs.FileSystem:
     return fs.S3FileSystem(**found | ours)
 
 
+def ask(uri: str, request: Callable[[fs.FileSystem, str], T]) -> T:
+    """The answer to a request.
+
+    What is denied is asked once more: if the clocks of the two differ too much for a signature, the library has learnt
+    the server's from its answer.
+
+    Raises:
+        OSError: as pyarrow says it.
+    """
+    system, path = opened(uri)
+    try:
+        return request(system, path)
+    except OSError as error:
+        if not DENIED.search(str(error)):
+            raise
+    return request(system, path)
+
+
 def told(uri: str, error: OSError) -> StorageError:
     """What pyarrow says of a request that failed, as one line of a kind: away, denied, full, not there, refused."""
     if isinstance(error, StorageError):
@@ -124,8 +147,6 @@ def told(uri: str, error: OSError) -> StorageError:
     text = " ".join(str(error).split())
     detail = re.sub(r"^.*?AWS Error |curlCode: \d+, [^;]*; Details: | ?\(Request ID:.*$|\.$", "", text)
     where, places = uri.partition("?")[0], PLACES.get(scheme_of(uri), ELSEWHERE)
-    if "TOO_SKEWED" in text:  # the library has now learnt the server's clock: the next try succeeds
-        return StorageError(errno.EAGAIN, f"{where}: {detail}")
     if FULL.search(text):
         return StorageError(errno.ENOSPC, f"{where}: no room there: {detail}; free some, or give another --storage")
     if DENIED.search(text):

@@ -100,10 +100,22 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(
 
 
 def test_a_process_id_that_was_given_out_again_holds_nothing(folder: Folder) -> None:
-    content = json.loads(elsewhere()) | {"host": platform.node(), "pid": os.getpid(), "created": 1.0}
-    folder.write(NAME, json.dumps(content).encode())
     with locked(folder):
-        pass
+        content = json.loads(folder.read(NAME) or b"")
+    folder.write(NAME, json.dumps(content | {"created": content["created"] - 60}).encode())
+    began = time.monotonic()
+    with locked(folder):
+        assert time.monotonic() - began < 2
+
+
+def test_a_machine_of_the_same_name_is_another_machine(folder: Folder) -> None:
+    """As containers may have: the process id says nothing of a launch there, only its beats do."""
+    with locked(folder):
+        content = json.loads(folder.read(NAME) or b"")
+    folder.write(NAME, json.dumps(content | {"machine": "another/1", "pid": 2**22 + 1}).encode())
+    began = time.monotonic()
+    with locked(folder, lease=0.6, beat=0.2):
+        assert time.monotonic() - began >= 0.6
 
 
 def test_another_hosts_lock_that_beats_is_refused(folder: Folder) -> None:
