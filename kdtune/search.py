@@ -268,6 +268,7 @@ def run_trial(point: Point, job: Job) -> None:
     torch.set_num_threads(job.threads)  # here, in the thread that computes: OpenMP counts per thread
     planned = job.planned(point)
     notes: list[str] = []
+    job.storage.folder.expected()
     _refuse_if_lost(job)
     try:
         for record in follow(planned, job.site, job.storage, notes.append, job.trainer):

@@ -71,6 +71,8 @@ class Storage:
 
     def unusable(self, error: OSError) -> UserError:
         """What a user reads when the storage refuses a write."""
+        if isinstance(error, UserError):
+            return error  # says it already
         return UserError(
             f"{self.folder.uri}: cannot write there: {error.strerror or error}; free some space, or give another "
             "folder with --storage or KDTUNE_STORAGE; nothing finished is lost"
