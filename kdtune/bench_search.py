@@ -12,15 +12,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from ray.tune.schedulers import TrialScheduler
 
 from kdtune.api import Options, adjusted, launch
-from kdtune.base import RunError, UserError, did_you_mean, processors
+from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.bench import told
 from kdtune.progress import Lines
 from kdtune.rows import Row, best_config
-from kdtune.search import PROCESSOR_TRIALS, SCORE, WORST, Known, Rungs
+from kdtune.search import SCORE, WORST, Known, Rungs
 from kdtune.spec import STAGE_REFERENCE, Halving, Stage, StudySpec, Value, shuffled
 from kdtune.storage import WEIGHTS, Record, Storage
 from kdtune.study_file import load_study
@@ -37,7 +36,6 @@ class Setting:
     candidates: Sequence[Halving] = CANDIDATES  # beside the study's own
     orders: int = 50  # replays of each grid
     within: float = 0.5  # points of mIoU that count as no loss
-    at_once: int | None = None  # trials; none: as many as a launch here runs
     launched: bool = True  # whether the stages are launched with ASHA, too
 
 
@@ -111,8 +109,7 @@ def asha(
         fresh = _launched(spec, names, before, full, data_root) if setting.launched else None
     measured: list[Row] = []
     for stage in stages:
-        at_once = setting.at_once or _at_once(spec, len(grids[stage.name][0]))
-        measured += _rows(spec, stage, grids[stage.name], fresh, setting, at_once)
+        measured += _rows(spec, stage, grids[stage.name], fresh, setting)
     number = " and ".join(str(n) for n in sorted({len(grid) for each in grids.values() for grid in each}))
     title = f"ASHA on {study}: grids of {number} trials x {len(next(iter(grids.values())))} seeds"
     return told(f"{title}, {setting.orders} orders each", measured, output)
@@ -195,20 +192,12 @@ def _launched(
         return {name: [records[trial_id]["row"] for trial_id in made[name]] for name in names}
 
 
-def _at_once(spec: StudySpec, num_trials: int) -> int:
-    """As many trials as a launch on this machine runs; see ``search.share``."""
-    gpus = torch.cuda.device_count()
-    slots = max(1, int(gpus / spec.gpus_per_trial)) if gpus else min(PROCESSOR_TRIALS, processors())
-    return min(num_trials, spec.max_concurrent or slots, slots if gpus else processors())
-
-
 def _rows(
     spec: StudySpec,
     stage: Stage,
     grids: Sequence[Sequence[Curve]],
     launched: Mapping[str, Sequence[Row]] | None,
     setting: Setting,
-    at_once: int,
 ) -> list[Row]:
     """A stage's table: as launched, the replay of that order, the replays of all orders."""
 
@@ -229,7 +218,7 @@ def _rows(
     own, first = spec.halving, grids[0]
     rows = []
     order = shuffled(first, spec.seed, stage.name)  # as a launch shuffles the plan
-    again = _replayed(first, order, own, at_once)
+    again = found(first, replay(order, own))
     if launched is not None:
         real = _of_rows(first, launched[stage.name])
         rows.append(row("launched", own, [real], [unsearched(first, order, real.share)]))
@@ -238,40 +227,30 @@ def _rows(
         results, blind = [], []
         for grid, number in itertools.product(grids, range(setting.orders)):
             order = shuffled(grid, number, stage.name)
-            results.append(_replayed(grid, order, halving, at_once))
+            results.append(found(grid, replay(order, halving)))
             blind.append(unsearched(grid, order, results[-1].share))
         rows.append(row("any order", halving, results, blind))
     return rows
 
 
-def _replayed(grid: Sequence[Curve], order: Sequence[Curve], halving: Halving, at_once: int) -> Found:
-    return found(grid, replay(order, halving, at_once))
+def replay(order: Sequence[Curve], halving: Halving) -> dict[str, int]:
+    """The steps that each trial makes under ASHA, one trial after the other.
 
-
-def replay(order: Sequence[Curve], halving: Halving, at_once: int) -> dict[str, int]:
-    """The steps that each trial makes under ASHA when ``at_once`` run side by side, all equally fast.
-
-    In every round each running trial reports its next evaluation; one that ends or is stopped makes room for the next
-    of the order in the round after.
+    So many side by side as may be, trials that are equally fast come to every rung in the order in which they began,
+    and a rung knows nothing of the others: the decisions are the same. Where one overtakes another, as if the order
+    had been a little different.
     """
     rungs = Rungs(halving, max(curve.steps for curve in order), {})
-    waiting = list(order)
-    running: list[tuple[Curve, int]] = []  # with the number of evaluations it has reported
     made: dict[str, int] = {}
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            running.append((waiting.pop(0), 0))
-            rungs.on_trial_add(None, Known(running[-1][0].trial_id))
-        going = []
-        for curve, reported in running:
-            step, score = curve.reports[reported]
-            last = step == curve.steps
-            report = {"trial": curve.trial_id, "step": step, SCORE: score, "status": "ended" if last else "running"}
-            decision = rungs.on_trial_result(None, Known(curve.trial_id), report)
+    for curve in order:
+        trial = Known(curve.trial_id)
+        rungs.on_trial_add(None, trial)
+        for step, score in curve.reports:
+            status = "ended" if step == curve.steps else "running"
             made[curve.trial_id] = step
-            if not last and decision != TrialScheduler.STOP:
-                going.append((curve, reported + 1))
-        running = going
+            report = {"trial": curve.trial_id, "step": step, SCORE: score, "status": status}
+            if rungs.on_trial_result(None, trial, report) == TrialScheduler.STOP:
+                break
     return made
 
 
