@@ -10,7 +10,8 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from ray.tune.schedulers import TrialScheduler
 
@@ -36,6 +37,7 @@ class Setting:
     candidates: Sequence[Halving] = CANDIDATES  # beside the study's own
     orders: int = 50  # replays of each grid
     within: float = 0.5  # points of mIoU that count as no loss
+    every: Sequence[int] = ()  # further distances of evaluations [steps], multiples of the recorded one
     launched: bool = True  # whether the stages are launched with ASHA, too
 
 
@@ -56,6 +58,11 @@ class Curve:
     def miou(self) -> float:
         """What it is compared by: the last evaluation [percent]."""
         return self.reports[-1][1]
+
+    def thinned(self, every: int) -> Self:
+        """The same trial, evaluated at multiples of so many steps and at its end alone."""
+        kept = [(step, score) for step, score in self.reports[:-1] if step % every == 0]
+        return replace(self, reports=(*kept, self.reports[-1]))
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,16 @@ def asha(
 ) -> str:
     """Stages in full (no early stopping), then with ASHA: launched, and replayed in other orders.
 
-    A row per stage and pair of ``grace`` and ``reduction_factor``. ``share``: of the full grid's steps. ``same``: share
-    of the orders that find the full grid's best; ``within``: that find one at most so many points below it. ``regret``:
-    mIoU points below it, mean over the orders; ``worst``: the largest; ``unsearched``: the mean regret of taking the
-    first trials of the order instead, as many as the same steps pay for, to their ends. Without the last, a small
-    regret could be the grid's flatness and none of ASHA's merit.
+    A row per stage, distance of evaluations and pair of ``grace`` and ``reduction_factor``. ``share``: of the full
+    grid's steps. ``same``: share of the orders that find the full grid's best; ``within``: that find one at most so
+    many points below it. ``regret``: mIoU points below it, mean over the orders; ``worst``: the largest;
+    ``unsearched``: the mean regret of taking the first trials of the order instead, as many as the same steps pay for,
+    to their ends. Without the last, a small regret could be the grid's flatness and none of ASHA's merit.
 
     ``storage``: where the full grids are, or are to be kept; none: they are made and forgotten.
 
     Raises:
-        UserError: a stage is not there or has no grid of one seed.
+        UserError: a stage is not there or has no grid of one seed; ``every`` is no multiple of what was recorded.
         RunError: a trial failed, or all of a grid diverged.
     """
     spec = adjusted(load_study(study), Options(settings=settings or {}))
@@ -201,10 +208,11 @@ def _rows(
 ) -> list[Row]:
     """A stage's table: as launched, the replay of that order, the replays of all orders."""
 
-    def row(how: str, halving: Halving, results: Sequence[Found], unsearched: Sequence[Found]) -> Row:
+    def row(how: str, every: int, halving: Halving, results: Sequence[Found], unsearched: Sequence[Found]) -> Row:
         return {
             "stage": stage.name,
             "how": how,
+            "every": every,
             "grace": halving.grace,
             "factor": halving.reduction_factor,
             "share": statistics.fmean(f.share for f in results),
@@ -216,20 +224,26 @@ def _rows(
         }
 
     own, first = spec.halving, grids[0]
+    distance = min(curve.reports[0][0] for curve in first)
+    for every in setting.every:
+        if every % distance:
+            raise UserError(
+                f"--every {every}: stage '{stage.name}' is evaluated every {distance} steps; give a multiple"
+            )
     rows = []
     order = shuffled(first, spec.seed, stage.name)  # as a launch shuffles the plan
     again = found(first, replay(order, own))
     if launched is not None:
         real = _of_rows(first, launched[stage.name])
-        rows.append(row("launched", own, [real], [unsearched(first, order, real.share)]))
-    rows.append(row("replayed", own, [again], [unsearched(first, order, again.share)]))
-    for halving in dict.fromkeys([own, *setting.candidates]):
+        rows.append(row("launched", distance, own, [real], [unsearched(first, order, real.share)]))
+    rows.append(row("replayed", distance, own, [again], [unsearched(first, order, again.share)]))
+    for every, halving in itertools.product([distance, *setting.every], dict.fromkeys([own, *setting.candidates])):
         results, blind = [], []
         for grid, number in itertools.product(grids, range(setting.orders)):
-            order = shuffled(grid, number, stage.name)
+            order = [curve.thinned(every) for curve in shuffled(grid, number, stage.name)]
             results.append(found(grid, replay(order, halving)))
             blind.append(unsearched(grid, order, results[-1].share))
-        rows.append(row("any order", halving, results, blind))
+        rows.append(row("any order", every, halving, results, blind))
     return rows
 
 

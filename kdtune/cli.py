@@ -578,6 +578,7 @@ def bench_demo(output: str | None) -> None:
 @click.option("--seed", "seeds", metavar="N", multiple=True, type=click.IntRange(min=0), help="Of trials, one more.")
 @click.option("--orders", default=50, show_default=True, type=click.IntRange(min=1), help="Replays of each grid.")
 @click.option("--within", default=0.5, show_default=True, type=click.FloatRange(min=0), help="No loss [mIoU points].")
+@click.option("--every", metavar="N", multiple=True, type=click.IntRange(min=1), help="Steps from evaluation to next.")
 @click.option("--launch/--no-launch", "launched", default=True, help="Also launch the stages with ASHA.")
 @click.option("--storage", metavar="URI", help="Keeps the full grids there, goes on with those that are there.")
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")

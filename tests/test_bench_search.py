@@ -43,6 +43,13 @@ def test_a_rung_is_judged_at_the_first_evaluation_past_it() -> None:
     assert replay(WORST_FIRST[::-1], Halving(grace=0.4, reduction_factor=4))["a"] == 60
 
 
+def test_a_thinned_curve_keeps_its_end() -> None:
+    assert curve("a", 1, 2, 3).thinned(60) == Curve("a", ((60, 2), (90, 3)), completed=True)
+    assert curve("a", 1, 2, 3).thinned(30) == curve("a", 1, 2, 3)
+    made = replay([c.thinned(60) for c in WORST_FIRST[::-1]], THIRD)
+    assert made == {"d": 90, "c": 60, "b": 60, "a": 60}
+
+
 def test_a_late_bloomer_is_lost_if_it_comes_late() -> None:
     early, late = curve("early", 50, 50, 50), curve("late", 10, 60, 90)
     made = replay([early, late], THIRD)
