@@ -709,3 +709,35 @@ def bench_demo(output: str | None) -> None:
     from kdtune.bench import demo
 
     click.echo(demo(output))
+
+
+@bench.command("asha", epilog="Example: kdtune bench asha demo --seed 1 --seed 2 --storage runs/asha")
+@click.argument("study", default="demo")
+@_data_option
+@_set_option
+@click.option("--stage", "stages", metavar="NAME", multiple=True, help="Default: grids of one seed and several axes.")
+@click.option("--seed", "seeds", metavar="N", multiple=True, type=click.IntRange(min=0), help="Of trials, one more.")
+@click.option("--orders", default=50, show_default=True, type=click.IntRange(min=1), help="Replays of each grid.")
+@click.option("--within", default=0.5, show_default=True, type=click.FloatRange(min=0), help="No loss [mIoU points].")
+@click.option("--every", metavar="N", multiple=True, type=click.IntRange(min=1), help="Steps from evaluation to next.")
+@click.option("--launch/--no-launch", "launched", default=True, help="Also launch the stages with ASHA.")
+@click.option("--storage", metavar="URI", help="Keeps the full grids there, goes on with those that are there.")
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_asha(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    storage: str | None,
+    output: str | None,
+    **given: Any,
+) -> None:
+    """ASHA against the full grid: its share of the steps, and whether it finds the same optimum.
+
+    Runs the stages without early stopping, then with ASHA, and replays ASHA on the recorded curves in other orders
+    and with other grace periods and reduction factors.
+    """
+    from kdtune.bench_search import Setting, asha
+    from kdtune.study_file import parse_set
+
+    options = {"data_root": data_root, "storage": storage, "output": output}
+    click.echo(asha(study, Setting(**given), settings=parse_set(settings), **options))
