@@ -18,9 +18,10 @@ from ray.tune.schedulers import TrialScheduler
 from kdtune.api import Options, adjusted, launch
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.bench import told
+from kdtune.early_stopping import Known, Rungs
+from kdtune.points import SCORE, WORST
 from kdtune.progress import Lines
 from kdtune.rows import Row, best_config
-from kdtune.search import SCORE, WORST, Known, Rungs
 from kdtune.spec import STAGE_REFERENCE, Halving, Stage, StudySpec, Value, shuffled
 from kdtune.storage import WEIGHTS, Record, Storage
 from kdtune.study_file import load_study

@@ -11,15 +11,17 @@ from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import inspection, nodes, rows, search, teachers, trial
+from kdtune import cluster, inspection, nodes, rows, search, teachers, trial
 from kdtune.base import RunError, UserError
+from kdtune.cluster import Halt
 from kdtune.files import absolute, read_file
 from kdtune.growing import TableWriter
 from kdtune.loading.pack import PackMode
 from kdtune.lock import Held
 from kdtune.logbook import stop_requests
+from kdtune.points import Job, Point, point_of
 from kdtune.progress import Reporter
-from kdtune.search import Halt, Job, Point, StageRun
+from kdtune.search import StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
 from kdtune.trial import Part, Site
@@ -68,7 +70,7 @@ class Launch:
             try:
                 for stage in self._stages():
                     if not only or stage.name in only:
-                        search.refuse_halted(self.halt)
+                        cluster.refuse_halted(self.halt)
                         self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
                 self._write_tables()
@@ -83,10 +85,10 @@ class Launch:
         """Ray, once there is something to run: a study that is finished needs none."""
         if address is None:
             self._check_data(only, address)
-        dashboard = stack.enter_context(search.cluster(address, self.study.name, self.halt))
+        dashboard = stack.enter_context(cluster.cluster(address, self.study.name, self.halt))
         # the signals last: Ray takes SIGTERM for itself when it starts
-        stack.enter_context(search.interruptible(self.halt))
-        self.reporter.ray_started(self.study, dashboard, search.has_gpu())
+        stack.enter_context(cluster.interruptible(self.halt))
+        self.reporter.ray_started(self.study, dashboard, cluster.has_gpu())
         if address is not None:
             self._check_data(only, address)
 
@@ -176,7 +178,7 @@ class Launch:
         """Every node that trials may run on packs every dataset, looks at every label, and must have the same data."""
         configs = self._datasets(only)
         self.reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
-        with search.promptly():
+        with cluster.promptly():
             if address is None:
                 answers = [inspection.Answer(platform.node(), inspection.look(configs, self._site))]
             else:
@@ -206,7 +208,7 @@ class Launch:
         self.reporter.stage_started(stage.name, size, done, num_steps)
         if left or (stage.search == "tpe" and done < size):
             begin()
-            share = search.share(self.study, stage, size)
+            share = cluster.share(self.study, stage, size)
             job = replace(job, threads=share.threads, site=replace(job.site, keys=self.keys))
             run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)
             search.run_stage(run, left, num_steps)
@@ -281,7 +283,7 @@ class Launch:
         for id_, record in self.records.items():
             row = record["row"]
             if row["stage"] == job.stage.name and row["start"] in job.starts:
-                point = search.point_of(record, job.stage)
+                point = point_of(record, job.stage)
                 if _within(point, job.stage) and job.planned(point).trial_id == id_:
                     found.append(id_)
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)

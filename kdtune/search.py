@@ -5,262 +5,34 @@ state of Ray is read back: every launch starts a fresh experiment on what is lef
 Optuna's study are filled from the journal first.
 """
 
-import contextlib
 import errno
-import logging
-import os
-import signal
-import socket
 import threading
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-# Read by Tune when it is imported or run, in the driver and in the workers.
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal has it all: 4 files instead of 5 per trial
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are never read
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends the launch and says how to continue
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # a stopped trial that ends slowly would cost the next one its run
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data and storage keep their meaning
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "MALLOC_ARENA_MAX": "2",  # Ray's many threads would each keep an arena of freed memory
-}
-os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_ENVIRONMENT.items()})
+from kdtune.cluster import Halt, Share, refuse_halted  # before Ray, whose environment it sets
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.schedulers import (  # noqa: E402
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
-from ray.tune.search import Searcher  # noqa: E402
-from ray.tune.search.optuna import OptunaSearch  # noqa: E402
+import torch  # isort: skip
+from ray import tune  # isort: skip
 
-from kdtune import metrics  # noqa: E402
-from kdtune.base import Interrupted, Lost, UserError  # noqa: E402
-from kdtune.files import Folder  # noqa: E402
-from kdtune.journal import LESS_MEMORY, Overtaken, Planned, fail, follow, new_record, stop  # noqa: E402
-from kdtune.lock import NAME as LOCK  # noqa: E402
-from kdtune.progress import Reporter  # noqa: E402
-from kdtune.rows import FINISHED  # noqa: E402
-from kdtune.spec import Halving, SchedulerName, Stage, StudySpec, TrialConfig, Value, shuffled  # noqa: E402
-from kdtune.storage import Record, Storage  # noqa: E402
-from kdtune.trial import Site, Trainer  # noqa: E402
-from kdtune.trial import run as train_and_evaluate  # noqa: E402
+from kdtune import metrics
+from kdtune.base import Lost, UserError
+from kdtune.early_stopping import scheduler
+from kdtune.files import Folder
+from kdtune.journal import LESS_MEMORY, Overtaken, fail, follow, new_record, stop
+from kdtune.lock import NAME as LOCK
+from kdtune.points import SCORE, WORST, Job, Point
+from kdtune.progress import Reporter
+from kdtune.searchers import FromOptuna, FromPlan
+from kdtune.spec import SchedulerName, Stage, StudySpec, shuffled
+from kdtune.storage import Record
 
-SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
-WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 RETRIES = 3  # of a trial whose process is lost
-PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
-ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
-ANSWER_WITHIN = 25.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
-
-Point = dict[str, Value]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to turn a point into a trial."""
-
-    study: str
-    stage: Stage
-    starts: Mapping[str, TrialConfig]
-    references: Mapping[str, str]
-    site: Site
-    storage: Storage
-    threads: int
-    token: str | None = None  # of the launch; a worker whose launch has lost the study writes nothing more
-    trainer: Trainer = train_and_evaluate
-
-    def planned(self, point: Point) -> Planned:
-        """The trial at a point."""
-        config = self.stage.config(self.starts, point).resolved(self.references)
-        return Planned(self.study, self.stage.name, point["start"], config)
-
-
-@dataclass
-class Halt:
-    """Why a launch ends before its plan is done."""
-
-    reason: str | None = None
-    error: Exception | None = None
-
-    def end(self, reason: str, error: Exception | None = None) -> None:
-        """Has the launch end in order; the first reason stays."""
-        if self.reason is None:
-            self.reason, self.error = reason, error
-
-
-@contextlib.contextmanager
-def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]:
-    """Ray: the cluster at ``address``, or one started in this process and ended with it. Gives the dashboard's URL.
-
-    While it is used, a watchdog ends the launch if the control store or this machine's raylet is gone.
-
-    Raises:
-        UserError: no cluster answers at that address.
-    """
-    named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
-    quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"ray\..*")
-    try:
-        if address and "://" not in address and ":" in address:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        if address:
-            environment = {"env_vars": TUNE_ENVIRONMENT}
-            context = ray.init(address=address, runtime_env=environment, **quiet)
-        else:
-            context = ray.init(address="local", include_dashboard=True, **quiet)
-    except (OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
-    done = threading.Event()
-    threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog").start()
-    try:
-        yield context.dashboard_url or None
-    finally:
-        done.set()
-        if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
-            ray.shutdown()
-
-
-def _watch(halt: Halt, done: threading.Event) -> None:
-    """Ends the launch when Ray is gone, which Ray does not tell: trials would wait for ever, or the process end."""
-    me = ray.get_runtime_context().get_node_id()
-    answered = [time.monotonic(), True]  # when the control store last answered, and whether it thinks this node alive
-
-    def ask() -> None:  # in a thread of its own: without a control store the call does not come back
-        while not done.wait(ASKED_EVERY):
-            alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
-            answered[:] = [time.monotonic(), alive]
-
-    threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
-    while not done.wait(ASKED_EVERY):
-        silent = time.monotonic() - answered[0]
-        if silent > ANSWER_WITHIN:
-            halt.end("lost", Lost(f"Ray's control store has not answered for {silent:.0f} s: its head node is gone"))
-        elif not answered[1]:
-            halt.end("lost", Lost("Ray counts this launch's node as dead: its raylet is gone"))
-
-
-@contextlib.contextmanager
-def interruptible(halt: Halt) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once."""
-    asked = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(130)
-        asked = True
-        halt.end("interrupted")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def promptly() -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends at once what trains nothing, so that there is nothing to end in order.
-
-    Raises:
-        Interrupted: the signal came.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("interrupted; nothing finished is lost")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What each trial gets, and how many run at once."""
-
-    cpus: float
-    gpus: float
-    at_once: int
-
-    @property
-    def threads(self) -> int:
-        """Of torch, per trial."""
-        return max(1, int(self.cpus))
-
-
-def share(study: StudySpec, stage: Stage, num_trials: int) -> Share:
-    """Divides the cluster, or the nodes that the stage asks for, among the trials of a stage.
-
-    Decided by the whole plan, not by what is left of it: the number of threads changes the last digits, and a continued
-    stage must not differ from an undisturbed one. Where ``max_concurrent`` is given, a study that needs a GPU asks for
-    as many as that even if they are not there yet: an autoscaler starts nodes for what waits.
-
-    Raises:
-        UserError: no node has the stage's labels.
-    """
-    have: dict[str, float] = {}
-    for node in _nodes(stage):
-        for name in ("CPU", "GPU"):
-            have[name] = have.get(name, 0) + node["Resources"].get(name, 0)
-    cpus, gpus = max(1, int(have.get("CPU", 1))), have.get("GPU", 0)
-    waits = study.needs_gpu and study.max_concurrent is not None and not gpus
-    if gpus or waits:
-        slots = max(1, int(gpus / study.gpus_per_trial + 1e-9))
-        at_once = min(num_trials, study.max_concurrent or slots)
-        return Share(max(1, cpus // slots) if gpus else 1, study.gpus_per_trial, at_once)
-    at_once = min(num_trials, study.max_concurrent or PROCESSOR_TRIALS, cpus)
-    return Share(cpus // at_once, 0, at_once)
-
-
-def _nodes(stage: Stage) -> list[dict[str, Any]]:
-    """The nodes that may run the stage."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    fit = [node for node in alive if all(node["Labels"].get(key) == value for key, value in stage.labels.items())]
-    if not fit:
-        kinds = sorted(
-            {f"{key}={node['Labels'][key]}" for node in alive for key in node["Labels"] if key in stage.labels}
-        )
-        wanted = ", ".join(f"{key}={value}" for key, value in stage.labels.items())
-        raise UserError(
-            f"stage '{stage.name}' asks for nodes labelled {wanted}, and the cluster has none; "
-            f"it has: {', '.join(kinds) or 'no node with such a label'}"
-        )
-    return fit
-
-
-def has_gpu() -> bool:
-    """Whether the cluster has one."""
-    return bool(ray.cluster_resources().get("GPU", 0))
 
 
 def run_trial(point: Point, job: Job) -> None:
@@ -296,214 +68,6 @@ def _refuse_if_lost(job: Job) -> None:
     content = job.storage.folder.read(LOCK)
     if job.token is not None and (content is None or job.token not in content.decode()):
         raise SystemExit
-
-
-class FromPlan(Searcher):  # type: ignore[misc]
-    """Hands out the points of a list, in its order, under their own names."""
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        super().__init__(metric=SCORE, mode="max")
-        self._left = list(points)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Nothing to set: the points are complete."""
-        return True
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next point."""
-        return self._left.pop(0) if self._left else Searcher.FINISHED
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The list does not depend on results."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal knows what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: every launch makes a new one."""
-
-
-class FromOptuna(OptunaSearch):  # type: ignore[misc]
-    """Optuna's TPE through Ray's OptunaSearch; its study is filled from the journal, so that it survives a restart.
-
-    Unfinished points of an earlier launch come first. No trial is run twice. The space is a function (Optuna's
-    define-by-run), since a temperature is only drawn where its term has a weight.
-    """
-
-    def __init__(self, job: Job, seed: int, past: Mapping[str, Record], samples: int) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._job, self._samples = job, samples
-        self._asked: dict[str, str] = {}  # Tune's id -> the id under which Optuna knows the point
-        self._given: set[str] = set()
-        known, left = optuna.storages.InMemoryStorage(), []
-        study = optuna.create_study(storage=known, study_name=job.study, direction="maximize")
-        axes = job.stage.distributions()
-        for trial_id, record in past.items():
-            point = {path: value for path, value in point_of(record, job.stage).items() if path in axes}
-            if record["row"]["status"] not in FINISHED:
-                left.append(point)
-                continue
-            score = record["row"]["miou"] if record["row"]["miou"] is not None else WORST
-            drawn = {path: axes[path] for path in point}
-            study.add_trial(optuna.trial.create_trial(params=point, distributions=drawn, value=score))
-            self._given.add(trial_id)
-        for point in left:
-            study.enqueue_trial(point)
-        super().__init__(
-            self._draw,
-            metric=SCORE,
-            mode="max",
-            # another stretch of the generator than the launch before: its draws are known
-            sampler=optuna.samplers.TPESampler(seed=seed + len(self._given)),
-            study_name=job.study,
-            storage=known,
-        )
-
-    def _draw(self, trial: Any) -> None:
-        """A point, value by value."""
-        point: Point = {}
-        for path in self._job.stage.distributions():
-            weight = self._job.stage.conditions.get(path)
-            if weight is not None and point[weight] == 0:
-                continue
-            if path in self._job.stage.grid:
-                point[path] = trial.suggest_categorical(path, self._job.stage.grid[path])
-            else:
-                axis = self._job.stage.ranges[path]
-                point[path] = trial.suggest_float(path, axis.low, axis.high, log=axis.log)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Nothing to set: the space is complete."""
-        return True
-
-    def suggest(self, trial_id: str) -> Any:
-        """A point that no trial of the stage has had, or the end when there are none (a small grid is soon spent)."""
-        start = next(iter(self._job.starts))
-        for i in range(50 if len(self._given) < self._samples else 0):
-            name = f"{trial_id}-{i}"
-            point = {"start": start, **super().suggest(name), "seed": self._job.stage.seeds[0]}
-            planned = self._job.planned(point).trial_id
-            if planned not in self._given:
-                self._given.add(planned)
-                self._asked[trial_id] = name
-                return point
-            super().on_trial_complete(name, error=True)
-        return Searcher.FINISHED
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Only the last report counts."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna the score."""
-        name = self._asked.pop(trial_id, None)
-        if name is not None:
-            super().on_trial_complete(name, result, error=error or not result)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal knows what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: every launch makes a new one."""
-
-
-def point_of(record: Record, stage: Stage) -> Point:
-    """The point at which a recorded trial stands."""
-    config = TrialConfig.model_validate_json(record["row"]["config"])
-    axes = stage.live({path: config.at(path) for path in (*stage.grid, *stage.ranges)})
-    return {"start": record["row"]["start"], **axes, "seed": config.seed}
-
-
-@dataclass(frozen=True)
-class Known:
-    """A trial as a scheduler sees it: by our id, which it keeps from launch to launch."""
-
-    trial_id: str
-
-
-def _report(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation in the journal as the report that it was."""
-    return {"step": entry["step"], SCORE: WORST if entry["miou"] is None else entry["miou"]}
-
-
-class Rungs(AsyncHyperBandScheduler):  # type: ignore[misc]
-    """ASHA whose rungs know trials by our ids, so that those of earlier launches count.
-
-    A rung is a number of steps; it never shortens the learning-rate schedule. ``stop_last_trials=False``: a trial
-    ends by itself, and one that is past its rungs is not judged at a lower one with a later value.
-    """
-
-    def __init__(self, halving: Halving, num_steps: int, past: Mapping[str, Record]) -> None:
-        super().__init__(
-            time_attr="step",
-            metric=SCORE,
-            mode="max",
-            max_t=max(num_steps, 1),
-            grace_period=max(1, round(halving.grace * num_steps)),
-            reduction_factor=halving.reduction_factor,
-            stop_last_trials=False,
-        )
-        for trial_id, record in past.items():
-            self.on_trial_add(None, Known(trial_id))
-            for entry in record["history"]:
-                self.on_trial_result(None, Known(trial_id), _report(entry))
-
-    def on_trial_add(self, controller: Any, trial: Any) -> None:
-        """Before its first report a trial is known by Ray's id alone."""
-        super().on_trial_add(controller, Known(trial.trial_id))
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judges a report under the trial's own id; only a trial that still trains can be stopped."""
-        name = result.get("trial", trial.trial_id)
-        if name not in self._trial_info:
-            self._trial_info[name] = self._brackets[0]
-        decision: str = super().on_trial_result(controller, Known(name), result)
-        return decision if result.get("status") == "running" else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Its last report has been judged already."""
-        self._trial_info.pop(trial.trial_id, None)
-
-    def on_trial_remove(self, controller: Any, trial: Any) -> None:
-        """A trial that ended with an error keeps its rungs."""
-        self._trial_info.pop(trial.trial_id, None)
-
-
-class Median(MedianStoppingRule):  # type: ignore[misc]
-    """Ray's median rule, knowing trials by our ids, so that those of earlier launches count."""
-
-    def __init__(self, grace_steps: int, past: Mapping[str, Record]) -> None:
-        super().__init__(
-            time_attr="step",
-            metric=SCORE,
-            mode="max",
-            grace_period=grace_steps,
-            min_time_slice=float("inf"),  # never pauses a trial to let others catch up
-            hard_stop=True,
-        )
-        for trial_id, record in past.items():
-            for entry in record["history"]:
-                super().on_trial_complete(None, Known(trial_id), _report(entry))
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Only a trial that still trains can be stopped."""
-        known = Known(result.get("trial", trial.trial_id))
-        decision: str = super().on_trial_result(controller, known, result)
-        return decision if result.get("status") == "running" else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Its last report has been counted already."""
-
-
-def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mapping[str, Record]) -> TrialScheduler:
-    """The early stopping of a stage."""
-    if name == "asha":
-        return Rungs(study.halving, num_steps, past)
-    if name == "median":
-        grace = max(1, round(study.halving.grace * num_steps))
-        return Median(grace, past)
-    return FIFOScheduler()
 
 
 class Unread:
@@ -614,7 +178,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     known = {k: r for k, r in run.past.items() if r["history"]}
     if stage.search == "tpe":
         num_samples = stage.samples or 0
-        searcher: Searcher = FromOptuna(run.job, run.study.seed, run.past, num_samples)
+        searcher: FromOptuna | FromPlan = FromOptuna(run.job, run.study.seed, run.past, num_samples)
         num_samples -= sum(finished(record, name) for record in run.past.values())
     else:
         # worst first, ASHA would stop nothing: the grid's order says nothing about quality, so it must not lead
@@ -644,20 +208,6 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     )
     _fit(tuner, run.halt)
     refuse_halted(run.halt)
-
-
-def refuse_halted(halt: Halt) -> None:
-    """Nothing, unless the launch is to end.
-
-    Raises:
-        UserError: a trial met bad input.
-        Lost: Ray is gone.
-        Interrupted: by Ctrl-C, SIGTERM or `kdtune stop`.
-    """
-    if halt.error is not None:
-        raise halt.error
-    if halt.reason is not None:
-        raise Interrupted(f"{halt.reason}; nothing finished is lost")
 
 
 def _fit(tuner: tune.Tuner, halt: Halt) -> None:

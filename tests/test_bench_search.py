@@ -10,7 +10,7 @@ import pytest
 from kdtune.api import results
 from kdtune.base import RunError, UserError
 from kdtune.bench_search import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
-from kdtune.search import WORST
+from kdtune.points import WORST
 from kdtune.spec import Halving
 from kdtune.study_file import load_study
 from tests.launching import STUDY, kdtune, write_study

@@ -92,7 +92,7 @@ def test_a_ray_that_launch_starts_asks_for_a_token(tmp_path: Path) -> None:
     code = """
 from kdtune.auth import require_token
 require_token()
-from kdtune.search import Halt, cluster
+from kdtune.cluster import Halt, cluster
 import urllib.request, urllib.error, os, psutil, subprocess, sys
 with cluster(None, "test", Halt()) as dashboard:
     without = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"HOME": "/nonexistent"}
