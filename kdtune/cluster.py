@@ -1,7 +1,6 @@
-"""Ray under a launch: started or joined, watched, shared out among trials; and the signals that end a launch in order.
+"""Ray under a launch: started or joined, watched, shared out among trials; and the signals that end a launch."""
 
-This is the first module of kdtune to import Ray, which reads its environment then.
-"""
+import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
 import contextlib
 import logging
@@ -16,26 +15,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-# Read by Tune when it is imported or run, in the driver and in the workers.
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal has it all: 4 files instead of 5 per trial
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are never read
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends the launch and says how to continue
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # a stopped trial that ends slowly would cost the next one its run
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data and storage keep their meaning
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "MALLOC_ARENA_MAX": "2",  # Ray's many threads would each keep an arena of freed memory
-}
-os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_ENVIRONMENT.items()})
+import ray
 
-import ray  # noqa: E402
-
-from kdtune.base import Interrupted, Lost, UserError  # noqa: E402
-from kdtune.spec import Stage, StudySpec  # noqa: E402
+from kdtune.base import Interrupted, Lost, UserError
+from kdtune.environment import TUNE_ENVIRONMENT
+from kdtune.spec import Stage, StudySpec
 
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
 ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store

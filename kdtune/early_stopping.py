@@ -1,5 +1,7 @@
 """Ray's schedulers, knowing trials by our ids, so that what earlier launches saw counts."""
 
+import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,6 +4,8 @@ In a worker. Prometheus reads the endpoints that Ray names in its service discov
 stays there as long as its process does.
 """
 
+import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """The nodes of a Ray cluster, each asked for its data before any trial starts.
 
-Ray is imported where it is used: by then ``kdtune.cluster`` has set the environment that Ray reads when it is imported.
+Ray is imported where it is used: by then ``kdtune.environment`` has set what Ray reads when it is imported.
 """
 
 import platform

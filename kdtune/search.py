@@ -5,6 +5,8 @@ state of Ray is read back: every launch starts a fresh experiment on what is lef
 Optuna's study are filled from the journal first.
 """
 
+import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
 import errno
 import threading
 import time
@@ -14,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdtune.cluster import Halt, Share, refuse_halted  # before Ray, whose environment it sets
-
-import torch  # isort: skip
-from ray import tune  # isort: skip
+import torch
+from ray import tune
 
 from kdtune import metrics
 from kdtune.base import Lost, UserError
+from kdtune.cluster import Halt, Share, refuse_halted
 from kdtune.early_stopping import scheduler
 from kdtune.files import Folder
 from kdtune.journal import LESS_MEMORY, Overtaken, fail, follow, new_record, stop

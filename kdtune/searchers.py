@@ -1,5 +1,7 @@
 """What hands Tune the points of a stage: a list, or Optuna's TPE. Both know what earlier launches have run."""
 
+import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
