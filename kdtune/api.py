@@ -4,13 +4,13 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from kdtune import tables
+from kdtune.auth import require_token, use_token
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.files import absolute
 from kdtune.lock import locked
@@ -129,7 +129,9 @@ def launch(
         RunError: interrupted, or no trial of a stage came to a result; says how to continue.
     """
     if address:
-        _use_token()
+        use_token()
+    else:
+        require_token()
     from kdtune.logbook import here, logbook
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
@@ -154,16 +156,6 @@ def _publisher(submission_id: str | None) -> "Publish | None":
     from kdtune.jobs import publisher
 
     return publisher(submission_id)
-
-
-def _use_token() -> None:
-    """Has Ray send its token, if there is one: with an address other than "auto" it does not look for it by itself.
-
-    Ray reads the variable when it is imported.
-    """
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @dataclass(frozen=True)

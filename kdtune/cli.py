@@ -55,7 +55,7 @@ class Errors(click.Group):
         except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
             _ended(ctx, "interrupted; nothing finished is lost", 130)
         except Exception as error:
-            from kdtune.base import Interrupted, RunError, UserError
+            from kdtune.base import Interrupted, Lost, RunError, UserError
 
             if isinstance(error, PATHS):
                 raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
@@ -63,14 +63,22 @@ class Errors(click.Group):
                 raise
             if isinstance(error, UserError):
                 raise BadInput(str(error)) from None
+            if isinstance(error, Lost):  # Ray's own end of the process would wait for a cluster that is gone
+                _say_ended(str(error))
+                sys.stdout.flush()
+                os._exit(1)
             _ended(ctx, str(error), 130 if isinstance(error, Interrupted) else 1)
 
 
 def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
     """One line that says why, and how to continue."""
+    _say_ended(reason)
+    ctx.exit(status)
+
+
+def _say_ended(reason: str) -> None:
     again = shlex.join(["kdtune", *sys.argv[1:]])
     click.echo(f"kdtune: {reason}; continue with: {again}", err=True)
-    ctx.exit(status)
 
 
 @click.group(

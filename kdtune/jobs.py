@@ -216,7 +216,7 @@ def publisher(submission_id: str) -> Callable[[Mapping[str, str]], None]:
 
     def publish(facts: Mapping[str, str]) -> None:
         try:
-            from ray._raylet import GcsClient
+            from ray._raylet import GcsClient  # type: ignore[attr-defined]
             from ray.dashboard.modules.job.common import JobInfoStorageClient
 
             key = JobInfoStorageClient.JOB_DATA_KEY.format(job_id=submission_id).encode()

@@ -150,9 +150,9 @@ class Logbook(Lines):
         super().__init__(Console(file=self._kept, force_terminal=False, highlight=False, soft_wrap=True))  # type: ignore[arg-type]
         self._folder, self._launched, self._held = folder, launched, held
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
         """The dashboard's address is known now."""
-        super().started(study, folder, dashboard, gpu)
+        super().ray_started(study, dashboard, gpu)
         if dashboard:
             self.record(dashboard=f"http://{dashboard}")
 

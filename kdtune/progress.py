@@ -36,8 +36,11 @@ class Reporter:
         self._last = now
         return True
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
-        """Ray runs."""
+    def started(self, study: StudySpec, folder: str) -> None:
+        """A launch begins."""
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        """Ray runs: there is something to do."""
 
     def changed(self, paths: Sequence[str]) -> None:
         """The study differs from that of the last launch at these paths."""
@@ -77,9 +80,13 @@ class Several(Reporter):
         super().__init__()
         self._reporters = reporters
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
+    def started(self, study: StudySpec, folder: str) -> None:
         for reporter in self._reporters:
-            reporter.started(study, folder, dashboard, gpu)
+            reporter.started(study, folder)
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        for reporter in self._reporters:
+            reporter.ray_started(study, dashboard, gpu)
 
     def changed(self, paths: Sequence[str]) -> None:
         for reporter in self._reporters:
@@ -136,9 +143,12 @@ class Lines(Reporter):
         self._best: float | None = None
         self._stage_began = 0.0
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
-        """Where it runs and where it can be watched."""
+    def started(self, study: StudySpec, folder: str) -> None:
+        """Where its results are."""
         self._say(f"study {study.name}: {len(study.stages)} stages; results in {folder}")
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        """Where it can be watched."""
         if dashboard:
             self._say(f"Ray dashboard: http://{dashboard}")
         if study.needs_gpu and not gpu:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdtune import api
+from kdtune.auth import use_token
 from kdtune.base import RunError, UserError
 from kdtune.files import absolute
 from kdtune.lock import LEASE
@@ -76,7 +77,7 @@ def detach(
         words += ["--data-root", folder if folder.startswith("~") else absolute(folder)]
     words += [word for name in options.stages for word in ("--stage", name)]
     words += ["--pack", options.pack]
-    api._use_token()
+    use_token()
     from kdtune import jobs  # Ray is imported now, when it knows of the token
 
     job = jobs.submit(study, words, address, where.root)
@@ -135,7 +136,7 @@ def ask(launch: Launched | None, address: str | None) -> "tuple[JobState | None,
     target = _target(launch, address)
     if target is None:
         return None, "the address of its cluster is not known; give --address"
-    api._use_token()
+    use_token()
     from kdtune import jobs
 
     try:
@@ -181,7 +182,7 @@ def logs(study: str, storage: str | None, address: str | None, *, follow: bool, 
         raise UserError(f"{where.folder.uri}: no launch of study '{where.study}' has left a log there")
     if launch.submission_id:
         target = _target(launch, address)
-        api._use_token()
+        use_token()
         from kdtune import jobs
 
         try:

@@ -1,10 +1,11 @@
 """A launch: stage after stage, the best of one read back from the journal to start the next."""
 
 import contextlib
+import functools
 import hashlib
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -35,6 +36,7 @@ class Launch:
     reporter: Reporter
     held: Held
     pack: PackMode = "always"
+    halt: Halt = field(default_factory=Halt)
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
@@ -50,19 +52,15 @@ class Launch:
         self._read()
         self._locate_checkpoints(only)
         self._check_networks(only)
-        if address is None:
-            self._check_data(only)
-        # the signals last: Ray takes SIGTERM for itself when it starts
-        with (
-            search.cluster(address, self.study.name) as dashboard,
-            search.interruptible() as halt,
-            stop_requests(self.storage.folder, halt.ask),
-        ):
-            self.reporter.started(self.study, self.storage.folder.uri, dashboard, search.has_gpu())
+        self.reporter.started(self.study, self.storage.folder.uri)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.reporter.close)
+            stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
+            begin = functools.cache(lambda: self._begin(address, only, stack))
             try:
                 for stage in self._stages():
                     if not only or stage.name in only:
-                        self._stage(stage, halt)
+                        self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
                 self._write_tables()
             except OSError as error:
@@ -71,8 +69,15 @@ class Launch:
                 with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
                     self._write_tables()
                 raise
-            finally:
-                self.reporter.close()
+
+    def _begin(self, address: str | None, only: Sequence[str], stack: contextlib.ExitStack) -> None:
+        """Ray, once there is something to run: a study that is finished needs none."""
+        if address is None:
+            self._check_data(only)
+        dashboard = stack.enter_context(search.cluster(address, self.halt, self.study.name))
+        # the signals last: Ray takes SIGTERM for itself when it starts
+        stack.enter_context(search.interruptible(self.halt))
+        self.reporter.ray_started(self.study, dashboard, search.has_gpu())
 
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
@@ -155,7 +160,7 @@ class Launch:
             for split in load_splits(config, Site(self.data_root, pack=self.pack)):
                 check_labels(split, config.dataset.num_classes, config.dataset.name)
 
-    def _stage(self, stage: Stage, halt: Halt) -> None:
+    def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
         job = self._job(stage)
         points: dict[str, Point] = {}
         if stage.search != "tpe":
@@ -172,10 +177,11 @@ class Launch:
         template = self.study.templates().get(stage.name)
         num_steps = template.recipe.num_steps if template else 0
         self.reporter.stage_started(stage.name, size, done, num_steps)
-        if left or stage.search == "tpe":
-            share = search.share(self.study, size)
+        if left or (stage.search == "tpe" and done < size):
+            begin()
+            share = search.share(self.study, stage, size)
             run = StageRun(
-                self.study, replace(job, threads=share.threads), past, share, halt, self.reporter, self._ended
+                self.study, replace(job, threads=share.threads), past, share, self.halt, self.reporter, self._ended
             )
             search.run_stage(run, left, num_steps)
         self._write_tables()
@@ -289,8 +295,9 @@ class Launch:
 
 
 def _within(point: Point, stage: Stage) -> bool:
-    chosen = all(point[path] in values for path, values in stage.grid.items())
-    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in stage.ranges.items())
+    chosen = all(point[path] in values for path, values in stage.grid.items() if path in point)
+    ranges = {path: axis for path, axis in stage.ranges.items() if path in point}
+    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -47,10 +47,12 @@ from ray.tune.schedulers import (  # noqa: E402
     TrialScheduler,
 )
 from ray.tune.search import Searcher  # noqa: E402
+from ray.tune.search.optuna import OptunaSearch  # noqa: E402
 
-from kdtune.base import Interrupted, UserError  # noqa: E402
+from kdtune import metrics  # noqa: E402
+from kdtune.base import Interrupted, Lost, UserError  # noqa: E402
 from kdtune.files import Folder  # noqa: E402
-from kdtune.journal import Planned, fail, follow, new_record, stop  # noqa: E402
+from kdtune.journal import LESS_MEMORY, Overtaken, Planned, fail, follow, new_record, stop  # noqa: E402
 from kdtune.lock import NAME as LOCK  # noqa: E402
 from kdtune.progress import Reporter  # noqa: E402
 from kdtune.rows import FINISHED  # noqa: E402
@@ -63,6 +65,8 @@ WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win n
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 RETRIES = 3  # of a trial whose process is lost
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
+ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
+ANSWER_WITHIN = 25.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
 
 Point = dict[str, Value]
 
@@ -93,14 +97,17 @@ class Halt:
     reason: str | None = None
     error: Exception | None = None
 
-    def ask(self, reason: str) -> None:
-        """Has the launch end in order, unless it ends already."""
-        self.reason = self.reason or reason
+    def end(self, reason: str, error: Exception | None = None) -> None:
+        """Has the launch end in order; the first reason stays."""
+        if self.reason is None:
+            self.reason, self.error = reason, error
 
 
 @contextlib.contextmanager
-def cluster(address: str | None, study: str = "kdtune") -> Iterator[str | None]:
+def cluster(address: str | None, halt: Halt, study: str = "kdtune") -> Iterator[str | None]:
     """Ray: the cluster at ``address``, or one started in this process and ended with it. Gives the dashboard's URL.
+
+    While it is used, a watchdog ends the launch if the control store or this machine's raylet is gone.
 
     Raises:
         UserError: no cluster answers at that address.
@@ -121,28 +128,50 @@ def cluster(address: str | None, study: str = "kdtune") -> Iterator[str | None]:
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog").start()
     try:
         yield context.dashboard_url or None
     finally:
-        ray.shutdown()
+        done.set()
+        if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
+            ray.shutdown()
+
+
+def _watch(halt: Halt, done: threading.Event) -> None:
+    """Ends the launch when Ray is gone, which Ray does not tell: trials would wait for ever, or the process end."""
+    me = ray.get_runtime_context().get_node_id()
+    answered = [time.monotonic(), True]  # when the control store last answered, and whether it thinks this node alive
+
+    def ask() -> None:  # in a thread of its own: without a control store the call does not come back
+        while not done.wait(ASKED_EVERY):
+            alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
+            answered[:] = [time.monotonic(), alive]
+
+    threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
+    while not done.wait(ASKED_EVERY):
+        silent = time.monotonic() - answered[0]
+        if silent > ANSWER_WITHIN:
+            halt.end("lost", Lost(f"Ray's control store has not answered for {silent:.0f} s: its head node is gone"))
+        elif not answered[1]:
+            halt.end("lost", Lost("Ray counts this launch's node as dead: its raylet is gone"))
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Halt]:
+def interruptible(halt: Halt) -> Iterator[None]:
     """Ctrl-C or SIGTERM once ends the launch in order, a second time at once."""
-    halt = Halt()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if halt.reason == "interrupted":
             os._exit(130)
-        halt.reason = "interrupted"
+        halt.end("interrupted")
 
     if threading.current_thread() is not threading.main_thread():
-        yield halt
+        yield
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield halt
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -162,20 +191,44 @@ class Share:
         return max(1, int(self.cpus))
 
 
-def share(study: StudySpec, num_trials: int) -> Share:
-    """Divides the cluster among the trials of a stage.
+def share(study: StudySpec, stage: Stage, num_trials: int) -> Share:
+    """Divides the cluster, or the nodes that the stage asks for, among the trials of a stage.
 
     Decided by the whole plan, not by what is left of it: the number of threads changes the last digits, and a continued
-    stage must not differ from an undisturbed one.
+    stage must not differ from an undisturbed one. Where ``max_concurrent`` is given, a study that needs a GPU asks for
+    as many as that even if they are not there yet: an autoscaler starts nodes for what waits.
+
+    Raises:
+        UserError: no node has the stage's labels.
     """
-    have = ray.cluster_resources()
+    have: dict[str, float] = {}
+    for node in _nodes(stage):
+        for name in ("CPU", "GPU"):
+            have[name] = have.get(name, 0) + node["Resources"].get(name, 0)
     cpus, gpus = max(1, int(have.get("CPU", 1))), have.get("GPU", 0)
-    if gpus:
-        slots = max(1, int(gpus / study.gpus_per_trial))
-        at_once = min(num_trials, study.max_concurrent or slots, slots)
-        return Share(max(1, cpus // slots), study.gpus_per_trial, at_once)
+    waits = study.needs_gpu and study.max_concurrent is not None and not gpus
+    if gpus or waits:
+        slots = max(1, int(gpus / study.gpus_per_trial + 1e-9))
+        at_once = min(num_trials, study.max_concurrent or slots)
+        return Share(max(1, cpus // slots) if gpus else 1, study.gpus_per_trial, at_once)
     at_once = min(num_trials, study.max_concurrent or PROCESSOR_TRIALS, cpus)
     return Share(cpus // at_once, 0, at_once)
+
+
+def _nodes(stage: Stage) -> list[dict[str, Any]]:
+    """The nodes that may run the stage."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    fit = [node for node in alive if all(node["Labels"].get(key) == value for key, value in stage.labels.items())]
+    if not fit:
+        kinds = sorted(
+            {f"{key}={node['Labels'][key]}" for node in alive for key in node["Labels"] if key in stage.labels}
+        )
+        wanted = ", ".join(f"{key}={value}" for key, value in stage.labels.items())
+        raise UserError(
+            f"stage '{stage.name}' asks for nodes labelled {wanted}, and the cluster has none; "
+            f"it has: {', '.join(kinds) or 'no node with such a label'}"
+        )
+    return fit
 
 
 def has_gpu() -> bool:
@@ -187,24 +240,27 @@ def run_trial(point: Point, job: Job) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
     torch.set_num_threads(job.threads)  # here, in the thread that computes: OpenMP counts per thread
     planned = job.planned(point)
+    notes: list[str] = []
     _refuse_if_lost(job)
     try:
-        for record in follow(planned, job.site, job.storage):
+        for record in follow(planned, job.site, job.storage, notes.append):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
-            metrics = {
-                "trial": row["trial_id"],
-                "step": row["step"] or 0,
-                "status": row["status"],
-                SCORE: score,
-            }
-            tune.report(metrics | {"error": row["error"]})
+            told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
+            metrics.show(row)
+            tune.report(told | {"error": row["error"], "notes": notes[:]})
+            notes.clear()
             _refuse_if_lost(job)
+    except Overtaken:
+        raise SystemExit from None
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NO_ROOM:
             raise  # storage may be away for a moment: Tune tries the trial again
-        told = job.storage.unusable(error) if isinstance(error, OSError) else error
-        tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(told)})
+        refusal = job.storage.unusable(error) if isinstance(error, OSError) else error
+        tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
 
 
 def _refuse_if_lost(job: Job) -> None:
@@ -239,70 +295,95 @@ class FromPlan(Searcher):  # type: ignore[misc]
         """Nothing: every launch makes a new one."""
 
 
-class FromOptuna(FromPlan):
-    """Asks Optuna's TPE for points; unfinished points of an earlier launch come first. No trial is run twice."""
+class FromOptuna(OptunaSearch):  # type: ignore[misc]
+    """Optuna's TPE through Ray's OptunaSearch; its study is filled from the journal, so that it survives a restart.
+
+    Unfinished points of an earlier launch come first. No trial is run twice. The space is a function (Optuna's
+    define-by-run), since a temperature is only drawn where its term has a weight.
+    """
 
     def __init__(self, job: Job, seed: int, past: Mapping[str, Record], samples: int) -> None:
         import optuna
 
-        super().__init__([])
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._job, self._samples = job, samples
-        self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, str] = {}  # Tune's id -> the id under which Optuna knows the point
         self._given: set[str] = set()
+        known, left = optuna.storages.InMemoryStorage(), []
+        study = optuna.create_study(storage=known, study_name=job.study, direction="maximize")
+        axes = job.stage.distributions()
         for trial_id, record in past.items():
-            point = point_of(record, job.stage)
-            if record["row"]["status"] in FINISHED:
-                axes = {path: value for path, value in point.items() if path in job.stage.distributions()}
-                score = record["row"]["miou"] if record["row"]["miou"] is not None else WORST
-                self._study.add_trial(
-                    optuna.trial.create_trial(params=axes, distributions=job.stage.distributions(), value=score)
-                )
-                self._given.add(trial_id)
+            point = {path: value for path, value in point_of(record, job.stage).items() if path in axes}
+            if record["row"]["status"] not in FINISHED:
+                left.append(point)
+                continue
+            score = record["row"]["miou"] if record["row"]["miou"] is not None else WORST
+            drawn = {path: axes[path] for path in point}
+            study.add_trial(optuna.trial.create_trial(params=point, distributions=drawn, value=score))
+            self._given.add(trial_id)
+        for point in left:
+            study.enqueue_trial(point)
+        super().__init__(
+            self._draw,
+            metric=SCORE,
+            mode="max",
+            # another stretch of the generator than the launch before: its draws are known
+            sampler=optuna.samplers.TPESampler(seed=seed + len(self._given)),
+            study_name=job.study,
+            storage=known,
+        )
+
+    def _draw(self, trial: Any) -> None:
+        """A point, value by value."""
+        point: Point = {}
+        for path in self._job.stage.distributions():
+            weight = self._job.stage.conditions.get(path)
+            if weight is not None and point[weight] == 0:
+                continue
+            if path in self._job.stage.grid:
+                point[path] = trial.suggest_categorical(path, self._job.stage.grid[path])
             else:
-                self._left.append(point)
+                axis = self._job.stage.ranges[path]
+                point[path] = trial.suggest_float(path, axis.low, axis.high, log=axis.log)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Nothing to set: the space is complete."""
+        return True
 
     def suggest(self, trial_id: str) -> Any:
         """A point that no trial of the stage has had, or the end when there are none (a small grid is soon spent)."""
-        if self._left:
-            point = self._left.pop(0)
-            self._given.add(self._job.planned(point).trial_id)
-            return point
-        if len(self._given) >= self._samples:
-            return Searcher.FINISHED
         start = next(iter(self._job.starts))
-        for _ in range(50):
-            asked = self._study.ask(self._job.stage.distributions())
-            point = {"start": start, **asked.params, "seed": self._job.stage.seeds[0]}
-            name = self._job.planned(point).trial_id
-            if name not in self._given:
-                self._given.add(name)
-                self._asked[trial_id] = asked
+        for i in range(50 if len(self._given) < self._samples else 0):
+            name = f"{trial_id}-{i}"
+            point = {"start": start, **super().suggest(name), "seed": self._job.stage.seeds[0]}
+            planned = self._job.planned(point).trial_id
+            if planned not in self._given:
+                self._given.add(planned)
+                self._asked[trial_id] = name
                 return point
-            self._study.tell(asked, state=_failed())
+            super().on_trial_complete(name, error=True)
         return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Only the last report counts."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna the score."""
-        asked = self._asked.pop(trial_id, None)
-        if asked is not None:
-            if result and SCORE in result:
-                self._study.tell(asked, result[SCORE])
-            else:
-                self._study.tell(asked, state=_failed())
+        name = self._asked.pop(trial_id, None)
+        if name is not None:
+            super().on_trial_complete(name, result, error=error or not result)
 
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal knows what is done."""
 
-def _failed() -> Any:
-    import optuna
-
-    return optuna.trial.TrialState.FAIL
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: every launch makes a new one."""
 
 
 def point_of(record: Record, stage: Stage) -> Point:
     """The point at which a recorded trial stands."""
     config = TrialConfig.model_validate_json(record["row"]["config"])
-    axes = {path: config.at(path) for path in (*stage.grid, *stage.ranges)}
+    axes = stage.live({path: config.at(path) for path in (*stage.grid, *stage.ranges)})
     return {"start": record["row"]["start"], **axes, "seed": config.seed}
 
 
@@ -418,8 +499,10 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Bad input in one trial is bad input for all."""
-        if result.get("status") == "refused" and self._halt.reason is None:
-            self._halt.reason, self._halt.error = "refused", UserError(result["error"])
+        if result.get("status") == "refused":
+            self._halt.end("refused", UserError(result["error"]))
+        for note in result.get("notes", ()):
+            self._progress.warn(note)
         self._progress.evaluated(result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -440,13 +523,22 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
             return
         planned = self._job.planned(trial.config)
         record = self._job.storage.record(planned.trial_id) or new_record(planned)
-        error = trial.get_error() if hasattr(trial, "get_error") else None
-        lines = [line for line in str(error or "its process was lost").splitlines() if line.strip()]
-        self._done(fail(record, f"{lines[-1].strip()} (after {RETRIES} retries)", self._job.storage))
+        self._done(fail(record, f"{_cause(trial)} (after {RETRIES} retries)", self._job.storage))
 
     def _done(self, record: Record) -> None:
         self._ended(record)
         self._progress.trial_ended(record["row"])
+
+
+def _cause(trial: Any) -> str:
+    """Why a trial's process was lost, in one line."""
+    text = str(trial.get_error() or "")
+    if "OutOfMemoryError" in text or "running low on memory" in text:
+        return f"Ray ended its process, since the node's memory was nearly full; {LESS_MEMORY}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "SIGKILL" in text or "OOM" in text:
+        return f"its process was killed, perhaps by the system, out of memory; {LESS_MEMORY}"
+    return lines[-1] if lines else "its process was lost"
 
 
 class Stopping(Unread, tune.Stopper):  # type: ignore[misc]
@@ -505,7 +597,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     experiment = f"{stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     resources = {"cpu": run.share.cpus, **({"gpu": run.share.gpus} if run.share.gpus else {})}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, job=run.job), resources),
+        tune.with_resources(tune.with_parameters(run_trial, job=run.job), _bundle(resources, stage)),
         tune_config=tune.TuneConfig(
             num_samples=num_samples,
             search_alg=searcher,
@@ -522,11 +614,36 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    _fit(tuner, run.halt)
     if run.halt.error is not None:
         raise run.halt.error
     if run.halt.reason is not None:
         raise Interrupted(f"{run.halt.reason}; nothing finished is lost")
+
+
+def _fit(tuner: tune.Tuner, halt: Halt) -> None:
+    """Runs the experiment in a thread: a call to a Ray that is gone never comes back, and this must."""
+    failed: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True, name="kdtune-tune")
+    thread.start()
+    while thread.is_alive() and not isinstance(halt.error, Lost):
+        thread.join(0.2)
+    if failed and halt.reason is None:
+        raise failed[0]
+
+
+def _bundle(resources: dict[str, float], stage: Stage) -> Any:
+    """What a trial asks Ray for."""
+    if not stage.labels:
+        return resources
+    return tune.PlacementGroupFactory([resources], bundle_label_selector=[stage.labels])
 
 
 def _ray_folder(folder: Folder) -> Path:

@@ -1,8 +1,8 @@
 """``<storage>/<study>/``: the journal of trials, which is the truth, and the Parquet tables made from it.
 
 The journal holds one JSON file per attempt at a trial, written by whoever holds the trial (its worker; the driver once
-the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes dead
-and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
+the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes
+dead and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
 written again at any time.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from kdtune import rows
 from kdtune.base import SegNet, UserError
 from kdtune.files import Folder
 from kdtune.rows import Row
-from kdtune.spec import StudySpec
+from kdtune.spec import STUDY_NAME, StudySpec
 from kdtune.study_file import dump
 from kdtune.weights import WeightsRecord, weights_bytes
 
@@ -43,6 +44,12 @@ class Storage:
 
     root: str  # URI of the storage
     study: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(STUDY_NAME, self.study):
+            raise UserError(
+                f"'{self.study}' is no name of a study: letters, digits, '.', '_' and '-', a letter or digit first"
+            )
 
     @property
     def folder(self) -> Folder:
@@ -72,9 +79,10 @@ class Storage:
 
     def record(self, trial_id: str) -> Record | None:
         """A trial's journal, or none if no worker ever began it."""
-        journal = self.folder / "journal"
-        prefix = f"{trial_id}."
-        return self._latest({name: n for name, n in _attempts(journal.names()) if name.startswith(prefix)})
+        journal, attempts = self.folder / "journal", 0
+        while journal.exists(_name(trial_id, attempts + 1)):  # not by a listing, which grows with the study
+            attempts += 1
+        return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)})
 
     def records(self, only: Collection[str] | None = None) -> dict[str, Record]:
         """The journals by trial id: all, or ``only`` those of these trials that have one."""

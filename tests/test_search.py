@@ -108,7 +108,7 @@ def test_threads_are_shared_out() -> None:
 @pytest.fixture
 def local_ray() -> Any:
     """Ray in this process, as a launch starts it."""
-    with search.cluster(None):
+    with search.cluster(None, search.Halt()):
         yield
 
 
@@ -150,11 +150,11 @@ def test_share_of_a_processor(local_ray: None) -> None:
             "stages": [{"name": "student"}],
         }
     )
-    assert search.share(spec, 1) == Share(cores, 0, 1)
-    many = search.share(spec, 100)
+    assert search.share(spec, spec.stages[0], 1) == Share(cores, 0, 1)
+    many = search.share(spec, spec.stages[0], 100)
     assert many.at_once == min(cores, search.PROCESSOR_TRIALS)
     assert many.at_once * many.cpus <= cores
-    one = search.share(spec.model_copy(update={"max_concurrent": 1}), 100)
+    one = search.share(spec.model_copy(update={"max_concurrent": 1}), spec.stages[0], 100)
     assert one == Share(cores, 0, 1)
 
 
