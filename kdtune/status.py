@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from pydantic import ValidationError
+
 from kdtune.base import UserError
 from kdtune.files import Folder
 from kdtune.lock import LEASE, alive_here
@@ -16,6 +18,7 @@ from kdtune.logbook import Launched, read_launch
 from kdtune.progress import duration
 from kdtune.rows import FINISHED, Row
 from kdtune.spec import StudySpec
+from kdtune.spec import told as told_of
 from kdtune.storage import Storage
 
 State = Literal["running", "submitted", "silent", "ended"]
@@ -110,7 +113,12 @@ def status_of(where: Storage) -> Status:
         )
     state, told = _state(holder(where.folder), launch)
     began = datetime.fromisoformat(launch.started_at).timestamp() if launch else 0.0
-    stages, pace = _stages(where, StudySpec.model_validate(data), began) if data else ((), 0.0)
+    try:
+        stages, pace = _stages(where, StudySpec.model_validate(data), began) if data else ([], 0.0)
+    except ValidationError as error:
+        raise UserError(
+            f"{where.folder.uri}/study.yaml: not a study of this version of kdtune: {told_of(error.errors()[0])}"
+        ) from None
     chosen = launch.stages if launch else ()
     left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)
     seconds = left / pace if pace and state == "running" else None

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from kdtune.jobs import Unreachable, entrypoint, package, state_of
 from kdtune.logbook import Launched, read_launch, write_launch
 from kdtune.study_file import load_study
 from tests.cluster_nodes import Cluster, cluster
-from tests.launching import STUDY, essence, journals, kdtune, write_study
+from tests.launching import STUDY, journals, kdtune, same_as, under_way, until, write_study
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the port for discarding
 
@@ -177,27 +177,17 @@ def test_the_error_is_one_that_users_can_mend() -> None:
 
 # a real cluster
 
-LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 40, eval_every: 4").replace(
+LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 600, eval_every: 60").replace(
     "start_from: [student, weight-pi]\n    seeds: [11, 12]", "start_from: [student]\n    seeds: [11, 12]"
 )
 STAGES = ("--stage", "student", "--stage", "final")
 OPTIONS = ("--scheduler", "none", *STAGES)
-TABLES = ("trials", "history", "optimal", "final")
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with cluster(3, tmp_path_factory.mktemp("nodes")) as found:
         yield found
-
-
-def until(condition: Callable[[], Any], seconds: float = 180) -> Any:
-    """Waits for something that must happen."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.3)
-    return found
 
 
 @pytest.mark.slow
@@ -230,9 +220,6 @@ def test_submitted_watched_stopped_and_continued(nodes: Cluster, tmp_path: Path)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def under_way() -> list[str]:
-        return [name for name, entry in journals(storage).items() if entry["row"]["status"] == "running"]
-
     began = time.monotonic()
     done = nodes.kdtune(*words)
     print(f"submitted in {time.monotonic() - began:.1f} s")
@@ -251,13 +238,15 @@ def test_submitted_watched_stopped_and_continued(nodes: Cluster, tmp_path: Path)
 
     following = nodes.start("logs", "tiny", "--storage", storage, "-f")
     try:
+        found: dict[str, Any] = {}
 
-        def shown() -> dict[str, Any] | None:
-            (found,) = nodes.get("/api/jobs/")
-            assert found["status"] in ("PENDING", "RUNNING"), found["message"]
-            return found if found["metadata"].get("stage") else None
+        def shown() -> bool:
+            (job,) = nodes.get("/api/jobs/")
+            assert job["status"] in ("PENDING", "RUNNING"), job["message"]
+            found.update(job)
+            return bool(job["metadata"]["stage"])
 
-        found = until(shown)
+        until(shown, every=1.0)
         assert found["submission_id"] == job
         assert found["metadata"]["job_name"] == "tiny"
         assert found["metadata"]["stage"] in ("student", "final")
@@ -267,12 +256,11 @@ def test_submitted_watched_stopped_and_continued(nodes: Cluster, tmp_path: Path)
         assert now["job"]["status"] == "RUNNING"
         assert now["launch"]["pid"] is not None
 
-        until(lambda: any(entry["row"]["step"] for entry in journals(storage).values()))
-        assert under_way()
+        until(lambda: bool(under_way(storage)), every=0.2)
         done = nodes.kdtune("stop", "tiny", "--storage", storage, "--timeout", "120")
         assert done.returncode == 0, done.stderr
         assert "stopped; nothing finished is lost; continue with: kdtune launch " in done.stderr
-        assert under_way()  # to go on from
+        assert under_way(storage)  # to go on from
         log, _ = following.communicate(timeout=60)  # ends with the job
     finally:
         following.kill()
@@ -285,9 +273,13 @@ def test_submitted_watched_stopped_and_continued(nodes: Cluster, tmp_path: Path)
     assert not folder.exists("lock.json")
 
     assert nodes.kdtune(*words).returncode == 0
-    driver = until(lambda: (found := read_launch(folder)) and found.submission_id != job and found.pid)
-    until(lambda: folder.exists("lock.json"))
-    os.kill(driver, signal.SIGSTOP)  # it will not look for requests
+
+    def driver() -> int | None:
+        found = read_launch(folder)
+        return found.pid if found and found.submission_id != job and folder.exists("lock.json") else None
+
+    until(lambda: driver() is not None, every=0.2)
+    os.kill(driver() or 0, signal.SIGSTOP)  # it will not look for requests
     done = nodes.kdtune("stop", "tiny", "--storage", storage, "--timeout", "1")
     assert done.returncode == 0, done.stderr
     assert "was stopped; continue with: kdtune launch " in done.stderr
@@ -295,12 +287,11 @@ def test_submitted_watched_stopped_and_continued(nodes: Cluster, tmp_path: Path)
 
     finished = {n: e["row"]["finished_at"] for n, e in journals(storage).items() if e["row"]["finished_at"]}
     assert nodes.kdtune(*words).returncode == 0
-    until(lambda: (found := read_launch(folder)) and found.outcome == "finished", 300)
+    until(lambda: (found := read_launch(folder)) is not None and found.outcome == "finished", 300, every=0.5)
     assert status()["stages"][1]["completed"] == 4
     assert all(journals(storage)[name]["row"]["finished_at"] == at for name, at in finished.items())  # not run again
     done = nodes.kdtune("results", "tiny", "--storage", storage)
     assert done.returncode == 0, done.stderr
     done = kdtune("launch", study, "--storage", alone, *OPTIONS)
     assert done.returncode == 0, done.stderr
-    for table in TABLES:
-        assert essence(storage, table) == essence(alone, table), table
+    same_as(alone, storage)

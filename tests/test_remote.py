@@ -1,14 +1,11 @@
 """A launch of this machine, watched and stopped by another process through the storage alone."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.launching import STUDY, journals, kdtune, start, write_study
-from tests.test_interruption import until
+from tests.launching import STUDY, end, kdtune, start, under_way, until, write_study
 
 pytestmark = pytest.mark.slow
 LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 4000, eval_every: 4")
@@ -19,7 +16,7 @@ def test_a_launch_in_a_process_is_followed_and_stopped(tmp_path: Path) -> None:
     process = start("launch", write_study(tmp_path, LONG), *storage, "--stage", "student")
     follower = None
     try:
-        until(lambda: any(entry["row"]["step"] for entry in journals(tmp_path).values()))
+        until(lambda: bool(under_way(tmp_path)))
         follower = start("logs", "tiny", *storage, "-f")
         done = kdtune("status", "tiny", *storage, "--format", "json")
         assert done.returncode == 0, done.stderr
@@ -33,14 +30,12 @@ def test_a_launch_in_a_process_is_followed_and_stopped(tmp_path: Path) -> None:
         log, _ = follower.communicate(timeout=60)
     finally:
         for left in filter(None, (process, follower)):
-            if left.poll() is None:
-                os.killpg(left.pid, signal.SIGKILL)
-                left.wait()
+            end(left)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("kdtune: stopped on request; nothing finished is lost; continue with: ")
     assert not (tmp_path / "tiny" / "stop.json").exists()
     assert not (tmp_path / "tiny" / "lock.json").exists()
-    assert any(entry["row"]["status"] == "running" for entry in journals(tmp_path).values())  # to go on from
+    assert under_way(tmp_path)  # to go on from
     assert "student: 4 trials" in log
     assert log.splitlines()[-1].endswith("ended: stopped on request; nothing finished is lost")
     done = kdtune("status", "tiny", *storage)
