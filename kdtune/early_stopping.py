@@ -42,10 +42,13 @@ class Rungs(AsyncHyperBandScheduler):  # type: ignore[misc]
             reduction_factor=halving.reduction_factor,
             stop_last_trials=False,
         )
+        bracket = self._brackets[0]
+        bracket.cutoff = lambda recorded: None  # nobody is judged again: a percentile of all, for each of thousands
         for trial_id, record in past.items():
             self.on_trial_add(None, Known(trial_id))
             for entry in record["history"]:
                 self.on_trial_result(None, Known(trial_id), _report(entry))
+        del bracket.cutoff
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
         """Before its first report a trial is known by Ray's id alone."""
@@ -80,6 +83,7 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
             min_time_slice=float("inf"),  # never pauses a trial to let others catch up
             hard_stop=True,
         )
+        self._means: dict[Known, dict[float, Any]] = {}  # trial -> step -> mean until then
         for trial_id, record in past.items():
             for entry in record["history"]:
                 super().on_trial_complete(None, Known(trial_id), _report(entry))
@@ -87,8 +91,16 @@ class Median(MedianStoppingRule):  # type: ignore[misc]
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Only a trial that still trains can be stopped."""
         known = Known(result.get("trial", trial.trial_id))
+        self._means.pop(known, None)
         decision: str = super().on_trial_result(controller, known, result)
         return decision if result.get("status") == "running" else TrialScheduler.CONTINUE
+
+    def _running_mean(self, trial: Known, time: float) -> Any:
+        """Ray's, kept until the trial reports again: it is asked for of every trial at every report of any."""
+        means = self._means.setdefault(trial, {})
+        if time not in means:
+            means[time] = super()._running_mean(trial, time)
+        return means[time]
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Its last report has been counted already."""

@@ -1,0 +1,90 @@
+"""What schedulers do with thousands of earlier trials: the same decisions, at no cost that grows with the square."""
+
+import random
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import MedianStoppingRule
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from kdtune.early_stopping import Known, Median, Rungs
+from kdtune.points import SCORE
+from kdtune.spec import Halving
+
+STEPS = range(10, 101, 10)
+HALVING = Halving(grace=0.1, reduction_factor=2)
+
+
+def past(count: int) -> dict[str, dict[str, Any]]:
+    """Trials that ended at any step, each with a history."""
+    generator = random.Random(7)
+    return {
+        f"past-{i}": {
+            "history": [
+                {"step": step, "miou": generator.uniform(0, 100)} for step in STEPS[: generator.randint(1, len(STEPS))]
+            ]
+        }
+        for i in range(count)
+    }
+
+
+def report(trial: str, step: int, score: float) -> dict[str, Any]:
+    return {"trial": trial, "step": step, SCORE: score, "status": "running"}
+
+
+def test_replayed_rungs_are_those_of_live_reports() -> None:
+    live = Rungs(HALVING, 100, {})
+    for trial_id, record in past(40).items():
+        live.on_trial_add(None, Known(trial_id))
+        for entry in record["history"]:
+            live.on_trial_result(None, Known(trial_id), report(trial_id, entry["step"], entry["miou"]))
+    replayed = Rungs(HALVING, 100, past(40))
+    assert replayed._brackets[0]._rungs == live._brackets[0]._rungs
+    assert replayed.on_trial_result(None, Known("ray-1"), report("new", 10, -1.0)) == "STOP"
+
+
+def test_a_replay_looks_at_no_rung_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    cutoff = _Bracket.cutoff
+
+    def counting(self: _Bracket, recorded: dict[str, float]) -> Any:
+        seen.append(len(recorded))
+        return cutoff(self, recorded)
+
+    monkeypatch.setattr(_Bracket, "cutoff", counting)
+    rungs = Rungs(HALVING, 100, past(40))
+    assert seen == []
+    rungs.on_trial_result(None, Known("ray-1"), report("new", 10, 50.0))
+    assert seen == [40]
+
+
+def test_kept_means_change_no_decision_and_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = MedianStoppingRule(
+        time_attr="step", metric=SCORE, mode="max", grace_period=10, min_time_slice=float("inf"), hard_stop=True
+    )
+    for trial_id, record in past(40).items():
+        for entry in record["history"]:
+            ray.on_trial_complete(None, Known(trial_id), {"step": entry["step"], SCORE: entry["miou"]})
+    taken: list[tuple[Known, float]] = []
+    mean = MedianStoppingRule._running_mean
+
+    def counting(self: MedianStoppingRule, trial: Known, time: float) -> Any:
+        if isinstance(self, Median) and trial.trial_id.startswith("past"):
+            taken.append((trial, time))
+        return mean(self, trial, time)
+
+    monkeypatch.setattr(MedianStoppingRule, "_running_mean", counting)
+    ours = Median(10, past(40))
+    generator = random.Random(8)
+    running = [f"new-{i}" for i in range(12)]
+    decisions = []
+    for step in STEPS:
+        for name in list(running):
+            told = report(name, step, generator.uniform(20, 60))
+            both = (ours.on_trial_result(None, Known("ray"), told), ray.on_trial_result(None, Known(name), told))
+            assert both[0] == both[1]
+            decisions.append(both[0])
+            if both[0] == "STOP":
+                running.remove(name)
+    assert {"STOP", "CONTINUE"} == set(decisions)
+    assert len(taken) == len(set(taken))
