@@ -20,7 +20,7 @@ from kdtune.base import UserError
 from kdtune.files import Folder
 from kdtune.lock import NAME, holder, locked
 from tests.machines import on_machine
-from tests.s3 import Server, proxied, serving, use
+from tests.s3 import Server, environment, proxied, serving, use
 
 FORK = multiprocessing.get_context("fork")
 
@@ -207,95 +207,118 @@ def test_a_stopped_launch_is_taken_over_by_a_new_process(folder: Folder) -> None
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
+    """With a bucket."""
     with serving() as server:
         server.make_bucket("bucket")
         yield server
 
 
 HOLD = """
-import sys, time
+import sys
 from kdtune.base import UserError
 from kdtune.files import Folder
 from kdtune.lock import locked
-uri, beat, lease = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-Folder(uri).names()
 print("ready", flush=True)
-sys.stdin.readline()
-try:
-    with locked(Folder(uri), beat=beat, lease=lease) as held:
-        print("held", flush=True)
-        print("lost" if held.lost.wait(float(sys.argv[4])) else "kept", flush=True)
-except UserError as error:
-    print("refused", error, flush=True)
+for line in sys.stdin:
+    uri, beat, lease, seconds = line.split()
+    try:
+        with locked(Folder(uri), beat=float(beat), lease=float(lease)) as held:
+            print("held", flush=True)
+            lost = held.lost.wait(float(seconds))
+        print("lost" if lost else "kept", flush=True)
+    except UserError as error:
+        print("refused", error, flush=True)
 """
 
 
-def launch(uri: str, machine: str, beat: float, lease: float, seconds: float) -> subprocess.Popen[str]:
-    """A process on another machine that will hold the lock for some seconds, or until it has lost it."""
-    program = [sys.executable, "-c", HOLD, uri, str(beat), str(lease), str(seconds)]
-    process = subprocess.Popen(on_machine(machine, program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Launcher:
+    """A process on another machine that takes the lock when it is told to, and tells what came of it."""
+
+    def __init__(self, machine: str) -> None:
+        argv = on_machine(machine, [sys.executable, "-c", HOLD])
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        env = os.environ | environment("127.0.0.1:9")  # the endpoint is in each URI
+        self.process = subprocess.Popen(argv, text=True, env=env, **pipes)
+
+    def tell(self, uri: str, beat: float, lease: float, seconds: float) -> None:
+        """To hold the lock for some seconds, or until it has lost it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{uri} {beat} {lease} {seconds}\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        """The next thing that it says."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list[Launcher]]:
+    """Three of them."""
+    found = [Launcher(f"machine-{number}") for number in range(3)]
+    assert [launcher.hear() for launcher in found] == ["ready"] * 3
+    yield found
+    for launcher in found:
+        launcher.process.kill()
+        launcher.process.communicate()
 
 
 @pytest.mark.slow
-def test_one_of_several_launches_at_once_on_s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_launches_at_once_on_s3(
+    server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From several machines, at the same moment; the others are told who has it."""
-    use(monkeypatch, server.address)
     for i in range(4):
-        uri = f"s3://bucket/race-{i}"
-        processes = [launch(uri, f"machine-{number}", 0.5, 4, 12) for number in range(3)]
-        for process in processes:
-            go(process)
-        said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-        (winner,) = [number for number, lines in enumerate(said) if lines == ["held", "kept"]]
-        refused = [lines for lines in said if lines[0].startswith("refused")]
-        assert len(refused) == 2
-        assert all(f"on machine-{winner} since" in line for (line,) in refused)
+        uri = f"s3://bucket/race-{i}?endpoint_override={server.address}&scheme=http"
+        for launcher in machines:
+            launcher.tell(uri, 0.5, 6, 8)
+        said = [launcher.hear() for launcher in machines]
+        (winner,) = [number for number, line in enumerate(said) if line == "held"]
+        assert all(f"on machine-{winner} since" in line for number, line in enumerate(said) if number != winner)
+        assert machines[winner].hear() == "kept"
+        use(monkeypatch, server.address)
         assert Folder(uri).names() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hang", "refuse"])
 def test_a_holder_whose_storage_was_away_notices_who_took_over(
-    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+    server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """It was away for the holder alone; what it was about to write does not undo the takeover."""
     use(monkeypatch, server.address)
     with proxied(server) as proxy:
         plain = f"s3://bucket/taken-{kind}"
-        first = launch(f"{plain}?endpoint_override={proxy.address}&scheme=http", "machine-a", 0.3, 30, 90)
-        go(first)
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
+        machines[0].tell(f"{plain}?endpoint_override={proxy.address}&scheme=http", 0.3, 30, 120)
+        assert machines[0].hear() == "held"
         fault = proxy.fault("", kind, 600)
         with locked(Folder(plain), lease=2, beat=0.5) as held:
             fault.seconds = 0
-            assert first.communicate(timeout=60)[0] == "lost\n"
+            assert machines[0].hear() == "lost"
             assert not held.lost.is_set()
             assert json.loads(Folder(plain).read(NAME) or b"")["token"] == held.token
 
 
-def test_storage_that_is_away_is_no_sign_of_death(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_storage_that_is_away_is_no_sign_of_death(
+    server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For both: who waits for a lease does not count the time in which it could not look."""
     with proxied(server) as proxy:
         use(monkeypatch, proxy.address)
-        first = launch("s3://bucket/both", "machine-a", 0.3, 30, 25)
-        go(first)
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        timer = threading.Timer(0.7, proxy.fault, args=("", "refuse", 6))  # longer than the lease
+        folder = Folder(f"s3://bucket/both?endpoint_override={proxy.address}&scheme=http")
+        machines[0].tell(folder.uri, 2, 30, 30)
+        assert machines[0].hear() == "held"
+        before = folder.read(NAME)
+        while folder.read(NAME) == before:
+            time.sleep(0.05)
+        timer = threading.Timer(0.7, proxy.fault, args=("", "refuse", 9))  # longer than the lease
         timer.start()
-        with pytest.raises(UserError, match="on machine-a since"), locked(Folder("s3://bucket/both"), lease=4, beat=20):
+        with pytest.raises(UserError, match="on machine-0 since"), locked(folder, lease=6, beat=1):
             pytest.fail("two launches hold one study")
         timer.join()
-        first.communicate(timeout=60)
+        assert folder.read(NAME) not in (None, before)
+        assert machines[0].hear() == "kept"
 
 
 def test_a_full_disk_keeps_the_lock_as_it_was(tmp_path: Path) -> None:
