@@ -4,13 +4,13 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from kdtune import tables
+from kdtune.auth import require_token, use_token
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.files import absolute
 from kdtune.lock import locked
@@ -22,6 +22,7 @@ from kdtune.study_file import override
 if TYPE_CHECKING:
     from kdtune.base import LossTerm
     from kdtune.loading.pack import PackMode
+    from kdtune.logbook import Publish
     from kdtune.progress import Reporter
     from kdtune.trial import Trainer
 
@@ -118,19 +119,24 @@ def launch(
     address: str | None = None,
     options: Options | None = None,
     reporter: "Reporter | None" = None,
+    command: str | None = None,
     trainer: "Trainer | None" = None,
 ) -> Storage:
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
 
-    ``trainer``: runs a configuration in place of ``kdtune.trial.run``; workers must be able to import it.
+    ``command``: what a user types to launch it again, for those who watch it from elsewhere. ``trainer``: runs a
+    configuration in place of ``kdtune.trial.run``; workers must be able to import it.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
         RunError: interrupted, or no trial of a stage came to a result; says how to continue.
     """
     if address:
-        _use_token()
+        use_token()
+    else:
+        require_token()
     from kdtune import trial
+    from kdtune.logbook import here, logbook
     from kdtune.progress import Reporter
     from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
 
@@ -138,21 +144,24 @@ def launch(
     study = adjusted(study, options)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
-    with locked(where.folder) as held:
-        run = Launch(study, where, data_folder(data_root), reporter or Reporter(), held, options.pack)
+    me = here(options.stages, address, command)
+    with (
+        locked(where.folder) as held,
+        logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
+    ):
+        run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
+        run.own_root = bool(address) and not data_root  # a flag holds for all nodes
         run.trainer = trainer or trial.run
         run.run(address, options.stages)
     return where
 
 
-def _use_token() -> None:
-    """Has Ray send its token, if there is one: with an address other than "auto" it does not look for it by itself.
+def _publisher(submission_id: str | None) -> "Publish | None":
+    if submission_id is None:
+        return None
+    from kdtune.jobs import publisher
 
-    Ray reads the variable when it is imported.
-    """
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    return publisher(submission_id)
 
 
 @dataclass(frozen=True)

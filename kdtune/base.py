@@ -49,6 +49,10 @@ class Interrupted(RunError):
     """Ctrl-C or SIGTERM ended the run in order; what is finished is kept. The command line exits with 130."""
 
 
+class Lost(RunError):
+    """The cluster under the run is gone. Ray ends a process that goes on for long after that."""
+
+
 class Config(BaseModel):
     """A frozen piece of a study. Never holds a tensor, a handle or a path of this machine."""
 

@@ -55,7 +55,7 @@ class Errors(click.Group):
         except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
             _ended(ctx, "interrupted; nothing finished is lost", 130)
         except Exception as error:
-            from kdtune.base import Interrupted, RunError, UserError
+            from kdtune.base import Interrupted, Lost, RunError, UserError
 
             if isinstance(error, PATHS):
                 raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
@@ -63,14 +63,22 @@ class Errors(click.Group):
                 raise
             if isinstance(error, UserError):
                 raise BadInput(str(error)) from None
+            if isinstance(error, Lost):  # Ray's own end of the process would wait for a cluster that is gone
+                _say_ended(str(error))
+                sys.stdout.flush()
+                os._exit(1)
             _ended(ctx, str(error), 130 if isinstance(error, Interrupted) else 1)
 
 
 def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
     """One line that says why, and how to continue."""
+    _say_ended(reason)
+    ctx.exit(status)
+
+
+def _say_ended(reason: str) -> None:
     again = shlex.join(["kdtune", *sys.argv[1:]])
     click.echo(f"kdtune: {reason}; continue with: {again}", err=True)
-    ctx.exit(status)
 
 
 @click.group(
@@ -122,7 +130,20 @@ def _pack_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@main.command(epilog="Example: kdtune launch camvid-small --data-root data --storage runs")
+def _address_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--address",
+        metavar="ADDR",
+        help="The cluster of the study's job: http://HOST:8265; default: $RAY_ADDRESS, or where it was submitted.",
+    )(command)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  kdtune launch camvid-small --data-root data --storage runs
+  kdtune launch cityscapes-resnet --detach --address http://head:8265 --data-root /data --storage s3://bucket/runs"""
+)
 @click.argument("study")
 @_storage_option
 @_data_option
@@ -137,8 +158,15 @@ def _pack_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
+@click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
 def launch(
-    study: str, storage: str | None, data_root: str | None, address: str | None, dry_run: bool, **given: Any
+    study: str,
+    storage: str | None,
+    data_root: str | None,
+    address: str | None,
+    dry_run: bool,
+    detach: bool,
+    **given: Any,
 ) -> None:
     """Run a study: its stages in order, on Ray. Launched again, it continues.
 
@@ -153,18 +181,125 @@ def launch(
     if dry_run:
         click.echo(api.cost(api.adjusted(spec, options), Storage(api.storage_root(storage), spec.name)))
         return
+    again = shlex.join(["kdtune", *sys.argv[1:]])
+    where_to: dict[str, Any] = {
+        "storage": storage,
+        "data_root": data_root,
+        "address": address or os.environ.get("RAY_ADDRESS"),
+    }
+    if detach:
+        _detach(spec, options, again, where_to)
+        return
     from kdtune.progress import Lines
 
-    where = api.launch(
-        spec,
-        storage=storage,
-        data_root=data_root,
-        address=address or os.environ.get("RAY_ADDRESS"),
-        options=options,
-        reporter=Lines(),
-    )
+    where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
     api.print_summary(where, sys.stdout.isatty())
     click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
+
+
+def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:
+    """The id on standard output, all else on standard error."""
+    from kdtune import api, remote
+
+    job = remote.detach(spec, **where_to, options=options, command=again)
+    for note in job.notes:
+        click.echo(f"note: {note}", err=True)
+    given = where_to["storage"]
+    name = shlex.join([spec.name, *(["--storage", api.storage_root(given)] if given else [])])
+    click.echo(
+        f"submitted to {job.dashboard}; this machine may go now. From any machine that sees the storage:", err=True
+    )
+    for line in (f"kdtune status {name}", f"kdtune logs {name} -f", f"kdtune stop {name}", f"kdtune results {name}"):
+        click.echo(f"  {line}", err=True)
+    click.echo(job.id)
+
+
+@main.command(epilog="Example: kdtune status cityscapes-resnet --storage s3://bucket/runs")
+@click.argument("study")
+@_storage_option
+@_address_option
+@click.option("--format", "form", default="text", show_default=True, type=click.Choice(["text", "json"]))
+def status(study: str, storage: str | None, address: str | None, form: str) -> None:
+    """Print how far a study is: whether it runs, its trials by stage, the time left.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. The storage is read; Ray's Jobs API is asked
+    only where the study was launched with --detach.
+    """
+    import dataclasses
+    import json
+
+    from kdtune import remote
+    from kdtune.status import lines
+
+    found = remote.status(study, storage, address)
+    text = json.dumps(dataclasses.asdict(found), indent=1) if form == "json" else "\n".join(lines(found))
+    click.echo(text)
+
+
+@main.command(epilog="Example: kdtune logs cityscapes-resnet --storage s3://bucket/runs -f")
+@click.argument("study")
+@_storage_option
+@_address_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the launch ends.")
+def logs(study: str, storage: str | None, address: str | None, follow: bool) -> None:
+    """Print what the study's launch said: the log of its Ray job, or the log on storage.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import remote
+
+    remote.logs(
+        study,
+        storage,
+        address,
+        follow=follow,
+        write=lambda text: click.echo(text, nl=False),
+        note=lambda text: click.echo(f"note: {text}", err=True),
+    )
+
+
+@main.command(epilog="Example: kdtune stop cityscapes-resnet --storage s3://bucket/runs")
+@click.argument("study")
+@_storage_option
+@_address_option
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for its end in order; a job is then ended by Ray.",
+)
+def stop(study: str, storage: str | None, address: str | None, timeout: float) -> None:
+    """End a study's launch in order, on whatever machine it runs. Launched again, the study continues.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. Where nothing runs, it says so.
+    """
+    from kdtune import remote
+
+    click.echo(remote.stop(study, storage, address, timeout, lambda text: click.echo(text, err=True)), err=True)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  kdtune pull s3://bucket/runs results
+  kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints"""
+)
+@click.argument("uri")
+@click.argument("dest")
+@click.option("--checkpoints", is_flag=True, help="The trained weights, too.")
+@click.option("--study", metavar="NAME", help="Only this study of the storage.")
+def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
+    """Copy the tables of a study from URI to the folder DEST, for `kdtune results NAME --storage DEST`.
+
+    URI is a storage, then all its studies are copied, or one study's folder in it. What is there already stays.
+    """
+    from kdtune.pull import pull
+
+    found = pull(uri, dest, study=study, checkpoints=checkpoints, say=lambda name: click.echo(name, err=True))
+    click.echo(f"{found.copied} files copied ({found.megabytes:.1f} MB), {found.present} there already", err=True)
+    for name in found.studies:
+        click.echo(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)
 
 
 @main.command(epilog="Example: kdtune results demo --table grid --format markdown")
@@ -574,3 +709,35 @@ def bench_demo(output: str | None) -> None:
     from kdtune.bench import demo
 
     click.echo(demo(output))
+
+
+@bench.command("asha", epilog="Example: kdtune bench asha demo --seed 1 --seed 2 --storage runs/asha")
+@click.argument("study", default="demo")
+@_data_option
+@_set_option
+@click.option("--stage", "stages", metavar="NAME", multiple=True, help="Default: grids of one seed and several axes.")
+@click.option("--seed", "seeds", metavar="N", multiple=True, type=click.IntRange(min=0), help="Of trials, one more.")
+@click.option("--orders", default=50, show_default=True, type=click.IntRange(min=1), help="Replays of each grid.")
+@click.option("--within", default=0.5, show_default=True, type=click.FloatRange(min=0), help="No loss [mIoU points].")
+@click.option("--every", metavar="N", multiple=True, type=click.IntRange(min=1), help="Steps from evaluation to next.")
+@click.option("--launch/--no-launch", "launched", default=True, help="Also launch the stages with ASHA.")
+@click.option("--storage", metavar="URI", help="Keeps the full grids there, goes on with those that are there.")
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_asha(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    storage: str | None,
+    output: str | None,
+    **given: Any,
+) -> None:
+    """ASHA against the full grid: its share of the steps, and whether it finds the same optimum.
+
+    Runs the stages without early stopping, then with ASHA, and replays ASHA on the recorded curves in other orders
+    and with other grace periods and reduction factors.
+    """
+    from kdtune.bench_search import Setting, asha
+    from kdtune.study_file import parse_set
+
+    options = {"data_root": data_root, "storage": storage, "output": output}
+    click.echo(asha(study, Setting(**given), settings=parse_set(settings), **options))

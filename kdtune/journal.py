@@ -21,6 +21,11 @@ from kdtune.storage import KEPT_STATES, Record, Storage, new_row
 from kdtune.train import Evaluation, Run
 from kdtune.weights import WeightsRecord
 
+LESS_MEMORY = (
+    "run fewer trials at once (--max-concurrent, or a larger --gpus-per-trial), or lower recipe.batch_size; "
+    "launched again, the study tries this trial anew"
+)
+
 _log = logging.getLogger("kdtune")
 
 
@@ -63,9 +68,10 @@ def follow(
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
     It begins with a claim, so that what an earlier process of the same trial may still write is not read any more.
-    Each evaluation is one commit: the state first, then the journal that names it, then the state before the last goes.
-    A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the reason in its
-    row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of damaged states.
+    Each evaluation is one commit: the state first, then the journal that names it, then the state before the last
+    goes. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the
+    reason in its row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of
+    damaged states.
 
     Raises:
         UserError: bad input.
@@ -201,6 +207,9 @@ def _peak_memory_mb() -> float:
 def _short(error: Exception) -> str:
     """The error and the line of kdtune it came from; the whole traceback is in the worker's log."""
     traceback.print_exc()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"out of memory: {told}; {LESS_MEMORY}"
     own = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}kdtune{os.sep}" in f.filename]
     where = f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"

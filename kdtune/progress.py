@@ -25,8 +25,11 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Tells nothing; the interface of what a launch tells."""
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
-        """Ray runs."""
+    def started(self, study: StudySpec, folder: str) -> None:
+        """A launch begins."""
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        """Ray runs: there is something to do."""
 
     def changed(self, paths: Sequence[str]) -> None:
         """The study differs from that of the last launch at these paths."""
@@ -62,11 +65,70 @@ class Reporter:
         """The launch ends."""
 
 
-class Lines(Reporter):
-    """Lines on standard error, and a moving one where that is a terminal."""
+class Several(Reporter):
+    """Tells several reporters the same."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def started(self, study: StudySpec, folder: str) -> None:
+        for reporter in self._reporters:
+            reporter.started(study, folder)
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        for reporter in self._reporters:
+            reporter.ray_started(study, dashboard, gpu)
+
+    def changed(self, paths: Sequence[str]) -> None:
+        for reporter in self._reporters:
+            reporter.changed(paths)
+
+    def superseded(self, stage: str, count: int) -> None:
+        for reporter in self._reporters:
+            reporter.superseded(stage, count)
+
+    def stage_started(self, stage: str, trials: int, done: int, steps_each: int) -> None:
+        for reporter in self._reporters:
+            reporter.stage_started(stage, trials, done, steps_each)
+
+    def trial_started(self, trial_id: str) -> None:
+        for reporter in self._reporters:
+            reporter.trial_started(trial_id)
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> None:
+        for reporter in self._reporters:
+            reporter.evaluated(metrics)
+
+    def trial_ended(self, row: Row) -> None:
+        for reporter in self._reporters:
+            reporter.trial_ended(row)
+
+    def tables_written(self, seconds: float) -> None:
+        for reporter in self._reporters:
+            reporter.tables_written(seconds)
+
+    def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
+        for reporter in self._reporters:
+            reporter.stage_ended(stage, best)
+
+    def note(self, message: str) -> None:
+        for reporter in self._reporters:
+            reporter.note(message)
+
+    def warn(self, message: str) -> None:
+        for reporter in self._reporters:
+            reporter.warn(message)
+
+    def close(self) -> None:
+        for reporter in self._reporters:
+            reporter.close()
+
+
+class Lines(Reporter):
+    """Lines on standard error (or another console), and a moving one where that is a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
         self._stage = ""
         self._trials = self._done = self._steps_each = 0
@@ -75,9 +137,12 @@ class Lines(Reporter):
         self._best: float | None = None
         self._stage_began = 0.0
 
-    def started(self, study: StudySpec, folder: str, dashboard: str | None, gpu: bool) -> None:
-        """Where it runs and where it can be watched."""
+    def started(self, study: StudySpec, folder: str) -> None:
+        """Where its results are."""
         self._say(f"study {study.name}: {len(study.stages)} stages; results in {folder}")
+
+    def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
+        """Where it can be watched."""
         if dashboard:
             self._say(f"Ray dashboard: http://{dashboard}")
         if study.needs_gpu and not gpu:
@@ -154,16 +219,24 @@ class Lines(Reporter):
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
 
-    def _show(self) -> None:
-        if self._status is None:
-            return
+    @property
+    def stage(self) -> str:
+        """The stage that runs; empty before the first."""
+        return self._stage
+
+    def progress(self) -> str:
+        """How far the stage is: ``3/9 done, 2 running, best 31.20, about 12 min left in this stage``."""
         ended = sum(self._counts.values())
-        parts = [f"{self._stage}: {self._done + ended}/{self._trials} done, {len(self._at)} running"]
+        parts = [f"{self._done + ended}/{self._trials} done, {len(self._at)} running"]
         parts += [f"{self._counts[s]} {s}" for s in ("stopped", "diverged", "failed") if s in self._counts]
         parts += [f"best {self._best:.2f}"] if self._best is not None else []
         left = self._seconds_left(ended)
         parts += [f"about {duration(left)} left in this stage"] if left is not None else []
-        self._status.update(", ".join(parts))
+        return ", ".join(parts)
+
+    def _show(self) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._stage}: {self.progress()}")
 
     def _seconds_left(self, ended: int) -> float | None:
         """From the pace of this stage; a trial that was stopped early counts as done."""

@@ -1,26 +1,30 @@
 """A launch: stage after stage, the best of one read back from the journal to start the next."""
 
 import contextlib
+import functools
 import hashlib
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import rows, search, teachers, trial
+from kdtune import cluster, inspection, nodes, rows, search, teachers, trial
 from kdtune.base import RunError, UserError
+from kdtune.cluster import Halt
 from kdtune.files import absolute, read_file
 from kdtune.growing import TableWriter
-from kdtune.loading.pack import PackMode, dataset_root
+from kdtune.loading.pack import PackMode
 from kdtune.lock import Held
+from kdtune.logbook import stop_requests
+from kdtune.points import Job, Point, point_of
 from kdtune.progress import Reporter
-from kdtune.search import Halt, Job, Point, StageRun
+from kdtune.search import StageRun
 from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig, WarmStart
 from kdtune.storage import Record, Storage
-from kdtune.trial import Site, check_labels, load_splits
+from kdtune.trial import Part, Site
 
 
 @dataclass
@@ -33,6 +37,9 @@ class Launch:
     reporter: Reporter
     held: Held
     pack: PackMode = "always"
+    halt: Halt = field(default_factory=Halt)
+    own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
+    keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
     trainer: trial.Trainer = trial.run
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
@@ -55,15 +62,16 @@ class Launch:
         self._read()
         self._locate_checkpoints(only)
         self._check_networks(only)
-        if address is None:
-            self._check_data(only)
-        # the signals last: Ray takes SIGTERM for itself when it starts
-        with search.cluster(address) as dashboard, search.interruptible() as halt:
-            self.reporter.started(self.study, self.storage.folder.uri, dashboard, search.has_gpu())
+        self.reporter.started(self.study, self.storage.folder.uri)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.reporter.close)
+            stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
+            begin = functools.cache(lambda: self._begin(address, only, stack))
             try:
                 for stage in self._stages():
                     if not only or stage.name in only:
-                        self._stage(stage, halt)
+                        cluster.refuse_halted(self.halt)
+                        self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
                 self._write_tables()
             except OSError as error:
@@ -72,8 +80,17 @@ class Launch:
                 with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
                     self._write_tables()
                 raise
-            finally:
-                self.reporter.close()
+
+    def _begin(self, address: str | None, only: Sequence[str], stack: contextlib.ExitStack) -> None:
+        """Ray, once there is something to run: a study that is finished needs none."""
+        if address is None:
+            self._check_data(only, address)
+        dashboard = stack.enter_context(cluster.cluster(address, self.study.name, self.halt))
+        # the signals last: Ray takes SIGTERM for itself when it starts
+        stack.enter_context(cluster.interruptible(self.halt))
+        self.reporter.ray_started(self.study, dashboard, cluster.has_gpu())
+        if address is not None:
+            self._check_data(only, address)
 
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
@@ -146,19 +163,33 @@ class Launch:
         for (_, classes), model in wanted.items():
             model.build(classes)
 
-    def _check_data(self, only: Sequence[str]) -> None:
-        """Packs every dataset of the study and looks at every label, before anything is trained."""
-        configs = {c.dataset.model_dump_json(): c for c in self._templates(only)}.values()
-        for config in configs:  # what is missing is said before anything else
-            root = dataset_root(config.dataset, self.data_root)
-            config.dataset.samples("train", root)
-            config.dataset.samples("val", root)
-        self.reporter.note(f"reading {', '.join(sorted({c.dataset.name for c in configs}))}")
-        for config in configs:
-            for split in load_splits(config, Site(self.data_root, pack=self.pack)):
-                check_labels(split, config.dataset.num_classes, config.dataset.name)
+    def _datasets(self, only: Sequence[str]) -> list[TrialConfig]:
+        """A configuration for every dataset that a trial of these stages may use."""
+        found = {}
+        for stage in (stage for stage in self.study.stages if not only or stage.name in only):
+            for config in self.study.templates_of(stage):
+                axes = {path: values for path, values in stage.grid.items() if path.split(".")[0] == "dataset"}
+                changes = [{path: value} for path, values in axes.items() for value in values]
+                for each in (config, *map(config.replace, changes)):
+                    found[each.dataset.model_dump_json()] = each
+        return list(found.values())
 
-    def _stage(self, stage: Stage, halt: Halt) -> None:
+    def _check_data(self, only: Sequence[str], address: str | None) -> None:
+        """Every node that trials may run on packs every dataset, looks at every label, and must have the same data."""
+        configs = self._datasets(only)
+        self.reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
+        with cluster.promptly():
+            if address is None:
+                answers = [inspection.Answer(platform.node(), inspection.look(configs, self._site))]
+            else:
+                answers = nodes.ask(configs, self._site, self.reporter)
+        self.keys = inspection.settle(self.storage, self.records, answers)
+
+    @property
+    def _site(self) -> Site:
+        return Site(self.data_root, pack=self.pack, own_root=self.own_root, keys=self.keys)
+
+    def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
         job = self._job(stage)
         points: dict[str, Point] = {}
         if stage.search != "tpe":
@@ -175,11 +206,11 @@ class Launch:
         template = self.study.templates().get(stage.name)
         num_steps = template.recipe.num_steps if template else 0
         self.reporter.stage_started(stage.name, size, done, num_steps)
-        if left or stage.search == "tpe":
-            share = search.share(self.study, size)
-            run = StageRun(
-                self.study, replace(job, threads=share.threads), past, share, halt, self.reporter, self._ended
-            )
+        if left or (stage.search == "tpe" and done < size):
+            begin()
+            share = cluster.share(self.study, stage, size)
+            job = replace(job, threads=share.threads, site=replace(job.site, keys=self.keys))
+            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)
             search.run_stage(run, left, num_steps)
         self._write_tables()
         self.reporter.stage_ended(stage.name, self._best(stage.name))
@@ -194,7 +225,7 @@ class Launch:
             stage=stage,
             starts=starts,
             references=references,
-            site=Site(self.data_root, self.files | self._weights_files(configs, references.values()), self.pack),
+            site=replace(self._site, files=self.files | self._weights_files(configs, references.values())),
             storage=self.storage,
             threads=1,
             token=self.held.token,
@@ -252,7 +283,7 @@ class Launch:
         for id_, record in self.records.items():
             row = record["row"]
             if row["stage"] == job.stage.name and row["start"] in job.starts:
-                point = search.point_of(record, job.stage)
+                point = point_of(record, job.stage)
                 if _within(point, job.stage) and job.planned(point).trial_id == id_:
                     found.append(id_)
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
@@ -317,8 +348,9 @@ class Launch:
 
 
 def _within(point: Point, stage: Stage) -> bool:
-    chosen = all(point[path] in values for path, values in stage.grid.items())
-    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in stage.ranges.items())
+    chosen = all(point[path] in values for path, values in stage.grid.items() if path in point)
+    ranges = {path: axis for path, axis in stage.ranges.items() if path in point}
+    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

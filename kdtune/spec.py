@@ -32,6 +32,8 @@ from kdtune.models import MODELS
 from kdtune.models.external import ExternalModel
 from kdtune.registry import Registry
 
+STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
+
 STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
@@ -298,6 +300,9 @@ def _plain(value: Value) -> Value:
     return value.model_dump(mode="json") if isinstance(value, Config) else copy.deepcopy(value)
 
 
+TRIES = 20  # draws per wanted sample, where points may repeat
+
+
 class Range(Config):
     """A continuous axis, for random search and TPE."""
 
@@ -337,6 +342,7 @@ class Stage(Config):
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     scheduler: SchedulerName | None = None  # null: the study's; see ``StudySpec.scheduler_of``
+    labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -391,20 +397,37 @@ class Stage(Config):
         size = math.prod(len(values) for values in self.grid.values())
         generator = random.Random(seed)
         if self.search == "grid":
-            combinations = [self._combination(i) for i in range(size)]
+            drawn = (self._combination(i) for i in range(size))
         elif not self.ranges:  # without repeats: a point drawn again would be a trial that has run
-            draws = generator.sample(range(size), min(self.samples or 0, size))
-            combinations = [self._combination(i) for i in draws]
+            wanted = (self.samples or 0) * (TRIES if self.conditions else 1)
+            drawn = (self._combination(i) for i in generator.sample(range(size), min(wanted, size)))
         else:
-            combinations = [
+            drawn = (
                 self._combination(generator.randrange(size))
                 | {path: axis.at(generator.random()) for path, axis in self.ranges.items()}
-                for _ in range(self.samples or 0)
-            ]
+                for _ in range(TRIES * (self.samples or 0))
+            )
+        distinct: dict[str, dict[str, Value]] = {}
+        for combination in map(self.live, drawn):
+            distinct.setdefault(json.dumps(combination, sort_keys=True, default=str), combination)
+            if len(distinct) == self.samples and self.search != "grid":
+                break
         return [
             {"start": start, **combination, "seed": s}
-            for start, combination, s in itertools.product(starts, combinations, self.seeds)
+            for start, combination, s in itertools.product(starts, distinct.values(), self.seeds)
         ]
+
+    @functools.cached_property
+    def conditions(self) -> dict[str, str]:
+        """Axis -> the axis of the weight that it needs above 0, such as a temperature and its term's weight."""
+        axes = {*self.grid, *self.ranges}
+        terms = {path: ".".join([*path.split(".")[:2], "weight"]) for path in axes if path.startswith("losses.")}
+        return {path: weight for path, weight in terms.items() if weight in axes and weight != path}
+
+    def live(self, point: Mapping[str, Value]) -> dict[str, Value]:
+        """The point without the hyperparameters of terms whose weight in it is 0: they would change nothing."""
+        dead = {path for path, weight in self.conditions.items() if point.get(weight) == 0}
+        return {path: value for path, value in point.items() if path not in dead}
 
     def _combination(self, index: int) -> dict[str, Value]:
         """The grid's point of that number; the last axis runs fastest."""
@@ -415,12 +438,13 @@ class Stage(Config):
         return dict(reversed(chosen.items()))
 
     def distributions(self) -> dict[str, Any]:
-        """The axes as Optuna's distributions."""
+        """The axes as Optuna's distributions; a weight comes before what depends on it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         choices = {path: CategoricalDistribution(values) for path, values in self.grid.items()}
         floats = {path: FloatDistribution(r.low, r.high, log=r.log) for path, r in self.ranges.items()}
-        return {**choices, **floats}
+        found = {**choices, **floats}
+        return dict(sorted(found.items(), key=lambda item: item[0] in self.conditions))
 
     def config(self, starts: Mapping[str, TrialConfig], point: Mapping[str, Value]) -> TrialConfig:
         """One trial: the start, then ``set``, then the point."""
@@ -431,7 +455,7 @@ class Stage(Config):
 class StudySpec(Config):
     """A study: what every trial shares, and the stages in the order in which they run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=rf"^{STUDY_NAME}$")]
     description: str = ""
     needs_gpu: bool = False  # launch says so before the first step where there is none
     seed: NonNegativeInt = 0  # shuffles the grids, draws the samples

@@ -1,8 +1,8 @@
 """``<storage>/<study>/``: the journal of trials, which is the truth, and the Parquet tables made from it.
 
 The journal holds one JSON file per attempt at a trial, written by whoever holds the trial (its worker; the driver once
-the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes dead
-and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
+the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes
+dead and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
 written again at any time.
 """
 
@@ -10,7 +10,8 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from kdtune import rows
 from kdtune.base import SegNet, UserError
 from kdtune.files import Folder
 from kdtune.rows import Row
-from kdtune.spec import StudySpec
+from kdtune.spec import STUDY_NAME, StudySpec
 from kdtune.study_file import dump
 from kdtune.weights import WeightsRecord, weights_bytes
 
@@ -33,7 +34,6 @@ TABLES = ("trials", "history", "optimal", "final", "emissions")
 WEIGHTS = "student.safetensors"
 
 AT_ONCE = 1000  # journals whose contents are held in memory while they are read
-GAP = 2  # attempts that may be missing before one that is there: claims that were taken back
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 
 Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
@@ -45,6 +45,12 @@ class Storage:
 
     root: str  # URI of the storage
     study: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(STUDY_NAME, self.study):
+            raise UserError(
+                f"'{self.study}' is no name of a study: letters, digits, '.', '_' and '-', a letter or digit first"
+            )
 
     @property
     def folder(self) -> Folder:
@@ -65,6 +71,8 @@ class Storage:
 
     def unusable(self, error: OSError) -> UserError:
         """What a user reads when the storage refuses a write."""
+        if isinstance(error, UserError):
+            return error  # says it already
         return UserError(
             f"{self.folder.uri}: cannot write there: {error.strerror or error}; free some space, or give another "
             "folder with --storage or KDTUNE_STORAGE; nothing finished is lost"
@@ -73,30 +81,24 @@ class Storage:
     # journal
 
     def record(self, trial_id: str) -> Record | None:
-        """A trial's journal, or none if no worker ever began it.
+        """A trial's journal, or none if no worker ever began it."""
+        journal, attempts = self.folder / "journal", 0
+        while journal.exists(_name(trial_id, attempts + 1)):  # not by a listing, which grows with the study
+            attempts += 1
+        return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)}, {})
 
-        Asks for its attempts one after the other: a list of the whole journal, for every trial, would be a cost that
-        grows with the square of their number.
-        """
-        journal = self.folder / "journal"
-        attempts: dict[str, int] = {}
-        attempt = 1
-        while attempt - max(attempts.values(), default=0) <= GAP:
-            if journal.exists(_name(trial_id, attempt)):
-                attempts[_name(trial_id, attempt)] = attempt
-            attempt += 1
-        return self._latest(attempts, {})
+    def records(self, only: Collection[str] | None = None) -> dict[str, Record]:
+        """The journals by trial id: all, or ``only`` those of these trials that have one."""
+        return {record["row"]["trial_id"]: record for record in self.each_record(only)}
 
-    def records(self) -> dict[str, Record]:
-        """All journals by trial id."""
-        return {record["row"]["trial_id"]: record for record in self.each_record()}
-
-    def each_record(self) -> Iterator[Record]:
-        """All journals, one after the other: of thousands not all need be in memory at once."""
+    def each_record(self, only: Collection[str] | None = None) -> Iterator[Record]:
+        """The journals one after the other: of thousands not all need be in memory at once."""
         journal = self.folder / "journal"
         by_trial: dict[str, dict[str, int]] = {}
         for name, attempt in _attempts(journal.names()):
-            by_trial.setdefault(name.rsplit(".", 2)[0], {})[name] = attempt
+            trial_id = name.rsplit(".", 2)[0]
+            if only is None or trial_id in only:
+                by_trial.setdefault(trial_id, {})[name] = attempt
         trials = list(by_trial.values())
         for first in range(0, len(trials), AT_ONCE):
             batch = trials[first : first + AT_ONCE]
@@ -198,6 +200,16 @@ class Storage:
         """Replaces the plan."""
         self.folder.write("plan.json", json.dumps(plan).encode())
 
+    def data(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
+        content = self.folder.read("data.json")
+        found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content else {}
+        return found
+
+    def write_data(self, data: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Replaces what ``data`` gives."""
+        self.folder.write("data.json", json.dumps(data, indent=1).encode())
+
     # tables
 
     def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
@@ -206,6 +218,13 @@ class Storage:
             buffer = io.BytesIO()
             pq.write_table(table, buffer)
             self.folder.write(f"{name}.parquet", buffer.getvalue())
+
+    def finished(self) -> dict[str, Row]:
+        """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
+        columns = ["trial_id", "status", "miou", "step", "steps_total", "train_seconds", "finished_at"]
+        content = self.folder.read("trials.parquet")
+        found = pq.read_table(pa.BufferReader(content), columns=columns).to_pylist() if content else []
+        return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
 
     def table(self, name: str) -> pa.Table:
         """A table as it was last written.

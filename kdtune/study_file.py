@@ -152,7 +152,7 @@ def _joined(names: list[str]) -> str:
 
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
-    """``--set PATH=VALUE`` into a mapping; a value is read as YAML, so ``1e-3``, ``null`` and ``[64, 96]`` work.
+    """``--set PATH=VALUE`` into a mapping; a value is a scalar of YAML or a flat list: ``1e-3``, ``[64, 96]``.
 
     Raises:
         UserError: not of that form.
@@ -163,9 +163,15 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
         if not equals or not path:
             raise UserError(f"--set {assignment}: needs PATH=VALUE, e.g. --set recipe.num_steps=2000")
         try:
-            changes[path.strip()] = yaml.load(value, Loader=Loader)
+            found = yaml.load(value, Loader=Loader)
         except yaml.YAMLError:
             raise UserError(f"--set {assignment}: the value is not valid YAML") from None
+        if any(isinstance(item, list | dict) for item in (found if isinstance(found, list) else [found])):
+            raise UserError(
+                f"--set {assignment}: the value must be a number, a word or a flat list of them; set a part's fields "
+                "one by one, e.g. --set student.width=0.5, or change the study's file"
+            )
+        changes[path.strip()] = found
     return changes
 
 

@@ -3,6 +3,8 @@
 import functools
 import gc
 import logging
+import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +12,20 @@ from typing import Any
 import torch
 
 from kdtune.base import IGNORE, Loss, Model, SegmentationDataset, SegNet, Split, UserError, compute_device
+from kdtune.files import absolute
+from kdtune.loading.content import content_key
 from kdtune.loading.images import Images
-from kdtune.loading.pack import PackMode, open_images
+from kdtune.loading.pack import PackMode, dataset_root, open_images
 from kdtune.spec import Teacher, TrialConfig
 from kdtune.train import Evaluation, Run, fit
 from kdtune.weights import load_weights, read_weights
+
+Part = tuple[str, Split]  # a split of a dataset, the latter by its config's JSON
+
+
+def part(dataset: SegmentationDataset, split: Split) -> Part:
+    """How a split of a dataset is named where places do not matter."""
+    return dataset.model_dump_json(), split
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,14 @@ class Site:
     data_root: str | None = None  # parent of the datasets' folders
     files: Mapping[str, str] = field(default_factory=dict)  # checkpoint reference -> file or URI
     pack: PackMode = "always"
+    own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
+    keys: Mapping[Part, str] = field(default_factory=dict)  # content that a split must have, where one is named
+
+    @property
+    def root(self) -> str | None:
+        """The parent of the datasets' folders on this node."""
+        own = os.environ.get("KDTUNE_DATA_ROOT") if self.own_root else None
+        return absolute(own) if own else self.data_root
 
     def locate(self, reference: str) -> str:
         """The file of a checkpoint reference; a reference that is a path stands for itself."""
@@ -72,13 +91,31 @@ def load_split(config: TrialConfig, split: Split, site: Site) -> Images:
     """The images of a split, packed on this node if they are to be and are not; opened once per process.
 
     Raises:
-        UserError: missing or unreadable data, or none at all.
+        UserError: missing or unreadable data, none at all, or other data than the rest of the study has.
     """
-    images = _open_once(config.dataset, split, site.data_root, site.pack)
+    expected = site.keys.get(part(config.dataset, split))
+    try:
+        images = _open_once(config.dataset, split, site.root, site.pack)
+    except UserError as error:
+        if expected is None:
+            raise
+        raise UserError(f"node {platform.node()}: {error}") from error  # one that joined after the others were asked
     if len(images) == 0:
         name = "training" if split == "train" else "validation"
         raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
+    if expected is not None and _key_once(config.dataset, split, site.root) != expected:
+        found = _key_once(config.dataset, split, site.root)
+        where = dataset_root(config.dataset, site.root) or "drawn by this version of kdtune"
+        raise UserError(
+            f"node {platform.node()}: dataset '{config.dataset.name}', {split} ({where}) has the content key "
+            f"{found[:12]}, but the other trials of this study have {expected[:12]}: copy the same data to this node"
+        )
     return images
+
+
+@functools.lru_cache(maxsize=8)
+def _key_once(dataset: SegmentationDataset, split: Split, data_root: str | None) -> str:
+    return content_key(dataset, split, dataset_root(dataset, data_root))
 
 
 def load_splits(config: TrialConfig, site: Site) -> tuple[Images, Images]:

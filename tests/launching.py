@@ -1,13 +1,17 @@
 """A study of seconds that still trains networks, and the command line as a process: what the launch tests share."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from kdtune.api import results
@@ -83,6 +87,13 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
     )
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    """Ends a command and all that it started, if there is anything left of them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 def essence(storage: Path, table: str, study: str = "tiny") -> list[dict[str, Any]]:
     """A table without what may differ between two runs, in a fixed order."""
     found: pa.Table = results(study, str(storage)).table(table)
@@ -93,6 +104,37 @@ def essence(storage: Path, table: str, study: str = "tiny") -> list[dict[str, An
 def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
     """The journal of every trial, as it is on storage now."""
     return Storage(str(storage), study).records()
+
+
+def until(condition: Callable[[], bool], seconds: float = 120, every: float = 0.02) -> None:
+    """Waits for something that must happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(every)
+
+
+def running(storage: Path) -> dict[str, int]:
+    """The trials that a worker has begun and that have no end yet, each with its attempt."""
+    found = journals(storage).items()
+    return {name: entry["attempt"] for name, entry in found if entry["row"]["status"] == "running"}
+
+
+def under_way(storage: Path) -> list[str]:
+    """Of these, the ones that have a checkpoint."""
+    return [name for name in running(storage) if journals(storage)[name]["states"]]
+
+
+def workers(driver: int) -> list[psutil.Process]:
+    """The processes that train, below a launch."""
+    below = psutil.Process(driver).children(recursive=True)
+    return [process for process in below if "ImplicitFunc" in " ".join(process.cmdline())]
+
+
+def same_as(undisturbed: Path, storage: Path) -> None:
+    """Whether the tables equal those of a run that nobody disturbed."""
+    for table in ("trials", "history", "optimal", "final"):
+        assert essence(storage, table) == essence(undisturbed, table), table
 
 
 def slow_to_stop(config: dict[str, Any]) -> None:

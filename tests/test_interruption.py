@@ -1,20 +1,32 @@
 """Killed, interrupted, launched twice: the same command goes on, and the tables equal those of an undisturbed run."""
 
 import os
-import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
 
-from tests.launching import STUDY, essence, journals, kdtune, start, write_study
+from tests.launching import (
+    STUDY,
+    TRIALS,
+    end,
+    journals,
+    kdtune,
+    running,
+    same_as,
+    start,
+    under_way,
+    until,
+    workers,
+    write_study,
+)
 
 pytestmark = pytest.mark.slow
-TABLES = ("trials", "history", "optimal", "final")
 LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 24, eval_every: 4")
 STAGES = ("--stage", "student", "--stage", "final")
 # two stages and no teacher: enough to be interrupted in, short enough to be so several times
@@ -44,60 +56,96 @@ def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     yield begin
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
 
 
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Waits for something that must happen."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+KILLS = 3  # of the driver in each of the seven stages
+LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 120, eval_every: 10")
 
 
-def running(storage: Path) -> list[str]:
-    """The trials that have a checkpoint and no end yet."""
-    return [name for name, entry in journals(storage).items() if entry["row"]["status"] == "running"]
-
-
-def workers(driver: int) -> list[psutil.Process]:
-    """The processes that train, below a launch."""
-    below = psutil.Process(driver).children(recursive=True)
-    return [process for process in below if "ImplicitFunc" in " ".join(process.cmdline())]
-
-
-def same_as(undisturbed: Path, storage: Path) -> None:
-    for table in TABLES:
-        assert essence(storage, table) == essence(undisturbed, table), table
-
-
-def test_kill_of_the_driver(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
-    """Three times, at random moments at which a trial is under way."""
-    dice = random.Random(0)
-    hit = []
-    for _ in range(3):
-        process = launch()
-        known = {name: entry["row"]["step"] for name, entry in journals(tmp_path).items()}
-        until(lambda known=known: any(journals(tmp_path)[n]["row"]["step"] != known.get(n) for n in running(tmp_path)))
-        time.sleep(dice.random())
-        hit.append(running(tmp_path))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert any(hit), "no kill met a live trial"
+def test_kill_of_the_driver_in_every_stage(tmp_path: Path) -> None:
+    """Twenty-one times, at random moments, while a trial of the stage is under way; nothing finished runs twice."""
+    dice = Random(0)
+    whole = tmp_path / "undisturbed"
+    whole.mkdir()
+    args = (
+        "launch",
+        write_study(tmp_path, LONG.replace("num_steps: 8", "num_steps: 160")),
+        "--scheduler",
+        "none",
+        "--storage",
+    )
+    undisturbed = start(*args, whole)
+    wanted: list[str] = []
+    log: list[dict[str, int]] = []  # of each kill: the trials that it hit, each with its attempt
+    for stage in TRIALS:
+        wanted += ["--stage", stage]
+        log += _killed(stage, tmp_path, dice, *args, tmp_path, *wanted)
+    assert len(log) == KILLS * len(TRIALS) == 21
     finished_at = {n: e["row"]["finished_at"] for n, e in journals(tmp_path).items() if e["row"]["finished_at"]}
-    process = launch()
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    same_as(undisturbed, tmp_path)
+    done = kdtune(*args, tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, errors = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, errors
+    same_as(whole, tmp_path)
     now = journals(tmp_path)
-    assert all(now[name]["row"]["finished_at"] == at for name, at in finished_at.items())  # not run again
+    assert all(now[name]["attempt"] > attempt for hit in log for name, attempt in hit.items())  # each was gone on with
+    assert all(now[name]["row"]["finished_at"] == at for name, at in finished_at.items())
+
+
+def _killed(stage: str, storage: Path, dice: Random, *launch: str | Path) -> list[dict[str, int]]:
+    """Launches and kills until three kills have met a live trial of the stage."""
+    log: list[dict[str, int]] = []
+    for _ in range(2 * KILLS):  # a trial may end just before the blow
+        before = running(storage)
+
+        def begun(before: dict[str, int] = before) -> dict[str, int]:
+            found = running(storage).items()
+            return {name: at for name, at in found if name.startswith(f"{stage}-") and before.get(name) != at}
+
+        process = start(*launch)
+        try:
+            until(lambda begun=begun: bool(begun()), every=0.05)
+            time.sleep(dice.random())
+            process.kill()
+            process.wait()
+            log += [begun()] if begun() else []
+        finally:
+            end(process)
+        if len(log) == KILLS:
+            return log
+    pytest.fail(f"only {len(log)} kills met a live trial of stage {stage}")
+
+
+def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
+    """Every process of the launch at once, with half a state on the disk."""
+    wide = ("--stage", "student", "--set", "student.width=1.0", "--set", "recipe.eval_every=1")
+    text = STUDY.replace("[1e-1, 1e-2]", "[1e-1]").replace("[5e-4, 5e-6]", "[5e-4]")
+    args = ("launch", write_study(tmp_path, text), "--scheduler", "none", *wide, "--storage")
+    done = kdtune(*args, tmp_path / "undisturbed")
+    assert done.returncode == 0, done.stderr
+
+    def half_written() -> list[Path]:
+        return list(tmp_path.glob("tiny/checkpoints/*/state-*.partial"))
+
+    for seen in (0, 1):
+        process = start(*args, tmp_path)
+        try:
+            until(lambda least=seen: bool(half_written()) and len(under_way(tmp_path)) >= least, every=0.001)
+            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            end(process)
+        assert half_written()
+        assert running(tmp_path)
+    done = kdtune(*args, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert half_written() == []
+    same_as(tmp_path / "undisturbed", tmp_path)
 
 
 def test_kill_of_a_worker(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
     process = launch()
-    until(lambda: bool(running(tmp_path)))
+    until(lambda: bool(under_way(tmp_path)))
     victims = workers(process.pid)
     assert victims
     victims[0].kill()
@@ -109,7 +157,7 @@ def test_kill_of_a_worker(undisturbed: Path, launch: Callable, tmp_path: Path) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, number: signal.Signals) -> None:
     process = launch()
-    until(lambda: bool(running(tmp_path)))
+    until(lambda: bool(under_way(tmp_path)))
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -121,6 +169,22 @@ def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, n
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         same_as(undisturbed, tmp_path)
+
+
+def test_interrupted_twice_ends_at_once(launch: Callable, tmp_path: Path) -> None:
+    process = launch()
+    until(lambda: bool(under_way(tmp_path)))
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+    psutil.wait_procs(below, timeout=30)
+    assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert running(tmp_path)
 
 
 def test_two_launches_at_once(launch: Callable, tmp_path: Path) -> None:

@@ -338,3 +338,12 @@ def test_a_trial_of_no_steps_completes(tiny: TrialConfig, storage: Storage) -> N
     assert (record["row"]["status"], record["row"]["step"], len(record["history"])) == ("completed", 0, 1)
     assert record["row"]["images_per_second"] is None
     assert files(storage, which) == [WEIGHTS]
+
+
+def test_a_trial_out_of_memory_says_how_to_need_less(tiny: TrialConfig, storage: Storage) -> None:
+    which = tiny.replace({"recipe.crop": [2**21, 2**21]})  # tens of terabytes
+    *_, record = follow(planned(which), Site(), storage)
+    assert record["row"]["status"] == "failed"
+    assert record["row"]["error"].startswith("out of memory: ")
+    assert "--max-concurrent" in record["row"]["error"]
+    assert storage.record(planned(which).trial_id) == record

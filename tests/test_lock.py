@@ -1,9 +1,11 @@
 """The lock: one launch per study, whatever happened to the last one."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ import pytest
 from kdtune.base import UserError
 from kdtune.files import Folder
 from kdtune.lock import NAME, holder, locked
+from tests.machines import on_machine
+from tests.s3 import Server, proxied, serving, use
 
 FORK = multiprocessing.get_context("fork")
 
@@ -100,10 +104,22 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(
 
 
 def test_a_process_id_that_was_given_out_again_holds_nothing(folder: Folder) -> None:
-    content = json.loads(elsewhere()) | {"host": platform.node(), "pid": os.getpid(), "created": 1.0}
-    folder.write(NAME, json.dumps(content).encode())
     with locked(folder):
-        pass
+        content = json.loads(folder.read(NAME) or b"")
+    folder.write(NAME, json.dumps(content | {"created": content["created"] - 60}).encode())
+    began = time.monotonic()
+    with locked(folder):
+        assert time.monotonic() - began < 2
+
+
+def test_a_machine_of_the_same_name_is_another_machine(folder: Folder) -> None:
+    """As containers may have: the process id says nothing of a launch there, only its beats do."""
+    with locked(folder):
+        content = json.loads(folder.read(NAME) or b"")
+    folder.write(NAME, json.dumps(content | {"machine": "another/1", "pid": 2**22 + 1}).encode())
+    began = time.monotonic()
+    with locked(folder, lease=0.6, beat=0.2):
+        assert time.monotonic() - began >= 0.6
 
 
 def test_another_hosts_lock_that_beats_is_refused(folder: Folder) -> None:
@@ -184,3 +200,124 @@ def test_a_stopped_launch_is_taken_over_by_a_new_process(folder: Folder) -> None
     with locked(folder):
         pass
     process.communicate()
+
+
+# on an object store
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+HOLD = """
+import sys, time
+from kdtune.base import UserError
+from kdtune.files import Folder
+from kdtune.lock import locked
+uri, beat, lease = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+Folder(uri).names()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with locked(Folder(uri), beat=beat, lease=lease) as held:
+        print("held", flush=True)
+        print("lost" if held.lost.wait(float(sys.argv[4])) else "kept", flush=True)
+except UserError as error:
+    print("refused", error, flush=True)
+"""
+
+
+def launch(uri: str, machine: str, beat: float, lease: float, seconds: float) -> subprocess.Popen[str]:
+    """A process on another machine that will hold the lock for some seconds, or until it has lost it."""
+    program = [sys.executable, "-c", HOLD, uri, str(beat), str(lease), str(seconds)]
+    process = subprocess.Popen(on_machine(machine, program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+@pytest.mark.slow
+def test_one_of_several_launches_at_once_on_s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From several machines, at the same moment; the others are told who has it."""
+    use(monkeypatch, server.address)
+    for i in range(4):
+        uri = f"s3://bucket/race-{i}"
+        processes = [launch(uri, f"machine-{number}", 0.5, 4, 12) for number in range(3)]
+        for process in processes:
+            go(process)
+        said = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+        (winner,) = [number for number, lines in enumerate(said) if lines == ["held", "kept"]]
+        refused = [lines for lines in said if lines[0].startswith("refused")]
+        assert len(refused) == 2
+        assert all(f"on machine-{winner} since" in line for (line,) in refused)
+        assert Folder(uri).names() == []
+
+
+@pytest.mark.parametrize("kind", ["hang", "refuse"])
+def test_a_holder_whose_storage_was_away_notices_who_took_over(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It was away for the holder alone; what it was about to write does not undo the takeover."""
+    use(monkeypatch, server.address)
+    with proxied(server) as proxy:
+        plain = f"s3://bucket/taken-{kind}"
+        first = launch(f"{plain}?endpoint_override={proxy.address}&scheme=http", "machine-a", 0.3, 30, 90)
+        go(first)
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        fault = proxy.fault("", kind, 600)
+        with locked(Folder(plain), lease=2, beat=0.5) as held:
+            fault.seconds = 0
+            assert first.communicate(timeout=60)[0] == "lost\n"
+            assert not held.lost.is_set()
+            assert json.loads(Folder(plain).read(NAME) or b"")["token"] == held.token
+
+
+def test_storage_that_is_away_is_no_sign_of_death(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For both: who waits for a lease does not count the time in which it could not look."""
+    with proxied(server) as proxy:
+        use(monkeypatch, proxy.address)
+        first = launch("s3://bucket/both", "machine-a", 0.3, 30, 25)
+        go(first)
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        timer = threading.Timer(0.7, proxy.fault, args=("", "refuse", 6))  # longer than the lease
+        timer.start()
+        with pytest.raises(UserError, match="on machine-a since"), locked(Folder("s3://bucket/both"), lease=4, beat=20):
+            pytest.fail("two launches hold one study")
+        timer.join()
+        first.communicate(timeout=60)
+
+
+def test_a_full_disk_keeps_the_lock_as_it_was(tmp_path: Path) -> None:
+    """No beat can be written, and the file still says whose it is; who ends frees it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        with locked(Folder(str(disk)), beat=0.05) as held:
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"x" * 512)
+            content = (disk / NAME).read_bytes()
+            time.sleep(0.5)
+            assert (disk / NAME).read_bytes() == content
+            assert json.loads(content)["token"] == held.token
+            assert not held.lost.is_set()
+            with pytest.raises(OSError, match="No space left"):
+                Folder(str(disk)).write("trials.parquet", b"x")
+            assert sorted(path.name for path in disk.iterdir()) == ["filler", NAME]
+        assert [path.name for path in disk.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
-from kdtune import search
-from kdtune.search import SCORE, WORST, Known, Median, Rungs, Share, finished
+from kdtune import cluster
+from kdtune.cluster import PROCESSOR_TRIALS, Halt, Share
+from kdtune.early_stopping import Known, Median, Rungs
+from kdtune.points import SCORE, WORST
+from kdtune.search import finished
+from kdtune.searchers import FromPlan
 from kdtune.spec import Halving, StudySpec, shuffled
 from tests.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 
@@ -108,7 +112,7 @@ def test_threads_are_shared_out() -> None:
 @pytest.fixture
 def local_ray() -> Any:
     """Ray in this process, as a launch starts it."""
-    with search.cluster(None):
+    with cluster.cluster(None, "test", Halt()):
         yield
 
 
@@ -121,7 +125,7 @@ def test_no_trial_is_lost_after_a_slow_stop(local_ray: None, tmp_path: Path) -> 
         tune.with_resources(slow_to_stop, {"cpu": 2}),
         tune_config=tune.TuneConfig(
             num_samples=4,
-            search_alg=search.FromPlan([{"x": x} for x in (4, 1, 2, 3)]),
+            search_alg=FromPlan([{"x": x} for x in (4, 1, 2, 3)]),
             scheduler=Rungs(halving(), STEPS, {}),
             max_concurrent_trials=1,
             reuse_actors=True,
@@ -150,11 +154,11 @@ def test_share_of_a_processor(local_ray: None) -> None:
             "stages": [{"name": "student"}],
         }
     )
-    assert search.share(spec, 1) == Share(cores, 0, 1)
-    many = search.share(spec, 100)
-    assert many.at_once == min(cores, search.PROCESSOR_TRIALS)
+    assert cluster.share(spec, spec.stages[0], 1) == Share(cores, 0, 1)
+    many = cluster.share(spec, spec.stages[0], 100)
+    assert many.at_once == min(cores, PROCESSOR_TRIALS)
     assert many.at_once * many.cpus <= cores
-    one = search.share(spec.model_copy(update={"max_concurrent": 1}), 100)
+    one = cluster.share(spec.model_copy(update={"max_concurrent": 1}), spec.stages[0], 100)
     assert one == Share(cores, 0, 1)
 
 

@@ -88,6 +88,28 @@ def test_random_points_of_a_huge_grid() -> None:
     assert len(Stage(name="s", search="random", samples=3, grid=grid).points(["base"], seed=0)) == 3
 
 
+TEMPERATURE, WEIGHT = "losses.pi.temperature", "losses.pi.weight"
+
+
+def test_a_temperature_is_tried_only_where_its_term_is_used() -> None:
+    """Four temperatures of a term that is not there would be four equal trials."""
+    grid = {TEMPERATURE: (1.0, 2.0, 4.0), LR: (0.1, 0.2), WEIGHT: (0.0, 1.0)}
+    points = Stage(name="s", grid=grid).points(["base"], seed=0)
+    assert len(points) == 2 + 2 * 3
+    assert all((TEMPERATURE in point) == (point[WEIGHT] > 0) for point in points)
+    assert Stage(name="s", grid=grid | {WEIGHT: (1.0,)}).conditions == {TEMPERATURE: WEIGHT}
+    assert Stage(name="s", grid={TEMPERATURE: (1.0, 2.0)}).conditions == {}
+
+
+def test_random_points_of_a_conditional_space_do_not_repeat() -> None:
+    ranges = {TEMPERATURE: Range(low=1.0, high=8.0)}
+    stage = Stage(name="s", search="random", samples=20, grid={WEIGHT: (0.0, 1.0)}, ranges=ranges)
+    points = stage.points(["base"], seed=0)
+    assert len(points) == len({str(point) for point in points}) == 20
+    assert sum(TEMPERATURE not in point for point in points) == 1
+    assert list(stage.distributions()) == [WEIGHT, TEMPERATURE]
+
+
 def test_shuffled_is_a_deterministic_permutation() -> None:
     items = list(range(50))
     assert shuffled(items, 0, "student") == shuffled(items, 0, "student")

@@ -16,7 +16,7 @@ RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
-STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler"
+STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler, labels"
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
 MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
@@ -346,6 +346,18 @@ def test_dump_and_read_again(tmp_path: Path, spec: StudySpec) -> None:
         (["recipe.num_steps"], "--set recipe.num_steps: needs PATH=VALUE, e.g. --set recipe.num_steps=2000"),
         (["=3"], "--set =3: needs PATH=VALUE, e.g. --set recipe.num_steps=2000"),
         (["recipe.lr=[1"], "--set recipe.lr=[1: the value is not valid YAML"),
+        (
+            ["recipe.lr=!!python/object/apply:os.system [true]"],
+            "--set recipe.lr=!!python/object/apply:os.system [true]: the value is not valid YAML",
+        ),
+        *(
+            (
+                [f"student={value}"],
+                f"--set student={value}: the value must be a number, a word or a flat list of them; set a part's "
+                "fields one by one, e.g. --set student.width=0.5, or change the study's file",
+            )
+            for value in ("{width: 1}", "[[1]]", "[{}]")
+        ),
         (["seed=4"], "--set seed: a stage's seeds are its own list; change `seeds` in the study's file"),
         (
             ["recipe.num_steps=-1"],

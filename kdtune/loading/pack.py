@@ -6,7 +6,6 @@ its ``version``, and the name, size and time of every source file; a changed sou
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import uuid
@@ -18,15 +17,15 @@ from typing import Literal
 
 import numpy as np
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
 from kdtune.loading.ahead import in_order
+from kdtune.loading.content import digest, keep
 from kdtune.loading.images import Images, read_directly, size
+from kdtune.loading.sources import Sources, cache_folder, sources
 
 PackMode = Literal["always", "fallback", "never"]  # fallback: read directly where there is no room for a pack
-Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
 
 
 class NotPacked(UserError):
@@ -55,12 +54,6 @@ class Packed:
         """(H, W) uint8, a view of the mapped file."""
         height, width = self.sizes[i]
         return self.labels[self.first[i] : self.first[i] + height * width].reshape(height, width)
-
-
-def cache_folder() -> Path:
-    """Where packs lie: ``KDTUNE_CACHE``, else the user's cache folder."""
-    given = os.environ.get("KDTUNE_CACHE")
-    return Path(given).expanduser() if given else user_cache_path("kdtune")
 
 
 def dataset_root(dataset: SegmentationDataset, data_root: str | None) -> Path | None:
@@ -119,14 +112,14 @@ def pack_samples(dataset: SegmentationDataset, split: Split, samples: list[Sampl
     Raises:
         UserError: unreadable data, data that changed while it was read, or no room.
     """
-    stamps = _stamps(samples)
-    folder = cache_folder() / "packs" / f"{dataset.name}-{split}-{_fingerprint(dataset, split, samples, stamps)}"
+    source = sources(dataset, split, samples)
+    folder = cache_folder() / "packs" / source.name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
             with FileLock(f"{folder}.lock", mode=0o666):  # of any user: the cache may belong to a whole node
                 if not folder.is_dir():
-                    _pack(dataset, split, samples, stamps, folder)
+                    _pack(source, folder)
     except OSError as error:
         raise _not_packed(folder, error) from error
     return folder
@@ -153,61 +146,49 @@ def _not_packed(folder: Path, error: OSError) -> NotPacked:
     )
 
 
-def _stamps(samples: list[Sample]) -> Stamps:
-    found: Stamps = {}
-    for sample in samples:
-        for path in sample.files:
-            try:
-                status = path.stat()
-            except OSError as error:  # a link to nowhere is listed, too
-                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-            found[path] = (status.st_size, status.st_mtime_ns)
-    return found
+def _pack(source: Sources, folder: Path) -> None:
+    """Writes beside the final name and renames, so that a half-written pack is never read.
 
-
-def _fingerprint(dataset: SegmentationDataset, split: Split, samples: list[Sample], stamps: Stamps) -> str:
-    digest = hashlib.sha256(f"{dataset.model_dump_json()}|{dataset.version}|{split}".encode())
-    for sample in samples:
-        digest.update(sample.name.encode())
-        for path in sample.files:
-            size_bytes, time_ns = stamps[path]
-            digest.update(f"|{path}|{size_bytes}|{time_ns}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _pack(dataset: SegmentationDataset, split: Split, samples: list[Sample], stamps: Stamps, folder: Path) -> None:
-    """Writes beside the final name and renames, so that a half-written pack is never read."""
+    The content key is made on the way: each file comes from its disk once.
+    """
+    dataset, split, samples = source.dataset, source.split, source.samples
     for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(abandoned, ignore_errors=True)
     _check_room(dataset, split, samples, folder.parent)
     partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir()  # not mkdtemp's, which only its user may enter
-        index = []
+        index, digests = [], []
         first = 0
         with (
             (partial / "images.bin").open("wb") as images,
             (partial / "labels.bin").open("wb") as labels,
-            closing(_decoded(dataset, split, samples)) as decoded,
+            closing(_decoded(source)) as decoded,
             bar(f"packing {dataset.name}, {split}", len(samples), lambda done: f"{done} images") as watch,
         ):
-            for image, label in decoded:
+            for (image, label), each in decoded:
                 images.write(np.ascontiguousarray(image).data)
                 labels.write(np.ascontiguousarray(label).data)
                 index.append((*label.shape, first))
+                digests.append(each)
                 first += label.size
                 watch(len(index))
         np.save(partial / "index.npy", np.array(index, dtype=np.int64).reshape(-1, 3))
-        _check_unchanged(samples, stamps)
+        source.check_unchanged("nothing was packed")
         partial.rename(folder)
+        keep(source, digests)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _decoded(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> Generator[tuple[np.ndarray, ...]]:
-    """Images and labels in order. Decoding JPEG and PNG leaves Python free, so threads are enough."""
+def _decoded(source: Sources) -> Generator[tuple[tuple[np.ndarray, np.ndarray], bytes]]:
+    """Images and labels with digests, in order. Decoding JPEG and PNG leaves Python free, so threads are enough."""
     workers = processors()
-    return in_order(lambda sample: dataset.read(split, sample), samples, workers=workers, ahead=2 * workers)
+
+    def read(sample: Sample) -> tuple[tuple[np.ndarray, np.ndarray], bytes]:
+        return source.dataset.read(source.split, sample), digest(source, sample)
+
+    return in_order(read, source.samples, workers=workers, ahead=2 * workers)
 
 
 def _check_room(dataset: SegmentationDataset, split: Split, samples: list[Sample], where: Path) -> None:
@@ -217,13 +198,6 @@ def _check_room(dataset: SegmentationDataset, split: Split, samples: list[Sample
     if needed > free:
         reason = f"{os.strerror(errno.ENOSPC)} ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"
         raise OSError(errno.ENOSPC, reason)
-
-
-def _check_unchanged(samples: list[Sample], stamps: Stamps) -> None:
-    now = _stamps(samples)
-    for path, stamp in stamps.items():
-        if now[path] != stamp:
-            raise UserError(f"{path}: changed while it was read, so nothing was packed; try again once it is complete")
 
 
 def _open(folder: Path, samples: list[Sample]) -> Packed:

@@ -7,7 +7,8 @@ import pytest
 from ray.tune.schedulers import MedianStoppingRule
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from kdtune.search import SCORE, Known, Median, Rungs
+from kdtune.early_stopping import Known, Median, Rungs
+from kdtune.points import SCORE
 from kdtune.spec import Halving
 
 STEPS = range(10, 101, 10)

@@ -1,0 +1,74 @@
+"""What a split is made from, as it lies on this node: a name for what is derived from it and kept in the cache."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from kdtune.base import Sample, SegmentationDataset, Split, UserError
+
+Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
+
+
+def cache_folder() -> Path:
+    """Where packs and content keys lie: ``KDTUNE_CACHE``, else the user's cache folder."""
+    given = os.environ.get("KDTUNE_CACHE")
+    return Path(given).expanduser() if given else user_cache_path("kdtune")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The samples of a split, and what their files were when they were listed."""
+
+    dataset: SegmentationDataset
+    split: Split
+    samples: list[Sample]
+    stamps: Stamps
+
+    @property
+    def name(self) -> str:
+        """Dataset, split and a hash of the config, its ``version``, and each source file's path, size and time."""
+        digest = hashlib.sha256(f"{self.dataset.model_dump_json()}|{self.dataset.version}|{self.split}".encode())
+        for sample in self.samples:
+            digest.update(sample.name.encode())
+            for path in sample.files:
+                size_bytes, time_ns = self.stamps[path]
+                digest.update(f"|{path}|{size_bytes}|{time_ns}".encode())
+        return f"{self.dataset.name}-{self.split}-{digest.hexdigest()[:16]}"
+
+    def check_unchanged(self, lost: str) -> None:
+        """Looks at the files again.
+
+        Args:
+            lost: what was not made of them, for the error.
+
+        Raises:
+            UserError: one has changed since they were listed.
+        """
+        now = _stamps(self.samples)
+        for path, stamp in self.stamps.items():
+            if now[path] != stamp:
+                raise UserError(f"{path}: changed while it was read, so {lost}; try again once it is complete")
+
+
+def sources(dataset: SegmentationDataset, split: Split, samples: list[Sample]) -> Sources:
+    """The samples of a split, with a look at each file.
+
+    Raises:
+        UserError: a file that is listed cannot be read.
+    """
+    return Sources(dataset, split, samples, _stamps(samples))
+
+
+def _stamps(samples: list[Sample]) -> Stamps:
+    found: Stamps = {}
+    for sample in samples:
+        for path in sample.files:
+            try:
+                status = path.stat()
+            except OSError as error:  # a link to nowhere is listed, too
+                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+            found[path] = (status.st_size, status.st_mtime_ns)
+    return found

@@ -1,0 +1,135 @@
+"""A real Ray cluster of several nodes on this machine, in a network of its own: nobody else can reach it.
+
+Each node is what `ray start --block` starts, in a namespace that has nothing but a loopback device.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from tests.launching import command
+
+PORT = 6379
+AT_MOST = 900  # seconds that a cluster may live, should nobody end it
+SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
+HOLDER = f"""
+import fcntl, socket, struct, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, {SIOCSIFFLAGS}, struct.pack("16sh14x", b"lo", {IFF_UP | IFF_RUNNING}))
+print("up", flush=True)
+time.sleep({AT_MOST})
+"""
+
+
+class NoNamespace(Exception):
+    """This machine gives no process a network of its own."""
+
+
+class RayCluster:
+    """Nodes with environments of their own, and commands that run beside them."""
+
+    address = f"127.0.0.1:{PORT}"
+
+    def __init__(self) -> None:
+        unshare = shutil.which("unshare")
+        if unshare is None or shutil.which("nsenter") is None:
+            raise NoNamespace("no unshare and nsenter (util-linux)")
+        self._processes: list[subprocess.Popen[str]] = []
+        self._temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: names of sockets have a limit
+        self._environment = {
+            "RAY_TMPDIR": str(self._temporary),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_raylet_start_wait_time_s": "240",
+        }
+        words = [unshare, "--map-root-user", "--net", sys.executable, "-c", HOLDER]
+        self._holder = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self._holder.stdout is not None
+        if self._holder.stdout.readline() != "up\n":
+            raise NoNamespace(f"unshare: {self._holder.communicate()[1].strip()}")
+
+    def _inside(self, *words: str) -> list[str]:
+        enter = ["nsenter", "--target", str(self._holder.pid), "--user", "--net", "--preserve-credentials"]
+        return [*enter, *words]
+
+    def start_node(self, *, num_cpus: int, env: dict[str, str] | None = None) -> None:
+        """One more node, the head first; it may take some seconds until it is there, see ``wait_for``."""
+        number = len(self._processes)
+        where = (
+            ["--head", f"--port={PORT}", "--include-dashboard=false"] if not number else [f"--address={self.address}"]
+        )
+        limits = [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
+        others = ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={52365 + number}", "--block"]
+        words = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            *where,
+            *limits,
+            *others,
+            "--disable-usage-stats",
+        ]
+        log = (self._temporary / f"node-{number}.log").open("w")
+        process = subprocess.Popen(
+            self._inside("timeout", str(AT_MOST), *words),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | self._environment | (env or {}),
+        )
+        self._processes.append(process)
+        if number == 0:
+            self.wait_for(1)
+
+    def wait_for(self, nodes: int, seconds: float = 240) -> None:
+        """Until that many nodes are alive."""
+        text = (
+            "import ray, sys, time\n"
+            f"end = time.monotonic() + {seconds}\n"
+            "while True:\n"
+            "    try:\n"
+            f"        ray.init(address='{self.address}', log_to_driver=False, logging_level='ERROR')\n"
+            "        break\n"
+            "    except ConnectionError:\n"
+            "        assert time.monotonic() < end\n"
+            "        time.sleep(0.5)\n"
+            f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}:\n"
+            "    assert time.monotonic() < end, ray.nodes()\n"
+            "    time.sleep(0.2)\n"
+        )
+        done = self.run(sys.executable, "-c", text, seconds=seconds + 60)
+        logs = [path.read_text()[-2000:] for path in sorted(self._temporary.glob("node-*.log"))]
+        assert done.returncode == 0, "\n".join([done.stderr[-2000:], *logs])
+
+    def run(
+        self, *words: str, env: dict[str, str] | None = None, check: bool = False, seconds: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """A command beside the nodes, to its end."""
+        environment = os.environ | self._environment | (env or {})
+        return subprocess.run(
+            self._inside(*words), capture_output=True, text=True, timeout=seconds, env=environment, check=check
+        )
+
+    def kdtune(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """``kdtune WORDS`` beside the nodes."""
+        return self.run(*command(*words), env=env)
+
+    def close(self) -> None:
+        """Ends every process that it started."""
+        for process in reversed(self._processes):
+            below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.terminate()
+            _, alive = psutil.wait_procs(below, timeout=10)
+            for each in alive:
+                each.kill()
+            process.wait()
+        self._holder.kill()
+        self._holder.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""Results copied from a storage to this machine."""
+
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from moto.server import ThreadedMotoServer
+from tiny import config, finished, study
+
+from kdtune.api import results
+from kdtune.cli import main
+from kdtune.logbook import Launched, write_launch
+from kdtune.storage import WEIGHTS, Storage
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A storage of two studies with tables, weights, a state, and all that a running launch leaves."""
+    root = tmp_path / "storage"
+    for name in ("tiny", "other"):
+        storage = Storage(str(root), name)
+        record = finished("student", 31.5)
+        record["row"]["study"] = name
+        trial_id = record["row"]["trial_id"]
+        record["attempt"] = 1
+        plan = {"student": [trial_id]}
+        storage.write_study(study().model_copy(update={"name": name}), {"kdtune": "0.1.0"})
+        storage.write_plan(plan)
+        storage.write_record(record)
+        storage.write_tables(study(), plan, {trial_id: record})
+        storage.write_weights(trial_id, config().student.build(12))
+        storage.write_state(trial_id, 1, 4, {"step": 4})
+        write_launch(storage.folder, Launched(started_at="2026-01-02T03:04:05+00:00"))
+        for left in ("launch.log", "lock.json", "stop.json"):
+            storage.folder.write(left, b"{}")
+    return root
+
+
+def pull(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, ["pull", *map(str, words)])
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
+    done = pull(source, tmp_path / "here")
+    assert done.exit_code == 0, done.output
+    tables = ("trials", "history", "optimal", "final", "emissions")
+    found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json"}
+    assert names(tmp_path / "here") == {f"{name}/{file}" for name in ("tiny", "other") for file in found}
+    there, here = (results("tiny", str(root)) for root in (source, tmp_path / "here"))
+    assert here.table("trials").equals(there.table("trials"))
+    shown = CliRunner().invoke(main, ["results", "tiny", "--storage", str(tmp_path / "here")])
+    assert shown.exit_code == 0, shown.output
+    assert f"kdtune results tiny --storage {tmp_path / 'here'}" in done.stderr
+
+
+def test_with_weights_and_one_study(source: Path, tmp_path: Path) -> None:
+    for uri, words in ((source / "tiny", ()), (source, ("--study", "tiny"))):
+        dest = tmp_path / f"here-{len(words)}"
+        assert pull(uri, dest, "--checkpoints", *words).exit_code == 0
+        (weights,) = dest.rglob(WEIGHTS)
+        assert weights.read_bytes() == (source / weights.relative_to(dest)).read_bytes()
+        assert {name.split("/")[0] for name in names(dest)} == {"tiny"}
+        assert not any(part in name for name in names(dest) for part in ("state-", "lock", "stop", "launch", "journal"))
+
+
+def test_what_is_there_is_not_copied_again(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "here"
+    assert pull(source / "tiny", dest, "--checkpoints").exit_code == 0
+    (weights,) = dest.rglob(WEIGHTS)
+    before = weights.stat().st_ino
+    done = pull(source / "tiny", dest, "--checkpoints")
+    assert "0 files copied" in done.stderr
+    assert weights.stat().st_ino == before
+
+
+def test_a_table_that_changed_is_copied_though_its_size_is_the_same(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "here"
+    assert pull(source / "tiny", dest).exit_code == 0
+    table = source / "tiny" / "trials.parquet"
+    changed = table.read_bytes().replace(b"student", b"STUDENT")
+    table.write_bytes(changed)
+    os.utime(table, (1_900_000_000, 1_900_000_000))
+    done = pull(source / "tiny", dest)
+    assert "1 files copied" in done.stderr
+    assert (dest / "tiny" / "trials.parquet").read_bytes() == changed
+
+
+@pytest.mark.parametrize("name", ["..\\evil.parquet", "C:evil.parquet"])
+def test_a_name_cannot_lead_out_of_the_folder(source: Path, tmp_path: Path, name: str) -> None:
+    (source / "tiny" / name).write_bytes(b"x")
+    done = pull(source, tmp_path / "here")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert repr(name) in line
+    assert "nothing was copied" in line
+    assert not (tmp_path / "here").exists()
+
+
+def test_nothing_to_copy(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = pull(tmp_path / "empty", tmp_path / "here")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "no study there" in line
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A storage in a bucket of a server on loopback: its URI, and the server's."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}.items():
+        monkeypatch.setenv(name, value)
+    url = f"http://{host}:{port}"
+    for path, content in {"": b"", "runs/tiny/study.yaml": b"name: tiny\n", "runs/tiny/trials.parquet": b"x"}.items():
+        put(f"{url}/bucket/{path}", content)
+    yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1", url
+    server.stop()
+
+
+def put(url: str, content: bytes) -> None:
+    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20260102/us-east-1/s3/aws4_request"}
+    request = urllib.request.Request(url, data=content, method="PUT", headers=headers)
+    urllib.request.urlopen(request, timeout=20).close()
+
+
+def test_from_a_bucket(bucket: tuple[str, str], tmp_path: Path) -> None:
+    uri, _ = bucket
+    done = pull(uri, tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 0, done.output
+    assert names(tmp_path / "here") == {"tiny/study.yaml", "tiny/trials.parquet"}
+    assert "0 files copied" in pull(uri, tmp_path / "here", "--checkpoints").stderr
+
+
+@pytest.mark.parametrize("key", ["checkpoints/%2e%2e/student.safetensors", "a%5Cb.parquet"])
+def test_a_key_cannot_lead_out_of_the_folder(bucket: tuple[str, str], tmp_path: Path, key: str) -> None:
+    uri, url = bucket
+    put(f"{url}/bucket/runs/tiny/{key}", b"x")
+    done = pull(uri, tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 2
+    assert "nothing was copied" in done.stderr
+    assert not (tmp_path / "here").exists()
