@@ -181,7 +181,8 @@ def test_storage_is_one_line(name: str) -> None:
 def is_spot(node_config: dict[str, Any]) -> bool:
     """Whether a cloud may take the machine away: EC2's or Compute Engine's way to say so."""
     market = node_config.get("InstanceMarketOptions", {})
-    return market.get("MarketType") == "spot" or {"preemptible": True} in node_config.get("scheduling", [])
+    scheduling = node_config.get("scheduling", [])
+    return market.get("MarketType") == "spot" or any(entry.get("preemptible") is True for entry in scheduling)
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
