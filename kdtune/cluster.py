@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from kdtune.base import Interrupted, Lost, UserError
+from kdtune.base import Interrupted, Lost, RunError, UserError
 from kdtune.environment import TUNE_ENVIRONMENT
 from kdtune.spec import Stage, StudySpec
 
@@ -61,6 +61,7 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
 
     Raises:
         UserError: no cluster answers at that address.
+        RunError: Ray does not start here.
     """
     named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
     quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -78,6 +79,10 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
+    except Exception as error:  # Ray raises this very class where a node does not come up
+        if type(error) is not Exception:
+            raise
+        raise RunError(f"Ray did not start here, the machine may be too busy: {str(error).splitlines()[0]}") from error
     done = threading.Event()
     threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog").start()
     try:
