@@ -23,7 +23,7 @@ from kdtune.spec import Stage, StudySpec
 
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
 ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
-ANSWER_WITHIN = 25.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
+ANSWER_WITHIN = 40.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
 
 
 @dataclass
@@ -100,8 +100,9 @@ def _watch(halt: Halt, done: threading.Event) -> None:
 
     def ask() -> None:  # in a thread of its own: without a control store the call does not come back
         while not done.wait(ASKED_EVERY):
-            alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
-            answered[:] = [time.monotonic(), alive]
+            with contextlib.suppress(Exception):  # an error is no answer, either
+                alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
+                answered[:] = [time.monotonic(), alive]
 
     threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
     while not done.wait(ASKED_EVERY):

@@ -43,7 +43,8 @@ def halving() -> Halving:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_trains_nothing_is_interrupted_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with search.interruptible() as halt:
+    halt = Halt()
+    with cluster.interruptible(halt):
         with pytest.raises(Interrupted, match="nothing finished is lost"), cluster.promptly():
             os.kill(os.getpid(), number)
         assert halt.reason is None
