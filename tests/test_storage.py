@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import NETWORK, config, finished, study
 
+from kdtune.api import print_summary
 from kdtune.base import UserError
 from kdtune.files import Folder
 from kdtune.growing import TableWriter
@@ -282,3 +283,17 @@ def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path, storage: S
 def test_tables_are_arrow(folder: Path, storage: Storage) -> None:
     assert isinstance(storage.table("trials"), pa.Table)
     assert storage.table("trials").equals(pq.read_table(folder / "trials.parquet"))
+
+
+def test_a_launch_ends_without_a_table_that_nobody_can_read(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdtune.api.READABLE", 3)
+    for count in (3, 4):
+        write(storage, [finished("student", 50.0, {"recipe.lr": 0.01 * (i + 1)}) for i in range(count)])
+        print_summary(storage, styled=False)
+    readable, long = capsys.readouterr().out.split("kdtune results tiny --table grid --format csv")
+    assert "tiny: student, mIoU [%]" in readable
+    assert readable.endswith("tiny: grid of 4 values: ")
+    assert "mIoU [%] by" not in long
+    assert "best configuration of each stage" in long
