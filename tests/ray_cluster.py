@@ -10,11 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-<<<<<<< HEAD
 import time
-=======
 from collections.abc import Collection
->>>>>>> jobs
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +105,17 @@ class RayCluster:
         return {name: value for name, value in whole.items() if name not in without}
 
     def run(
-<<<<<<< HEAD
-        self, *words: str, env: dict[str, str] | None = None, seconds: float = 300
-=======
         self,
         *words: str,
         env: dict[str, str] | None = None,
         without: Collection[str] = (),
         check: bool = False,
         seconds: float = 300,
->>>>>>> jobs
     ) -> subprocess.CompletedProcess[str]:
         """A command beside the nodes, to its end; ``without`` these variables."""
         environment = self._environment_of(env, without)
         return subprocess.run(
-            self._inside(*words), capture_output=True, text=True, timeout=seconds, env=environment, check=False
+            self._inside(*words), capture_output=True, text=True, timeout=seconds, env=environment, check=check
         )
 
     def kdtune(
