@@ -1,7 +1,7 @@
 """Results copied from a storage to a folder of this machine, so that ``kdtune results`` reads them there."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,14 +45,11 @@ def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Call
     somebody else wrote into a bucket must not decide where files of this machine go.
 
     Raises:
-        UserError: no study there, or a name that leads out of ``dest``.
+        UserError: no study there, or a name that could lead out of ``dest``.
     """
     target = Path(absolute(dest))
     studies = _studies(Folder(absolute(uri)), study)
     files = [file for name, folder in studies.items() for file in _files(name, folder, checkpoints=checkpoints)]
-    for file in files:
-        for part in (*file.below, file.name):
-            _refuse_unsafe(part, uri, dest)
     copied, size = 0, 0
     for file in files:
         path = target.joinpath(*file.below, file.name)
@@ -77,7 +74,7 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
     if root.exists(STUDY):
         found = {root.split()[1]: root}
     else:
-        names = [name for name in root.folders() if wanted in (None, name)]
+        names = [name for name in _safe(root, root.folders()) if wanted in (None, name)]
         found = {name: root / name for name in names if (root / name).exists(STUDY)}
     found = {name: folder for name, folder in found.items() if wanted in (None, name)}
     if not found:
@@ -88,16 +85,21 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
 
 def _files(study: str, folder: Folder, *, checkpoints: bool) -> Iterator[File]:
     """What a reader of results needs, and nothing of a launch: no lock, no requests, no states."""
-    for name, (size, changed) in sorted(folder.facts().items()):
+    facts = folder.facts()
+    for name in _safe(folder, facts):
+        size, changed = facts[name]
         if name.endswith(".parquet") or name in (STUDY, "plan.json"):
             yield File(folder, name, (study,), size, changed)
     weights = folder / "checkpoints"
-    for trial in weights.folders() if checkpoints else ():
-        for name, (size, changed) in (weights / trial).facts().items():
-            if name == WEIGHTS:
-                yield File(weights / trial, name, (study, "checkpoints", trial), size, changed)
+    for trial in _safe(weights, weights.folders()) if checkpoints else ():
+        found = (weights / trial).facts().get(WEIGHTS)
+        if found is not None:
+            yield File(weights / trial, WEIGHTS, (study, "checkpoints", trial), *found)
 
 
-def _refuse_unsafe(part: str, uri: str, dest: str) -> None:
-    if part in ("", ".", "..") or any(character in part for character in "/\\:\0"):
-        raise UserError(f"{uri}: a name there is {part!r}, which could lead out of {dest}; nothing was copied")
+def _safe(folder: Folder, names: Iterable[str]) -> list[str]:
+    """The names, none of which leads anywhere else when it is put behind a folder's."""
+    for name in names:
+        if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
+            raise UserError(f"{folder.uri}: a name there is {name!r}, which could lead elsewhere; nothing is copied")
+    return sorted(names)

@@ -65,11 +65,6 @@ def detach(
     study = api.adjusted(study, options)
     _refuse_relative(study)
     where = Storage(api.storage_root(storage), study.name)
-    if without_credentials(where.root) != where.root:
-        raise UserError(
-            f"--storage {without_credentials(where.root)}: everyone who sees the job would see the credentials in this "
-            "URI; give them to the cluster's nodes by their environment or their role"
-        )
     _refuse_second(where, address)
     words = ["--storage", where.root]
     folder = data_root or os.environ.get("KDTUNE_DATA_ROOT")

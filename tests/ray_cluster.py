@@ -3,6 +3,7 @@
 Each node is what `ray start --block` starts, in a namespace that has nothing but a loopback device.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -38,11 +41,13 @@ class RayCluster:
     """Nodes with environments of their own, and commands that run beside them."""
 
     address = f"127.0.0.1:{PORT}"
+    dashboard = "http://127.0.0.1:8265"
 
-    def __init__(self) -> None:
+    def __init__(self, *, dashboard: bool = False) -> None:
         unshare = shutil.which("unshare")
         if unshare is None or shutil.which("nsenter") is None:
             raise NoNamespace("no unshare and nsenter (util-linux)")
+        self._with_dashboard = dashboard
         self._processes: list[subprocess.Popen[str]] = []
         self._temporary = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: names of sockets have a limit
         self._environment = {
@@ -63,9 +68,8 @@ class RayCluster:
     def start_node(self, *, num_cpus: int, env: dict[str, str] | None = None) -> None:
         """One more node, the head first; it is alive when this returns."""
         number = len(self._processes)
-        where = (
-            ["--head", f"--port={PORT}", "--include-dashboard=false"] if not number else [f"--address={self.address}"]
-        )
+        head = ["--head", f"--port={PORT}", f"--include-dashboard={str(self._with_dashboard).lower()}"]
+        where = head if not number else [f"--address={self.address}"]
         limits = [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
         others = ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={52365 + number}", "--block"]
         words = [
@@ -96,18 +100,45 @@ class RayCluster:
                 time.sleep(0.1)
         raise RuntimeError(f"node {number} does not start: {log.read_text()[-2000:]}")
 
+    def _environment_of(self, env: dict[str, str] | None, without: Collection[str]) -> dict[str, str]:
+        whole = os.environ | self._environment | (env or {})
+        return {name: value for name, value in whole.items() if name not in without}
+
     def run(
-        self, *words: str, env: dict[str, str] | None = None, seconds: float = 300
+        self,
+        *words: str,
+        env: dict[str, str] | None = None,
+        without: Collection[str] = (),
+        check: bool = False,
+        seconds: float = 300,
     ) -> subprocess.CompletedProcess[str]:
-        """A command beside the nodes, to its end."""
-        environment = os.environ | self._environment | (env or {})
+        """A command beside the nodes, to its end; ``without`` these variables."""
+        environment = self._environment_of(env, without)
         return subprocess.run(
-            self._inside(*words), capture_output=True, text=True, timeout=seconds, env=environment, check=False
+            self._inside(*words), capture_output=True, text=True, timeout=seconds, env=environment, check=check
         )
 
-    def kdtune(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def kdtune(
+        self, *words: str | Path, env: dict[str, str] | None = None, without: Collection[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """``kdtune WORDS`` beside the nodes."""
-        return self.run(*command(*words), env=env)
+        return self.run(*command(*words), env=env, without=without)
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """``kdtune WORDS`` beside the nodes, in the background; the caller ends it."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment = self._environment_of(None, ())
+        return subprocess.Popen(self._inside(*command(*words)), text=True, env=environment, **pipes)
+
+    def fetch(self, path: str) -> Any:
+        """What the dashboard's API answers."""
+        text = (
+            "import sys, urllib.request as web\n"
+            "question = web.Request(sys.argv[1], headers={'Authorization': sys.argv[2]})\n"
+            "sys.stdout.write(web.urlopen(question, timeout=60).read().decode())\n"
+        )
+        token = f"Bearer {self._environment['RAY_AUTH_TOKEN']}"
+        return json.loads(self.run(sys.executable, "-c", text, f"{self.dashboard}{path}", token, check=True).stdout)
 
     def close(self) -> None:
         """Ends every process that it started."""

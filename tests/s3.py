@@ -41,7 +41,11 @@ class Server:
 
     def make_bucket(self, name: str) -> None:
         """An empty bucket."""
-        request = urllib.request.Request(f"http://{self.address}/{name}", method="PUT")
+        self.put(name, b"")
+
+    def put(self, path: str, content: bytes) -> None:
+        """An object under any key (``bucket/key``, quoted as in a URL), of names that pyarrow would not write too."""
+        request = urllib.request.Request(f"http://{self.address}/{path}", data=content or None, method="PUT")
         urllib.request.urlopen(request, timeout=30).close()
 
 

@@ -1,19 +1,18 @@
 """Results copied from a storage to this machine."""
 
 import os
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from moto.server import ThreadedMotoServer
-from tiny import config, finished, study
+from tiny import config, finished, study, write_tables
 
 from kdtune.api import results
 from kdtune.cli import main
 from kdtune.logbook import Launched, write_launch
 from kdtune.storage import WEIGHTS, Storage
+from tests.s3 import Server, serving, use
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def source(tmp_path: Path) -> Path:
         storage.write_study(study().model_copy(update={"name": name}), {"kdtune": "0.1.0"})
         storage.write_plan(plan)
         storage.write_record(record)
-        storage.write_tables(study(), plan, {trial_id: record})
+        write_tables(storage, plan, {trial_id: record})
         storage.write_weights(trial_id, config().student.build(12))
         storage.write_state(trial_id, 1, 4, {"step": 4})
         write_launch(storage.folder, Launched(started_at="2026-01-02T03:04:05+00:00"))
@@ -99,7 +98,7 @@ def test_a_name_cannot_lead_out_of_the_folder(source: Path, tmp_path: Path, name
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert repr(name) in line
-    assert "nothing was copied" in line
+    assert "nothing is copied" in line
     assert not (tmp_path / "here").exists()
 
 
@@ -111,40 +110,34 @@ def test_nothing_to_copy(tmp_path: Path) -> None:
     assert "no study there" in line
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """A storage in a bucket of a server on loopback: its URI, and the server's."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}.items():
-        monkeypatch.setenv(name, value)
-    url = f"http://{host}:{port}"
-    for path, content in {"": b"", "runs/tiny/study.yaml": b"name: tiny\n", "runs/tiny/trials.parquet": b"x"}.items():
-        put(f"{url}/bucket/{path}", content)
-    yield f"s3://bucket/runs?endpoint_override={host}:{port}&scheme=http&region=us-east-1", url
-    server.stop()
+def bucket(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage in a bucket, with one study: the path of its folder."""
+    use(monkeypatch, server.address)
+    path = f"bucket/{tmp_path.name}"
+    server.put(f"{path}/tiny/study.yaml", b"name: tiny\n")
+    server.put(f"{path}/tiny/trials.parquet", b"x")
+    return path
 
 
-def put(url: str, content: bytes) -> None:
-    headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20260102/us-east-1/s3/aws4_request"}
-    request = urllib.request.Request(url, data=content, method="PUT", headers=headers)
-    urllib.request.urlopen(request, timeout=20).close()
-
-
-def test_from_a_bucket(bucket: tuple[str, str], tmp_path: Path) -> None:
-    uri, _ = bucket
-    done = pull(uri, tmp_path / "here", "--checkpoints")
+def test_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    done = pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints")
     assert done.exit_code == 0, done.output
     assert names(tmp_path / "here") == {"tiny/study.yaml", "tiny/trials.parquet"}
-    assert "0 files copied" in pull(uri, tmp_path / "here", "--checkpoints").stderr
+    assert "0 files copied" in pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints").stderr
 
 
 @pytest.mark.parametrize("key", ["checkpoints/%2e%2e/student.safetensors", "a%5Cb.parquet"])
-def test_a_key_cannot_lead_out_of_the_folder(bucket: tuple[str, str], tmp_path: Path, key: str) -> None:
-    uri, url = bucket
-    put(f"{url}/bucket/runs/tiny/{key}", b"x")
-    done = pull(uri, tmp_path / "here", "--checkpoints")
+def test_a_key_cannot_lead_out_of_the_folder(server: Server, bucket: str, tmp_path: Path, key: str) -> None:
+    server.put(f"{bucket}/tiny/{key}", b"x")
+    done = pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints")
     assert done.exit_code == 2
-    assert "nothing was copied" in done.stderr
+    assert "nothing is copied" in done.stderr
     assert not (tmp_path / "here").exists()

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from click.testing import CliRunner
-from tiny import finished, study
+from tiny import finished, study, write_tables
 
 from kdtune.base import UserError
 from kdtune.cli import main
@@ -48,7 +47,7 @@ def put(storage: Storage, records: Mapping[str, list[Record]]) -> None:
     known = {r["row"]["trial_id"]: r for of in records.values() for r in of if r["row"]["status"] != "planned"}
     for record in known.values():
         storage.write_record(record)
-    storage.write_tables(study(), plan, known)
+    write_tables(storage, plan, known)
 
 
 def launched(storage: Storage, seconds_ago: float = 60, **given: Any) -> None:
@@ -130,7 +129,7 @@ def test_time_left_is_told_from_the_pace_of_this_launch(storage: Storage) -> Non
     for record in storage.records().values():
         record["row"] |= ended if record["row"]["status"] == "completed" else {"started_at": time.time() - 9}
         storage.write_record(record)
-    storage.write_tables(study(), storage.plan(), storage.records())
+    write_tables(storage, storage.plan(), storage.records())
     launched(storage, 60)
     with locked(storage.folder):
         assert status_of(storage).seconds_left == pytest.approx(60 * 38 / 16, rel=0.05)
@@ -144,7 +143,7 @@ def test_steps_before_this_launch_do_not_count(storage: Storage) -> None:
     for record in storage.records().values():
         record["row"] |= {"started_at": time.time() - 5000, "finished_at": record["row"]["finished_at"] and 5.0}
         storage.write_record(record)
-    storage.write_tables(study(), storage.plan(), storage.records())
+    write_tables(storage, storage.plan(), storage.records())
     launched(storage, 0.05)  # of the 0.5 s that the running trial has trained, a tenth lies in it: 0.4 steps
     with locked(storage.folder):
         left = status_of(storage).seconds_left
@@ -171,8 +170,10 @@ def test_a_launch_of_another_host_is_known_by_its_signs_of_life(storage: Storage
 def test_a_killed_launch_is_told_as_such(storage: Storage) -> None:
     half_way(storage)
     launched(storage, pid=4)
-    dead = {"host": platform.node(), "pid": psutil.Process().pid, "created": 1.0, "token": "t", "since": at(60)}
-    Path(storage.folder.uri, "lock.json").write_text(json.dumps(dead))  # our pid, but another process
+    lock = Path(storage.folder.uri, "lock.json")
+    with locked(storage.folder):
+        dead = json.loads(lock.read_text()) | {"created": 1.0}  # our pid, but another process
+    lock.write_text(json.dumps(dead))
     assert holder(storage.folder).state == "none"
     found = status_of(storage)
     assert found.state == "ended"

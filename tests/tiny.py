@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdtune.growing import TableWriter
 from kdtune.journal import Planned, new_record
 from kdtune.loading.pack import Packed
 from kdtune.spec import StudySpec, TrialConfig
-from kdtune.storage import Record
+from kdtune.storage import Record, Storage
 from kdtune.train import Evaluation
 from kdtune.trial import Site, run
 from kdtune.weights import weights_bytes
@@ -103,3 +104,11 @@ def finished(stage: str, miou: float | None, changes: Mapping[str, Any] | None =
     times = {"started_at": 1_767_323_045.25, "finished_at": 1_767_323_046.0}  # 2026-01-02 03:04:05.25 UTC
     record["row"] |= measured | times | given
     return record
+
+
+def write_tables(storage: Storage, plan: Mapping[str, Sequence[str]], records: Mapping[str, Record]) -> None:
+    """The tables of a launch that has these journals."""
+    writer = TableWriter(storage, study())
+    for record in records.values():
+        writer.add(record)
+    writer.write(plan)
