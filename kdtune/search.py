@@ -40,6 +40,7 @@ os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_ENV
 import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune.execution import class_cache  # noqa: E402
 from ray.tune.schedulers import (  # noqa: E402
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -57,6 +58,9 @@ from kdtune.rows import FINISHED  # noqa: E402
 from kdtune.spec import Halving, SchedulerName, Stage, StudySpec, TrialConfig, Value, shuffled  # noqa: E402
 from kdtune.storage import Record, Storage  # noqa: E402
 from kdtune.trial import Site  # noqa: E402
+
+# Tune would send the driver's AWS keys along with every trial, and Ray writes what it sends into logs and dashboard
+class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
