@@ -182,10 +182,10 @@ def read(system: fs.FileSystem, path: str) -> bytes | None:
         except FileNotFoundError:
             return None
         with file:
-            tag = (file.metadata() or {}).get("ETag")
             try:
+                tag = (file.metadata() or {}).get("ETag")
                 content: bytes = file.read()
-            except (OSError, ValueError) as error:  # a stream that an answer closed is a ValueError
+            except (OSError, ValueError) as error:  # a stream that an answer has closed is a ValueError
                 if isinstance(error, OSError) and not REPLACED.search(str(error)):
                     raise
                 continue
