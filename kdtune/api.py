@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from kdtune.trial import Trainer
 
 
+READABLE = 500  # values of a table that the end of a launch still shows
+
+
 def storage_root(given: str | None = None) -> str:
     """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``."""
     return absolute(given or os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
@@ -237,7 +240,10 @@ def print_summary(where: Storage, styled: bool) -> None:
 
     stored = Results(where).all()
     for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
-        if tables.table(name, stored, where.study).num_rows:
+        size = tables.table(name, stored, where.study).num_rows
+        if size > READABLE:
+            print(f"{where.study}: {name} of {size} values: kdtune results {where.study} --table {name} --format csv\n")
+        elif size:
             print(render(name, stored, where.study, "text", styled=styled))
 
 

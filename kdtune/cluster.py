@@ -17,13 +17,13 @@ from typing import Any
 
 import ray
 
-from kdtune.base import Interrupted, Lost, UserError
+from kdtune.base import Interrupted, Lost, RunError, UserError
 from kdtune.environment import TUNE_ENVIRONMENT
 from kdtune.spec import Stage, StudySpec
 
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
 ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
-ANSWER_WITHIN = 25.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
+ANSWER_WITHIN = 40.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
 
 
 @dataclass
@@ -61,6 +61,7 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
 
     Raises:
         UserError: no cluster answers at that address.
+        RunError: Ray does not start here.
     """
     named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
     quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -78,6 +79,10 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
+    except Exception as error:  # Ray raises this very class where a node does not come up
+        if type(error) is not Exception:
+            raise
+        raise RunError(f"Ray did not start here, the machine may be too busy: {str(error).splitlines()[0]}") from error
     done = threading.Event()
     threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog").start()
     try:
@@ -95,8 +100,9 @@ def _watch(halt: Halt, done: threading.Event) -> None:
 
     def ask() -> None:  # in a thread of its own: without a control store the call does not come back
         while not done.wait(ASKED_EVERY):
-            alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
-            answered[:] = [time.monotonic(), alive]
+            with contextlib.suppress(Exception):  # an error is no answer, either
+                alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
+                answered[:] = [time.monotonic(), alive]
 
     threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
     while not done.wait(ASKED_EVERY):

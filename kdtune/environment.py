@@ -14,6 +14,7 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # a busy machine needs more than Ray's 30 s
     "MALLOC_ARENA_MAX": "2",  # Ray's many threads would each keep an arena of freed memory
 }
 os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_ENVIRONMENT.items()})

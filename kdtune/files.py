@@ -186,6 +186,8 @@ class Folder:
 
     def folders(self) -> list[str]:
         """The names of the folders directly in it, sorted."""
+        if stores.scheme_of(self.uri) in ("gs", "gcs"):  # pyarrow knows a folder there by what lies in it only
+            return self._at(lambda path: [], stores.folders)
         return [info.base_name for info in self._list() if info.type == fs.FileType.Directory]
 
     def _list(self) -> list[fs.FileInfo]:

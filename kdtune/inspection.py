@@ -50,7 +50,7 @@ def settle(storage: Storage, records: Mapping[str, Record], answers: Sequence[An
 
     Raises:
         UserError: a node cannot train the study or has other data than the rest, or all have other data than the
-            trials on record had.
+            trials on record had; or the storage cannot be written.
     """
     noted = storage.data()
     parts = {each for answer in answers for each in answer.parts}
@@ -75,7 +75,10 @@ def settle(storage: Storage, records: Mapping[str, Record], answers: Sequence[An
         noted.setdefault(dataset, {})[split] = facts
         new = True
     if new:
-        storage.write_data(noted)
+        try:
+            storage.write_data(noted)
+        except OSError as error:
+            raise storage.unusable(error) from error
     return {each: answer.parts[each].key for each, answer in found.items()}
 
 

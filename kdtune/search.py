@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 
 from kdtune import metrics
 from kdtune.base import Lost, UserError
@@ -31,6 +32,9 @@ from kdtune.progress import Reporter
 from kdtune.searchers import FromOptuna, FromPlan
 from kdtune.spec import SchedulerName, Stage, StudySpec, shuffled
 from kdtune.storage import Record
+
+# Tune would send the driver's AWS keys along with every trial, and Ray writes what it sends into logs and dashboard
+class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 RETRIES = 3  # of a trial whose process is lost

@@ -186,7 +186,7 @@ class Storage:
         content = self.folder.read("study.yaml")
         if content is None:
             return None
-        data: dict[str, Any] = yaml.safe_load(content)
+        data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         data.pop("versions", None)
         return data
 

@@ -24,7 +24,7 @@ from kdtune.patience import StorageError
 # without a byte in either direction. The latter is longer than the 10 s at which servers that need time (to put a large
 # object together) send a sign of life. curl averages over some seconds, so that a hanging upload takes about 7 s more.
 CONNECT_SECONDS, SILENT_SECONDS = 5, 12
-GCS_SECONDS = 20  # for which Google's library tries by itself; its own default is minutes
+GCS_SECONDS = 5  # for which Google's library tries by itself, each request; its own default is minutes
 
 T = TypeVar("T")
 
@@ -43,8 +43,14 @@ DENIED = re.compile(
 )
 NO_BUCKET = re.compile(r"NO_SUCH_BUCKET|RESOURCE_NOT_FOUND|HTTP status 404|NOT_FOUND")
 FULL = re.compile(r"HTTP status 507|QuotaExceeded|StorageFull")
+REPLACED = re.compile(r"HTTP status 416|INVALID_RANGE|InvalidRange|NOT_FOUND|404|Path does not exist|closed file")
 # a request that is wrong now is wrong again; 408 and 429 ask for another try
 REFUSED = re.compile(r"HTTP status (?!408|429)4\d\d|INVALID_ARGUMENT|INVALID_PARAMETER|VALIDATION|FAILED_PRECONDITION")
+# around what a library has to say: "When reading information for key ...: AWS Error X during Y: what" and the like
+NOISE = re.compile(
+    r"^.*?AWS Error |curlCode: \d+, [^;]*; Details: | ?\(Request ID:.*$|\.$"
+    r"|^.*?google::cloud::Status\(|Retry policy exhausted, with a last message of | error_info=.*$"
+)
 
 
 def scheme_of(uri: str) -> str:
@@ -95,7 +101,7 @@ def opened(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         if scheme_of(uri) in PLACES:
             place = uri.partition("?")[0].partition("://")[2].strip("/")
-            return _object_store(root_of(uri), os.getpid()), unquote(place)
+            return _object_store(root_of(uri), os.getpid()), unquote(place.removeprefix("anonymous@"))
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
         return found
     except (pa.ArrowInvalid, ValueError) as error:
@@ -145,7 +151,7 @@ def told(uri: str, error: OSError) -> StorageError:
     if isinstance(error, StorageError):
         return error
     text = " ".join(str(error).split())
-    detail = re.sub(r"^.*?AWS Error |curlCode: \d+, [^;]*; Details: | ?\(Request ID:.*$|\.$", "", text)
+    detail = NOISE.sub("", text)
     where, places = uri.partition("?")[0], PLACES.get(scheme_of(uri), ELSEWHERE)
     if FULL.search(text):
         return StorageError(errno.ENOSPC, f"{where}: no room there: {detail}; free some, or give another --storage")
@@ -163,19 +169,29 @@ def told(uri: str, error: OSError) -> StorageError:
 def read(system: fs.FileSystem, path: str) -> bytes | None:
     """The content of an object, or none if there is no such one.
 
-    pyarrow asks for the size, then for that many bytes. An object that is replaced in between comes cut off, or with
-    bytes of nothing at its end; so the content must have the checksum, or else the object must still be the same.
+    pyarrow asks for the size, then for that many bytes. From S3 an object that is replaced in between comes cut off, or
+    with bytes of nothing at its end; so the content must have the checksum, or else the object must still be the same.
+    GCS says that the one asked for is gone.
 
     Raises:
         OSError: no connection, no right; or it was replaced too often.
     """
     for _ in range(5):
         try:
-            with system.open_input_file(path) as file:  # open_input_stream would make a request for each 256 KiB
+            file = system.open_input_file(path)  # open_input_stream would make a request for each 256 KiB
+        except FileNotFoundError:
+            return None
+        with file:
+            try:
                 tag = (file.metadata() or {}).get("ETag")
                 content: bytes = file.read()
-            if tag is None or hashlib.md5(content, usedforsecurity=False).hexdigest() == tag.strip(b'"').decode():
-                return content
+            except (OSError, ValueError) as error:  # a stream that an answer has closed is a ValueError
+                if isinstance(error, OSError) and not REPLACED.search(str(error)):
+                    raise
+                continue
+        if tag is None or hashlib.md5(content, usedforsecurity=False).hexdigest() == tag.strip(b'"').decode():
+            return content
+        try:
             with system.open_input_file(path) as file:  # of several parts, or encrypted: the tag is no checksum
                 if file.metadata().get("ETag") == tag:
                     return content
@@ -200,3 +216,10 @@ def write(system: fs.FileSystem, path: str, content: bytes) -> None:
 
     with ThreadPoolExecutor(1) as alone:
         alone.submit(whole).result()
+
+
+def folders(system: fs.FileSystem, path: str) -> list[str]:
+    """The names of the folders directly in one, where a listing has files only: made from those at any depth."""
+    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    inner = (info.path.removeprefix(f"{path}/").split("/") for info in found)
+    return sorted({parts[0] for parts in inner if len(parts) > 1})

@@ -1,15 +1,18 @@
 """What schedulers do with thousands of earlier trials: the same decisions, at no cost that grows with the square."""
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import MedianStoppingRule
 from ray.tune.schedulers.async_hyperband import _Bracket
+from tiny import study
 
-from kdtune.early_stopping import Known, Median, Rungs
+from kdtune.early_stopping import Known, Median, Rungs, scheduler
 from kdtune.points import SCORE
-from kdtune.spec import Halving
+from kdtune.spec import Halving, SchedulerName
 
 STEPS = range(10, 101, 10)
 HALVING = Halving(grace=0.1, reduction_factor=2)
@@ -88,3 +91,32 @@ def test_kept_means_change_no_decision_and_are_taken_once(monkeypatch: pytest.Mo
                 running.remove(name)
     assert {"STOP", "CONTINUE"} == set(decisions)
     assert len(taken) == len(set(taken))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trial of Tune, and how it is."""
+
+    trial_id: str
+    status: str
+
+
+class Controller:
+    """What a scheduler is given: the trials that are alive. It has no list of all, which must not be gone through."""
+
+    def __init__(self, *trials: Made) -> None:
+        self._alive = set(trials)
+
+    def get_live_trials(self) -> set[Made]:
+        return self._alive
+
+
+@pytest.mark.parametrize("name", ["none", "asha", "median"])
+def test_the_first_that_waits_is_started_without_a_look_at_all(name: SchedulerName) -> None:
+    chooses = scheduler(name, study(), 100, {})
+    running, paused = Made("x_00001", Trial.RUNNING), Made("x_00002", Trial.PAUSED)
+    late, early = Made("x_00012", Trial.PENDING), Made("x_00009", Trial.PENDING)
+    assert chooses.choose_trial_to_run(Controller()) is None
+    assert chooses.choose_trial_to_run(Controller(running)) is None
+    assert chooses.choose_trial_to_run(Controller(running, paused)) is paused
+    assert chooses.choose_trial_to_run(Controller(late, running, paused, early)) is early

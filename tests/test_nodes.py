@@ -50,7 +50,6 @@ def cluster(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
         for folder in folders:
             cache = tmp_path_factory.mktemp("cache")
             cluster.start_node(num_cpus=1, env={"KDTUNE_DATA_ROOT": str(folder), "KDTUNE_CACHE": str(cache)})
-        cluster.wait_for(3)
         yield cluster
     finally:
         cluster.close()

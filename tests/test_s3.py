@@ -116,31 +116,19 @@ def test_requests_of_each_method(folder: Folder, proxy: Proxy) -> None:
         assert requests() == ["HEAD", "DELETE", "PUT"]  # the last one is pyarrow's, see Folder.remove
 
 
-def rewrite(uri: str, until: object) -> None:
-    folder, i = Folder(uri), 0
-    while not until.is_set():  # type: ignore[attr-defined]
-        i += 1
-        folder.write("table", bytes([i % 256]) * (10 if i % 2 else 50_000))
-
-
-def test_a_reader_never_sees_half_an_object(folder: Folder) -> None:
-    """Though it is asked for its size first, and for that many bytes then."""
-    folder.write("table", b"\0" * 10)
-    enough = SPAWN.Event()
-    writer = SPAWN.Process(target=rewrite, args=(folder.uri, enough))
-    writer.start()
-    seen: set[bytes] = set()
-    end = time.monotonic() + 30
-    while len(seen) < 40 and time.monotonic() < end:
-        content = folder.read("table")
-        assert content is not None
-        assert content == content[:1] * len(content)
-        assert len(content) in (10, 50_000)
-        seen.add(content)
-    enough.set()
-    writer.join()
-    assert writer.exitcode == 0
-    assert len(seen) >= 40
+def test_an_object_that_is_replaced_while_it_is_read(folder: Folder, proxy: Proxy, server: Server) -> None:
+    """Between the request for its size and the one for its content: it comes whole, the old or the new."""
+    direct = Folder(folder.uri.replace(proxy.address, server.address))
+    with ThreadPoolExecutor(1) as pool:
+        for content in (b"longer" * 100, b"shorter", b"", bytes(20_000_000)):
+            direct.write("table", b"old" * 50)
+            fault = proxy.fault("^GET /bucket/.*table", "hang", 60)
+            reading = pool.submit(folder.read, "table")
+            while fault.began is None:
+                time.sleep(0.01)
+            direct.write("table", content)
+            fault.seconds = 0
+            assert reading.result() == content
 
 
 INTERRUPTED = """

@@ -1,11 +1,14 @@
 """The sharp edges of Tune, each shown to be avoided; on a real Ray where Ray takes part."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdtune import cluster
+from kdtune.base import Interrupted
 from kdtune.cluster import PROCESSOR_TRIALS, Halt, Share
 from kdtune.early_stopping import Known, Median, Rungs
 from kdtune.points import SCORE, WORST
@@ -35,6 +38,19 @@ def judge(rungs: Rungs, trial: str, step: int, score: float) -> str:
 
 def halving() -> Halving:
     return Halving(grace=1 / 3, reduction_factor=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_trains_nothing_is_interrupted_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    halt = Halt()
+    with cluster.interruptible(halt):
+        with pytest.raises(Interrupted, match="nothing finished is lost"), cluster.promptly():
+            os.kill(os.getpid(), number)
+        assert halt.reason is None
+        os.kill(os.getpid(), number)  # from here on the launch ends in order again
+        assert halt.reason == "interrupted"
+    assert signal.getsignal(number) == before
 
 
 def test_rungs_of_earlier_launches_count() -> None:

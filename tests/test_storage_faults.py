@@ -69,7 +69,7 @@ def same_as(undisturbed: Path, storage: str | Path) -> None:
 
 def until_it_trains(process: subprocess.Popen[str], storage: Storage) -> None:
     """Waits for a trial that has a checkpoint and no end yet."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not any(record["row"]["status"] == "running" for record in storage.records().values()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "no trial began"
