@@ -193,9 +193,8 @@ def nodes() -> Iterator[RayCluster]:
         pytest.skip(f"a network of its own is needed: {error}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the entrypoint says `python`
     try:
-        for node in range(3):  # one after the other: two that start at once have hindered each other
+        for _ in range(3):
             cluster.start_node(num_cpus=1, env={"PATH": path, "PYTHONPATH": ""})
-            cluster.wait_for(node + 1)
         yield cluster
     finally:
         cluster.close()
