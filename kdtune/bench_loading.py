@@ -119,6 +119,7 @@ def _reading_memory(config: TrialConfig, data_root: str | None) -> Row:
         ours, theirs = processes.Pipe()
         readers.append(processes.Process(target=_read_and_tell, args=(config, data_root, seed, theirs), daemon=True))
         readers[-1].start()
+        theirs.close()  # so that a reader that dies is an error here, not a wait
         pipes.append(ours)
     for pipe in pipes:  # each has read its batches and goes on holding the pack
         pipe.recv()

@@ -96,21 +96,36 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
 def _watch(halt: Halt, done: threading.Event) -> None:
     """Ends the launch when Ray is gone, which Ray does not tell: trials would wait for ever, or the process end."""
     me = ray.get_runtime_context().get_node_id()
-    answered = [time.monotonic(), True]  # when the control store last answered, and whether it thinks this node alive
+    raylet = next((n["NodeManagerAddress"], n["NodeManagerPort"]) for n in ray.nodes() if n["NodeID"] == me)
+    answered = [time.monotonic()]  # when the control store last did
 
     def ask() -> None:  # in a thread of its own: without a control store the call does not come back
         while not done.wait(ASKED_EVERY):
             with contextlib.suppress(Exception):  # an error is no answer, either
-                alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == me)
-                answered[:] = [time.monotonic(), alive]
+                ray.nodes()
+                answered[0] = time.monotonic()
 
     threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
+    refused = 0
     while not done.wait(ASKED_EVERY):
         silent = time.monotonic() - answered[0]
+        # not by what the control store says of this node: by then Ray ends the process without a word
+        refused = refused + 1 if _refuses(raylet) else 0
         if silent > ANSWER_WITHIN:
             halt.end("lost", Lost(f"Ray's control store has not answered for {silent:.0f} s: its head node is gone"))
-        elif not answered[1]:
-            halt.end("lost", Lost("Ray counts this launch's node as dead: its raylet is gone"))
+        elif refused == 2:
+            halt.end("lost", Lost("nobody listens where this node's raylet did: Ray's part on this machine is gone"))
+
+
+def _refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there; a machine that is slow to answer does not refuse."""
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 @contextlib.contextmanager

@@ -65,12 +65,13 @@ class RayCluster:
         enter = ["nsenter", "--target", str(self._holder.pid), "--user", "--net", "--preserve-credentials"]
         return [*enter, *words]
 
-    def start_node(self, *, num_cpus: int, env: dict[str, str] | None = None) -> None:
-        """One more node, the head first; it is alive when this returns."""
+    def start_node(self, *, num_cpus: int, env: dict[str, str] | None = None, labels: str | None = None) -> None:
+        """One more node, the head first; it is alive when this returns. ``labels``: as ``ray start --labels`` wants."""
         number = len(self._processes)
         head = ["--head", f"--port={PORT}", f"--include-dashboard={str(self._with_dashboard).lower()}"]
         where = head if not number else [f"--address={self.address}"]
         limits = [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
+        limits += [f"--labels={labels}"] if labels else []
         others = ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={52365 + number}", "--block"]
         words = [
             sys.executable,
@@ -139,6 +140,12 @@ class RayCluster:
         )
         token = f"Bearer {self._environment['RAY_AUTH_TOKEN']}"
         return json.loads(self.run(sys.executable, "-c", text, f"{self.dashboard}{path}", token, check=True).stdout)
+
+    def kill_node(self, number: int) -> None:
+        """Its raylet, as a machine that is gone; its workers may outlive it by a second or two."""
+        below = psutil.Process(self._processes[number].pid).children(recursive=True)
+        (raylet,) = [each for each in below if each.name() == "raylet"]
+        raylet.kill()
 
     def close(self) -> None:
         """Ends every process that it started."""

@@ -19,7 +19,10 @@ HOW = ("--scheduler", "none", "--stage", "student")
 
 @pytest.mark.parametrize(
     ("victim", "told"),
-    [("gcs_server", "control store has not answered for"), ("raylet", "its raylet is gone")],
+    [
+        ("gcs_server", "control store has not answered for"),
+        ("raylet", "raylet did: Ray's part on this machine is gone"),
+    ],
 )
 def test_a_launch_whose_ray_is_gone_ends_and_says_how_to_continue(tmp_path: Path, victim: str, told: str) -> None:
     args = ("launch", write_study(tmp_path, GRID), "--storage", tmp_path, *HOW)
