@@ -20,7 +20,7 @@ import psutil
 from tests.launching import command
 
 PORT = 6379
-AT_MOST = 900  # seconds that a cluster may live, should nobody end it
+AT_MOST = 1800  # seconds that a cluster may live, should nobody end it
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
 TRIES = 4  # a raylet gives up when its agents need more than 15 seconds, as they do on a busy machine
 ALIVE = "This command will now block forever"  # what ray start says once the node is known to the head
