@@ -66,6 +66,7 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
     named = ray.job_config.JobConfig(metadata={"job_name": study})  # what the dashboard's list of jobs shows
     quiet = {"job_config": named, "log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is in our own words, without its traceback
     warnings.filterwarnings("ignore", module=r"ray\..*")
     try:
         if address and "://" not in address and ":" in address:

@@ -11,10 +11,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_trial_out_of_memory_leaves_the_others_alone(tmp_path: Path) -> None:
-    """Ray's own limit, set two gigabytes above what is used now; crops of 8192 x 8192 pixels need more."""
+    """Ray's own limit, set six gigabytes above what is used now; crops of 16384 x 16384 pixels need more."""
     memory = psutil.virtual_memory()
-    limit = (memory.total - memory.available + 2e9) / memory.total
-    text = STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.crop: [[32, 48], [8192, 8192]]")
+    limit = (memory.total - memory.available + 6e9) / memory.total
+    text = STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.crop: [[32, 48], [16384, 16384]]")
     args = ("launch", write_study(tmp_path, text.replace("[5e-4, 5e-6]", "[5e-4]")), "--storage", tmp_path)
     environment = {"RAY_memory_usage_threshold": f"{limit:.4f}", "RAY_memory_monitor_refresh_ms": "50"}
     done = kdtune(*args, "--stage", "student", "--max-concurrent", "1", "--scheduler", "none", env=environment)
