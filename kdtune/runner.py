@@ -16,7 +16,7 @@ from kdtune.base import RunError, UserError
 from kdtune.cluster import Halt
 from kdtune.files import absolute, read_file
 from kdtune.growing import TableWriter
-from kdtune.loading.pack import PackMode
+from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
 from kdtune.logbook import stop_requests
 from kdtune.points import Job, Point, point_of
@@ -62,7 +62,6 @@ class Launch:
         self._read()
         self._locate_checkpoints(only)
         self._check_networks(only)
-        self.reporter.started(self.study, self.storage.folder.uri)
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
             stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
@@ -85,6 +84,7 @@ class Launch:
         """Ray, once there is something to run: a study that is finished needs none."""
         if address is None:
             self._check_data(only, address)
+        self.reporter.started(self.study, self.storage.folder.uri)
         dashboard = stack.enter_context(cluster.cluster(address, self.study.name, self.halt))
         # the signals last: Ray takes SIGTERM for itself when it starts
         stack.enter_context(cluster.interruptible(self.halt))
@@ -177,6 +177,10 @@ class Launch:
     def _check_data(self, only: Sequence[str], address: str | None) -> None:
         """Every node that trials may run on packs every dataset, looks at every label, and must have the same data."""
         configs = self._datasets(only)
+        for config in configs if address is None else ():  # what is missing is said before anything else
+            root = dataset_root(config.dataset, self.data_root)
+            config.dataset.samples("train", root)
+            config.dataset.samples("val", root)
         self.reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
         with cluster.promptly():
             if address is None:
@@ -205,9 +209,11 @@ class Launch:
         done = sum(search.finished(record, name) for record in past.values())
         template = self.study.templates().get(stage.name)
         num_steps = template.recipe.num_steps if template else 0
-        self.reporter.stage_started(stage.name, size, done, num_steps)
-        if left or (stage.search == "tpe" and done < size):
+        more = bool(left) or (stage.search == "tpe" and done < size)
+        if more:
             begin()
+        self.reporter.stage_started(stage.name, size, done, num_steps)
+        if more:
             share = cluster.share(self.study, stage, size)
             job = replace(job, threads=share.threads, site=replace(job.site, keys=self.keys))
             run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)

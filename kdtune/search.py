@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 
 from kdtune import metrics
@@ -35,6 +37,30 @@ from kdtune.storage import Record
 
 # Tune would send the driver's AWS keys along with every trial, and Ray writes what it sends into logs and dashboard
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+
+
+class OutOfMemory(RayActorError):  # type: ignore[misc]
+    """A worker that Ray ended to save its node."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+_task_failed = RayActorManager._actor_task_failed
+
+
+def _actor_task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    """Tune takes a worker that Ray ends for its memory as a fault of its own, and would end every other trial."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = OutOfMemory(str(exception))
+    _task_failed(self, tracked_actor_task, exception)
+
+
+RayActorManager._actor_task_failed = _actor_task_failed
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 RETRIES = 3  # of a trial whose process is lost

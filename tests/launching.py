@@ -106,7 +106,7 @@ def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
     return Storage(str(storage), study).records()
 
 
-def until(condition: Callable[[], bool], seconds: float = 120, every: float = 0.02) -> None:
+def until(condition: Callable[[], bool], seconds: float = 240, every: float = 0.02) -> None:
     """Waits for something that must happen."""
     end = time.monotonic() + seconds
     while not condition():
