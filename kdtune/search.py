@@ -49,6 +49,9 @@ class OutOfMemory(RayActorError):  # type: ignore[misc]
     def __str__(self) -> str:
         return self._text
 
+    def __reduce__(self) -> tuple[Any, ...]:  # Tune keeps errors in files
+        return OutOfMemory, (self._text,)
+
 
 _task_failed = RayActorManager._actor_task_failed
 
