@@ -158,7 +158,8 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
 
 def _cause(trial: Any) -> str:
     """Why a trial's process was lost, in one line."""
-    text = str(trial.get_error() or "")
+    # Tune's text of it, where Tune writes it: ``get_error`` looks where it comes only later
+    text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).is_file() else ""
     if "OutOfMemoryError" in text or "running low on memory" in text:
         return f"Ray ended its process, since the node's memory was nearly full; {LESS_MEMORY}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
