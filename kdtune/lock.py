@@ -19,7 +19,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,6 +45,18 @@ class Held:
 
     token: str
     lost: threading.Event = field(default_factory=threading.Event)
+    _then: list[Callable[[], None]] = field(default_factory=list)
+
+    def when_lost(self, action: Callable[[], None]) -> None:
+        """Has it done once the lock is lost, at once if it is; perhaps twice."""
+        self._then.append(action)
+        if self.lost.is_set():
+            action()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        for action in self._then:
+            action()
 
 
 def _me() -> Holder:
@@ -95,7 +107,7 @@ def locked(folder: Folder, *, lease: float = LEASE, beat: float = BEAT) -> Itera
     me = _me()
     _take(folder, me, lease, beat)
     held, done = Held(str(me["token"])), threading.Event()
-    keeper = threading.Thread(target=_keep, args=(folder, me, beat, done, held.lost), daemon=True)
+    keeper = threading.Thread(target=_keep, args=(folder, me, beat, done, held), daemon=True)
     keeper.start()
     try:
         yield held
@@ -157,13 +169,13 @@ def _discard(folder: Folder, content: bytes) -> None:
         folder.remove(NAME)
 
 
-def _keep(folder: Folder, me: Holder, beat: float, done: threading.Event, lost: threading.Event) -> None:
+def _keep(folder: Folder, me: Holder, beat: float, done: threading.Event, held: Held) -> None:
     count = 0
     with waiting(0):  # a beat that was tried again for long would be written over the lock of who has taken over
         while not done.wait(beat):
             try:
                 if not _ours(folder, me):
-                    lost.set()
+                    held._lose()
                     return
                 count += 1
                 folder.write(NAME, _text(me, count))

@@ -26,6 +26,8 @@ from kdtune.spec import STAGE_REFERENCE, TEACHER, Stage, StudySpec, TrialConfig,
 from kdtune.storage import Record, Storage
 from kdtune.trial import Part, Site
 
+TAKEN_OVER = "another launch has taken this study over"
+
 
 @dataclass
 class Launch:
@@ -65,6 +67,7 @@ class Launch:
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
             stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
+            self.held.when_lost(lambda: self.halt.end("taken over", RunError(TAKEN_OVER)))
             begin = functools.cache(lambda: self._begin(address, only, stack))
             try:
                 for stage in self._stages():
@@ -321,12 +324,12 @@ class Launch:
             self._planned.add(row["trial_id"])
             self.plan[row["stage"]].append(row["trial_id"])
             self._plan_changed = True
-        if self.tables.due():
+        if self.tables.due() and not self.held.lost.is_set():
             self._write_tables()
 
     def _write_tables(self) -> None:
         if self.held.lost.is_set():
-            raise RunError("another launch has taken this study over")
+            raise RunError(TAKEN_OVER)
         self._write_plan()
         took = self.tables.write(self.plan)
         if took is not None:

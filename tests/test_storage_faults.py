@@ -205,9 +205,10 @@ def test_a_launch_that_lost_its_study_ends(begin: Callable, tmp_path: Path) -> N
     until_it_trains(process, storage)
     theirs = b'{"host": "elsewhere", "pid": 1, "created": 1.0, "token": "theirs", "since": "2026-01-02T03:04:05+00:00"}'
     storage.folder.write(LOCK, theirs)
-    began = time.monotonic()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 1, stderr
-    assert "another launch has taken this study over" in own_line(stderr)
-    assert time.monotonic() - began < 60
+    assert "Traceback" not in stderr
+    assert "another launch has taken this study over; continue with: kdtune launch" in own_line(stderr)
     assert Folder(str(tmp_path / "tiny")).read(LOCK) == theirs
+    # what the other one may be running meanwhile was not ended in its name
+    assert {record["row"]["status"] for record in storage.records().values()} == {"running"}
