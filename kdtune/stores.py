@@ -101,7 +101,8 @@ def opened(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         if scheme_of(uri) in PLACES:
             place = uri.partition("?")[0].partition("://")[2].strip("/")
-            return _object_store(root_of(uri), os.getpid()), unquote(place.removeprefix("anonymous@"))
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            return _object_store(root_of(uri), endpoint, os.getpid()), unquote(place.removeprefix("anonymous@"))
         found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
         return found
     except (pa.ArrowInvalid, ValueError) as error:
@@ -111,7 +112,7 @@ def opened(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 @functools.lru_cache(maxsize=16)
-def _object_store(root: str, process: int) -> fs.FileSystem:
+def _object_store(root: str, endpoint: str | None, process: int) -> fs.FileSystem:
     """One per bucket and process: opening it anew costs more than a request. A fork would share its connections."""
     if scheme_of(root) != "s3":
         limit = "" if "retry_limit_seconds=" in root else f"retry_limit_seconds={GCS_SECONDS}"

@@ -46,6 +46,7 @@ def test_a_missing_bucket(options: str) -> None:
         Folder(f"gs://anonymous@missing/x{options}").write("y", b"1")
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_nobody_answers_at() -> None:
     with pytest.raises(StorageError, match=r"gs://anonymous@bucket/x: does not answer: UNAVAILABLE: .*connect"):
         Folder("gs://anonymous@bucket/x?scheme=http&endpoint_override=127.0.0.1:9").read("y")

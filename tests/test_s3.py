@@ -88,6 +88,17 @@ def test_the_environment_names_the_endpoint(proxy: Proxy) -> None:
     assert Folder("s3://bucket/by environment%21").read("x") is None
 
 
+def test_another_endpoint_is_another_store(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though bucket and URI are the same."""
+    with serving() as second:
+        second.make_bucket("bucket")
+        for address, content in ((server.address, b"first"), (second.address, b"second")):
+            use(monkeypatch, address)
+            assert Folder("s3://bucket/endpoints").read("x") is None
+            Folder("s3://bucket/endpoints").write("x", content)
+
+
+@pytest.mark.slow
 def test_over_a_thousand_names(folder: Folder) -> None:
     names = [f"{i:04}.json" for i in range(1100)]
     with ThreadPoolExecutor(8) as pool:
@@ -150,6 +161,7 @@ print(interrupted)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_half_object(folder: Folder) -> None:
     program = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)\n" + INTERRUPTED
     done = subprocess.run([sys.executable, "-c", program, folder.uri], capture_output=True, text=True, check=False)
@@ -165,7 +177,7 @@ def test_a_part_that_fails_leaves_the_old_object(folder: Folder, proxy: Proxy) -
     assert folder.read("weights") == b"old"  # as soon as the storage is back
 
 
-@pytest.mark.parametrize("kind", ["refuse", "hang"])
+@pytest.mark.parametrize("kind", ["refuse", pytest.param("hang", marks=pytest.mark.slow)])
 def test_storage_that_is_away_is_waited_for(
     folder: Folder, proxy: Proxy, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +217,7 @@ def test_patience_ends(folder: Folder, proxy: Proxy, monkeypatch: pytest.MonkeyP
         folder.read("x")
 
 
+@pytest.mark.slow
 def test_a_storage_never_reached_is_given_up_soon(folder: Folder, proxy: Proxy) -> None:
     """Unless another process has reached it."""
     proxy.fault("", "refuse", 14)
