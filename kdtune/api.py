@@ -97,6 +97,8 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
             stage["samples"] = options.samples
     if options.samples is not None and all(stage["search"] == "grid" for stage in data["stages"]):
         raise UserError("--samples needs --search random or tpe: every stage of this study is a grid")
+    if data == study.model_dump(mode="json"):
+        return study  # valid already: every value of every grid would be tried again
     try:
         return StudySpec.model_validate(data)
     except ValidationError as error:

@@ -96,6 +96,7 @@ class Fault:
     kind: str
     seconds: float
     began: float | None = None  # on the monotonic clock
+    alone: bool = False  # only requests that fit are hit, not all that come meanwhile
 
     @property
     def on(self) -> bool:
@@ -117,13 +118,14 @@ class Proxy:
         """``host:port``."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def kind(self) -> str | None:
-        """What happens to requests now."""
-        return next((fault.kind for fault in self.faults if fault.on), None)
+    def kind(self, request: str = "") -> str | None:
+        """What happens now to a request."""
+        hit = (fault for fault in self.faults if fault.on and (not fault.alone or re.search(fault.request, request)))
+        return next((fault.kind for fault in hit), None)
 
-    def fault(self, request: str, kind: str, seconds: float) -> Fault:
+    def fault(self, request: str, kind: str, seconds: float, alone: bool = False) -> Fault:
         """A fault that begins with the next request that fits; one at once fits all: ``""``."""
-        new = Fault(request, kind, seconds, time.monotonic() if not request else None)
+        new = Fault(request, kind, seconds, time.monotonic() if not request else None, alone)
         self.faults.append(new)
         return new
 
@@ -150,29 +152,33 @@ class Proxy:
                 pass  # one of the two has gone
 
     def _pass(self, client: socket.socket, server: socket.socket) -> None:
+        request = ""
         while True:
             ready, _, _ = select.select([client, server], [], [], 0.05)
             for one, other in ((client, server), (server, client)):
                 if one in ready:
                     data = one.recv(1 << 16)
                     if one is client:
-                        self._look(data)
-                    while self.kind() == "hang":
+                        request = self._look(data) or request
+                    while self.kind(request) == "hang":
                         time.sleep(0.05)
                         if one is client and _gone(client):
                             return  # given up by its client, and never seen by the server
-                    if not data or self.kind() == "refuse":
+                    if not data or self.kind(request) == "refuse":
                         return
                     other.sendall(data)
 
-    def _look(self, data: bytes) -> None:
+    def _look(self, data: bytes) -> str | None:
+        """The request that begins here, if one does."""
         found = REQUEST.match(data)
-        if found:
-            request = f"{found[1].decode()} {found[2].decode()}"
-            self.requests.append(request)
-            for fault in self.faults:
-                if fault.began is None and self.kind() is None and re.search(fault.request, request):
-                    fault.began = time.monotonic()
+        if found is None:
+            return None
+        request = f"{found[1].decode()} {found[2].decode()}"
+        self.requests.append(request)
+        for fault in self.faults:
+            if fault.began is None and self.kind() is None and re.search(fault.request, request):
+                fault.began = time.monotonic()
+        return request
 
 
 def _gone(client: socket.socket) -> bool:

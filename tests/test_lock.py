@@ -267,17 +267,20 @@ def machines() -> Iterator[list[Launcher]]:
 def test_one_of_several_launches_at_once_on_s3(
     server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From several machines, at the same moment; the others are told who has it."""
-    for i in range(4):
-        uri = f"s3://bucket/race-{i}?endpoint_override={server.address}&scheme=http"
-        for launcher in machines:
-            launcher.tell(uri, 0.5, 6, 8)
-        said = [launcher.hear() for launcher in machines]
-        (winner,) = [number for number, line in enumerate(said) if line == "held"]
-        assert all(f"on machine-{winner} since" in line for number, line in enumerate(said) if number != winner)
-        assert machines[winner].hear() == "kept"
-        use(monkeypatch, server.address)
-        assert Folder(uri).names() == []
+    """From several machines, all of which saw no lock before any wrote one; the others are told who has it."""
+    use(monkeypatch, server.address)
+    with proxied(server) as proxy:
+        for i in range(4):
+            uri = f"s3://bucket/race-{i}?endpoint_override={proxy.address}&scheme=http"
+            writes = proxy.fault(f"^PUT .*race-{i}/{NAME}", "hang", 1.5, alone=True)
+            for launcher in machines:
+                launcher.tell(uri, 0.5, 6, 8)
+            said = [launcher.hear() for launcher in machines]
+            (winner,) = [number for number, line in enumerate(said) if line == "held"]
+            assert all(f"on machine-{winner} since" in line for number, line in enumerate(said) if number != winner)
+            assert machines[winner].hear() == "kept"
+            assert writes.began is not None
+            assert Folder(f"s3://bucket/race-{i}").names() == []
 
 
 @pytest.mark.slow
@@ -303,21 +306,20 @@ def test_a_holder_whose_storage_was_away_notices_who_took_over(
 def test_storage_that_is_away_is_no_sign_of_death(
     server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For both: who waits for a lease does not count the time in which it could not look."""
-    with proxied(server) as proxy:
-        use(monkeypatch, proxy.address)
-        folder = Folder(f"s3://bucket/both?endpoint_override={proxy.address}&scheme=http")
-        machines[0].tell(folder.uri, 2, 30, 30)
+    """Who waits for a lease does not count the time in which it could not look: the holder could not write, either."""
+    with proxied(server) as theirs, proxied(server) as ours:
+        use(monkeypatch, server.address)
+        machines[0].tell(f"s3://bucket/both?endpoint_override={theirs.address}&scheme=http", 2, 30, 40)
         assert machines[0].hear() == "held"
+        folder = Folder(f"s3://bucket/both?endpoint_override={ours.address}&scheme=http")
         before = folder.read(NAME)
         while folder.read(NAME) == before:
             time.sleep(0.05)
-        timer = threading.Timer(0.7, proxy.fault, args=("", "refuse", 9))  # longer than the lease
-        timer.start()
-        with pytest.raises(UserError, match="on machine-0 since"), locked(folder, lease=6, beat=1):
+        away = threading.Timer(0.7, lambda: (theirs.fault("", "refuse", 20), ours.fault("", "refuse", 14)))
+        away.start()
+        with pytest.raises(UserError, match="on machine-0 since"), locked(folder, lease=13, beat=1):
             pytest.fail("two launches hold one study")
-        timer.join()
-        assert folder.read(NAME) not in (None, before)
+        away.join()
         assert machines[0].hear() == "kept"
 
 
