@@ -267,7 +267,8 @@ def _bundle(resources: dict[str, float], stage: Stage) -> Any:
     """What a trial asks Ray for."""
     if not stage.labels:
         return resources
-    return tune.PlacementGroupFactory([resources], bundle_label_selector=[stage.labels])
+    named = {name.upper(): amount for name, amount in resources.items()}  # here Ray wants CPU where Tune says cpu
+    return tune.PlacementGroupFactory([named], bundle_label_selector=[stage.labels])
 
 
 def _ray_folder(folder: Folder) -> Path:
