@@ -736,6 +736,9 @@ def bench_asha(
     Runs the stages without early stopping, then with ASHA, and replays ASHA on the recorded curves in other orders
     and with other grace periods and reduction factors.
     """
+    from kdtune.auth import require_token
+
+    require_token()  # before the bench imports Ray, which looks for it then
     from kdtune.bench_search import Setting, asha
     from kdtune.study_file import parse_set
 

@@ -108,7 +108,7 @@ class Recipe(Config):
     absent_classes: Literal["skip", "zero"] = "skip"  # absent from labels and predictions alike; SKD's code: zero
     bf16: bool = True  # autocast, where the device is a GPU
     channels_last: bool = True  # where the device is a GPU
-    compile: bool = False  # torch.compile, on any device
+    compile: bool = False  # torch.compile; worth it on a GPU, and made for one
 
     @model_validator(mode="after")
     def _scales(self) -> Self:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdtune import cluster
+from kdtune.auth import MODE, require_token
 from kdtune.base import Interrupted
 from kdtune.cluster import PROCESSOR_TRIALS, Halt, Share
 from kdtune.early_stopping import Known, Median, Rungs
@@ -15,6 +17,7 @@ from kdtune.points import SCORE, WORST
 from kdtune.search import finished
 from kdtune.searchers import FromPlan
 from kdtune.spec import Halving, StudySpec, shuffled
+from tests.alone import alone
 from tests.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 
 
@@ -126,15 +129,20 @@ def test_threads_are_shared_out() -> None:
 
 
 @pytest.fixture
-def local_ray() -> Any:
-    """Ray in this process, as a launch starts it."""
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a test starts asks for Ray's token from the time that it imports Ray."""
+    monkeypatch.setenv(MODE, "token")  # and is put back: Ray is imported here, too
+    require_token()
+
+
+def with_ray(body: Callable[..., Any], *arguments: Any) -> Any:
+    """With Ray in this process, as a launch starts it."""
     with cluster.cluster(None, "test", Halt()):
-        yield
+        return body(*arguments)
 
 
-@pytest.mark.slow
-def test_no_trial_is_lost_after_a_slow_stop(local_ray: None, tmp_path: Path) -> None:
-    """With Tune's default the next trial of the actor becomes an error without ever running."""
+def stopped_slowly(folder: Path) -> tuple[int, list[int]]:
+    """The errors, and the last step of each trial."""
     from ray import tune
 
     tuner = tune.Tuner(
@@ -146,15 +154,21 @@ def test_no_trial_is_lost_after_a_slow_stop(local_ray: None, tmp_path: Path) -> 
             max_concurrent_trials=1,
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
     )
     found = tuner.fit()
-    assert found.num_errors == 0
-    assert sorted(result.metrics["step"] for result in found) == [30, 30, 60, 90]
+    return found.num_errors, sorted(result.metrics["step"] for result in found)
 
 
 @pytest.mark.slow
-def test_share_of_a_processor(local_ray: None) -> None:
+@pytest.mark.usefixtures("token")
+def test_no_trial_is_lost_after_a_slow_stop(tmp_path: Path) -> None:
+    """With Tune's default the next trial of the actor becomes an error without ever running."""
+    assert alone(with_ray, stopped_slowly, tmp_path) == (0, [30, 30, 60, 90])
+
+
+def shares() -> tuple[int, Share, Share, Share]:
+    """The cores that Ray has; what each of 1 and 100 trials gets, and of 100 one after the other."""
     import ray
 
     cores = int(ray.cluster_resources()["CPU"])
@@ -170,12 +184,18 @@ def test_share_of_a_processor(local_ray: None) -> None:
             "stages": [{"name": "student"}],
         }
     )
-    assert cluster.share(spec, spec.stages[0], 1) == Share(cores, 0, 1)
-    many = cluster.share(spec, spec.stages[0], 100)
+    single = spec.model_copy(update={"max_concurrent": 1})
+    return cores, *(cluster.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("token")
+def test_share_of_a_processor() -> None:
+    cores, one, many, in_turn = alone(with_ray, shares)
+    assert one == Share(cores, 0, 1)
     assert many.at_once == min(cores, PROCESSOR_TRIALS)
     assert many.at_once * many.cpus <= cores
-    one = cluster.share(spec.model_copy(update={"max_concurrent": 1}), spec.stages[0], 100)
-    assert one == Share(cores, 0, 1)
+    assert in_turn == Share(cores, 0, 1)
 
 
 @pytest.mark.slow
