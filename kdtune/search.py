@@ -22,7 +22,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 
-from kdtune import metrics
+from kdtune import meters, metrics
 from kdtune.base import Lost, UserError
 from kdtune.cluster import Halt, Share, refuse_halted
 from kdtune.early_stopping import scheduler
@@ -76,8 +76,9 @@ def run_trial(point: Point, job: Job) -> None:
     notes: list[str] = []
     job.storage.folder.expected()
     _refuse_if_lost(job)
+    spent = meters.spent(job.gpus)
     try:
-        for record in follow(planned, job.site, job.storage, notes.append, job.trainer):
+        for record in follow(planned, job.site, job.storage, notes.append, job.trainer, spent):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
             told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
@@ -93,6 +94,7 @@ def run_trial(point: Point, job: Job) -> None:
         refusal = job.storage.unusable(error) if isinstance(error, OSError) else error
         tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
     finally:
+        spent.end()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
 
