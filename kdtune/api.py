@@ -54,6 +54,7 @@ class Options:
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
     country: str | None = None
+    loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
 
 
@@ -158,7 +159,7 @@ def launch(
     ):
         run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
         run.own_root = bool(address) and not data_root  # a flag holds for all nodes
-        run.trainer = trainer or trial.run
+        run.trainer, run.loggers = trainer or trial.run, options.loggers
         run.run(address, options.stages)
     return where
 

@@ -158,6 +158,13 @@ Examples:
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
 @click.option("--country", metavar="ISO", help="Whose electricity is used, three letters; default: the study's, DEU.")
+@click.option(
+    "--log",
+    "loggers",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    help="Also tell this tool of every evaluation; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
 @click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
 def launch(

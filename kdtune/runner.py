@@ -46,6 +46,7 @@ class Launch:
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
     trainer: trial.Trainer = trial.run
+    loggers: Sequence[str] = ()  # see ``kdtune.loggers``
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
@@ -246,8 +247,9 @@ class Launch:
         self.reporter.stage_started(stage.name, size, done, num_steps)
         if more:
             share = cluster.share(self.study, stage, size)
-            job = replace(job, threads=share.threads, gpus=share.gpus, site=replace(job.site, keys=self.keys))
-            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)
+            site = replace(job.site, keys=self.keys)
+            job = replace(job, threads=share.threads, gpus=share.gpus, site=site, followed=bool(self.loggers))
+            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended, self.loggers)
             search.run_stage(run, left, num_steps)
         self._write_tables()
         self.reporter.stage_ended(stage.name, self._best(stage.name))
