@@ -53,6 +53,8 @@ class Options:
     settings: Mapping[str, Value] = field(default_factory=dict)
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
+    country: str | None = None
+    loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
 
 
@@ -83,6 +85,7 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     changes: dict[str, Any] = {
         "max_concurrent": options.max_concurrent,
         "gpus_per_trial": options.gpus_per_trial,
+        "country_iso_code": options.country,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     data = study.model_dump(mode="json") | changes
@@ -156,7 +159,7 @@ def launch(
     ):
         run = Launch(study, where, data_folder(data_root), told, held, pack=options.pack)
         run.own_root = bool(address) and not data_root  # a flag holds for all nodes
-        run.trainer = trainer or trial.run
+        run.trainer, run.loggers = trainer or trial.run, options.loggers
         run.run(address, options.stages)
     return where
 
@@ -328,7 +331,7 @@ def train(
     name = stage or spec.stages[0].name
     config = spec.templates()[name]
     config = config.replace({"seed": spec.stage(name).seeds[0]})
-    yield from _trained(spec.name, name, config, data_root, output, pack)
+    yield from _trained(spec, name, config, data_root, output, pack)
 
 
 def train_teacher(
@@ -350,7 +353,7 @@ def train_teacher(
     else:
         config = _teacher_alone(spec, templates)
     line = ""
-    for line in _trained(spec.name, TEACHER, config, data_root, output, pack):
+    for line in _trained(spec, TEACHER, config, data_root, output, pack):
         yield line
     yield f"next: kdtune launch {study} --teacher {line.removeprefix('weights: ')}"
 
@@ -372,9 +375,10 @@ def _teacher_alone(spec: StudySpec, templates: Mapping[str, TrialConfig]) -> Tri
 
 
 def _trained(
-    study: str, stage: str, config: TrialConfig, data_root: str | None, output: str, pack: "PackMode" = "always"
+    spec: StudySpec, stage: str, config: TrialConfig, data_root: str | None, output: str, pack: "PackMode" = "always"
 ) -> Iterator[str]:
     """Runs a trial in this process from where its journal says; the last line says where its weights are."""
+    from kdtune.energy import check_country, metered_here
     from kdtune.journal import Planned, follow
     from kdtune.rows import absent_note
     from kdtune.trial import Site
@@ -384,21 +388,25 @@ def _trained(
             raise UserError(
                 f"{path} is '{reference}', which another stage makes; give --teacher FILE, or launch the study"
             )
-    where = Storage(output, study)
+    check_country(spec.country_iso_code)
+    where = Storage(output, spec.name)
     where.check_writable()
-    planned = Planned(study, stage, "base", config)
+    planned = Planned(spec.name, stage, "base", config)
     yield f"{planned.trial_id}: {config.recipe.num_steps} steps; files in {where.folder.uri}"
     past = where.record(planned.trial_id)
     row = past["row"] if past else {}
     if row.get("status") != "completed":
-        for record in follow(planned, Site(data_folder(data_root), pack=pack), where):
-            row, last = record["row"], record["history"][-1] if record["history"] else {}
-            if row["status"] == "failed":
-                raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
-            miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
-            yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+        with metered_here(spec.country_iso_code) as spent:
+            for record in follow(planned, Site(data_folder(data_root), pack=pack), where, spent=spent):
+                row, last = record["row"], record["history"][-1] if record["history"] else {}
+                if row["status"] == "failed":
+                    raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
+                miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
+                yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
     if row["status"] == "diverged":
         raise RunError(f"trial {row['trial_id']} diverged at step {row['step']}: a lower recipe.lr may help")
+    if row["energy_kwh"] is not None:
+        yield f"energy of its steps: {row['energy_kwh']:.3g} kWh, {row['co2_kg']:.3g} kg CO2-equivalent"
     note = absent_note(config.dataset.class_names, row["per_class_iou"])
     if note:
         yield note

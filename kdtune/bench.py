@@ -24,6 +24,7 @@ from rich.table import Table
 
 from kdtune.api import Options, adjusted, data_folder, launch, storage_root
 from kdtune.base import Model, RunError, SegNet, compute_device
+from kdtune.energy import Spent
 from kdtune.progress import Reporter
 from kdtune.rows import Row
 from kdtune.spec import StudySpec, TrialConfig, Value
@@ -91,13 +92,17 @@ def _empty_trials(count: int, evaluations: int, storage: str) -> Row:
     }
 
 
-def no_training(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None) -> Iterator[tuple[Evaluation, Run]]:
+def no_training(
+    config: TrialConfig, site: Site, saved: Mapping[str, Any] | None, spent: Spent
+) -> Iterator[tuple[Evaluation, Run]]:
     """In place of ``kdtune.trial.run``: every evaluation of a trial, and nothing between them."""
     run = Run(_network(config.student, config.dataset.num_classes), {}, config.recipe)
     if saved is not None:
         run.load_state_dict(saved)
+    used = spent()
     for step in range(run.step + 1, config.recipe.num_steps + 1):
         run.step = step
+        used = run.bill.trained(used, spent())
         yield (
             Evaluation(
                 step=step,

@@ -157,6 +157,14 @@ Examples:
 @_set_option
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
+@click.option("--country", metavar="ISO", help="Whose electricity is used, three letters; default: the study's, DEU.")
+@click.option(
+    "--log",
+    "loggers",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    help="Also tell this tool of every evaluation; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
 @click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
 def launch(
@@ -586,6 +594,7 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
     "--set", "settings", metavar="PATH=VALUE", multiple=True, help="E.g. dataset.size=[180,240], recipe.eval_window=..."
 )
 @click.option("--model", metavar="YAML", help="The network as a study has it; default: as the file's record says.")
+@click.option("--country", metavar="ISO", default="DEU", show_default=True, help="Whose electricity is used.")
 @_pack_option
 @click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
 def evaluate(
@@ -594,10 +603,11 @@ def evaluate(
     data_root: str | None,
     settings: tuple[str, ...],
     model: str | None,
+    country: str,
     pack: Any,
     output: str | None,
 ) -> None:
-    """Evaluate weights on a dataset: IoU of each class, their mean, images per second.
+    """Evaluate weights on a dataset: IoU of each class, their mean, images per second, energy per 10,000 images.
 
     CHECKPOINT is a file of weights, or the folder of a trial's checkpoint.
     """
@@ -606,7 +616,8 @@ def evaluate(
     from kdtune.study_file import parse_set
     from kdtune.trial import Site
 
-    found = evaluate(checkpoint, dataset, Site(data_folder(data_root), pack=pack), parse_set(settings), model)
+    site = Site(data_folder(data_root), pack=pack)
+    found = evaluate(checkpoint, dataset, site, parse_set(settings), model, country)
     for line in found.lines():
         click.echo(line)
     if output is not None:

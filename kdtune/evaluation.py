@@ -10,6 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from kdtune.base import Model, UserError, compute_device
+from kdtune.costs import IMAGES
+from kdtune.energy import Amount, check_country, counted, metered_here
 from kdtune.files import Folder, absolute, read_file
 from kdtune.rows import absent_note
 from kdtune.spec import TrialConfig, Value, told
@@ -32,11 +34,19 @@ class Measured:
     miou: float  # percent
     per_class_iou: list[float | None]  # percent; none where labels and predictions lack the class
     seconds: float  # reading, network and confusion matrix
+    energy: Amount | None = None  # of the pass
+    country: str = "DEU"
+    counted: bool = False  # by the machine's counters; else estimated
 
     @property
     def images_per_second(self) -> float:
         """Of the whole pass."""
         return self.images / self.seconds
+
+    @property
+    def per_10000(self) -> Amount | None:
+        """Energy and emissions per 10,000 images."""
+        return None if self.energy is None else self.energy * (IMAGES / self.images)
 
     def write(self, file: str) -> None:
         """One row of Parquet.
@@ -52,6 +62,10 @@ class Measured:
             "per_class_iou": self.per_class_iou,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "energy_kwh_per_10000_images": self.per_10000 and self.per_10000.kwh,
+            "co2_kg_per_10000_images": self.per_10000 and self.per_10000.co2_kg,
+            "country": self.country,
+            "measured": self.counted,
             "device": self.device,
             "torch_version": str(torch.__version__),
         }
@@ -74,10 +88,20 @@ class Measured:
             f"{self.images} images of {dataset.name} in {self.seconds:.1f} s: {self.images_per_second:.2f} images/s, "
             f"reading included, on {self.device}"
         )
+        if self.per_10000 is not None:
+            yield (
+                f"per {IMAGES:,} images: {self.per_10000.kwh:.3g} kWh, {self.per_10000.co2_kg:.3g} kg CO2-equivalent "
+                f"({self.country}; {'measured' if self.counted else 'estimated: this processor shows no counter'})"
+            )
 
 
 def evaluate(
-    checkpoint: str, dataset: str, site: Site, settings: Mapping[str, Value], model: str | None = None
+    checkpoint: str,
+    dataset: str,
+    site: Site,
+    settings: Mapping[str, Value],
+    model: str | None = None,
+    country: str = "DEU",
 ) -> Measured:
     """One pass over the validation images, as a trial's evaluations do it.
 
@@ -87,10 +111,12 @@ def evaluate(
         site: where the data lies.
         settings: ``dataset.*`` and ``recipe.*`` by dotted path, e.g. ``recipe.eval_window``.
         model: the network as YAML; none: as the file's record says.
+        country: whose electricity it is, ISO 3166-1 alpha-3.
 
     Raises:
         UserError: data or weights are missing, do not fit each other, or nothing says which network it is.
     """
+    check_country(country)
     file = _weights_file(checkpoint)
     record = read_record(file)
     config = _config(dataset, _network(file, record, model), settings)
@@ -101,12 +127,15 @@ def evaluate(
     load_weights(network, read_weights(file), file)
     network.to(device)
     val = load_split(config, "val", site)
-    began = time.perf_counter()
-    matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for the device
-    seconds = time.perf_counter() - began
+    with metered_here(country) as spent:
+        before, began = spent(), time.perf_counter()
+        matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for it
+        seconds = time.perf_counter() - began
+        after = spent()
+    used = after - before if before is not None and after is not None else None
     miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return Measured(config, name, len(val), miou, per_class, seconds)
+    return Measured(config, name, len(val), miou, per_class, seconds, used, country, counted())
 
 
 def _weights_file(checkpoint: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from kdtune import rows
+from kdtune import costs, rows
 from kdtune.rows import Row
 from kdtune.spec import StudySpec
 from kdtune.storage import Record, Storage
@@ -73,6 +73,7 @@ class TableWriter:
         self._rows: dict[str, Row] = {}
         self._trials = Grown(rows.trials_table, rows.trials_schema)
         self._history = Grown(rows.history_table, rows.history_schema)
+        self._nodes: Sequence[Row] = ()
         self._written: dict[str, list[str]] | None = None  # the plan of the last writing; none: there is news since
         self._ended, self._took = time.monotonic(), 0.0
 
@@ -84,6 +85,11 @@ class TableWriter:
             self._trials.put(row["trial_id"], [row])
             self._history.put(row["trial_id"], record["history"])
             self._written = None
+
+    def used(self, nodes: Sequence[Row]) -> None:
+        """What the nodes of all launches used until now, see ``rows.NODES``."""
+        if nodes != self._nodes:
+            self._nodes, self._written = nodes, None
 
     def due(self) -> bool:
         """Whether the last writing is long enough ago."""
@@ -114,7 +120,8 @@ class TableWriter:
             "history": self._history.table(current),
             "optimal": rows.optimal_table(self._study, stages),
             "final": rows.final_table(self._study, stages.get("final", [])),
-            "emissions": rows.EMISSIONS.empty_table(),
+            "emissions": costs.emissions_table(self._study, stages, self._nodes),
+            "nodes": costs.nodes_table(self._nodes),
         }
 
     def _without(self, current: Collection[str]) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 import kdtune
 from kdtune import rows, trial
 from kdtune.base import UserError, compute_device
+from kdtune.energy import Spent, unmeasured
 from kdtune.spec import TrialConfig
 from kdtune.storage import KEPT_STATES, Record, Storage, new_row
 from kdtune.train import Evaluation, Run
@@ -64,6 +65,7 @@ def follow(
     storage: Storage,
     note: Callable[[str], None] = _log.warning,
     trainer: trial.Trainer = trial.run,
+    spent: Spent = unmeasured,
 ) -> Iterator[Record]:
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
@@ -71,7 +73,7 @@ def follow(
     Each evaluation is one commit: the state first, then the journal that names it, then the state before the last
     goes. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the
     reason in its row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of
-    damaged states.
+    damaged states. ``spent`` tells the energy that this process has used for the trial.
 
     Raises:
         UserError: bad input.
@@ -84,8 +86,9 @@ def follow(
     storage.claim(record)
     try:
         run: Run | None = None
-        for evaluation, run in trainer(planned.config, site, saved):
+        for evaluation, run in trainer(planned.config, site, saved, spent):
             _note(record, evaluation, planned.config)
+            record["row"] |= run.bill.columns()
             if storage.overtaken(record):
                 raise Overtaken
             if evaluation.diverged:

@@ -7,11 +7,13 @@ stays there as long as its process does.
 import kdtune.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
 import functools
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from ray.util.metrics import Gauge
 
+from kdtune.energy import JOULES_PER_KWH
 from kdtune.rows import Row, distillation_terms
 
 MEASURED = {  # column of a trial's row -> what is shown
@@ -19,7 +21,10 @@ MEASURED = {  # column of a trial's row -> what is shown
     "step": ("kdtune_step", "Training steps done."),
     "images_per_second": ("kdtune_images_per_second", "Images trained on per second."),
     "peak_memory_mb": ("kdtune_peak_memory_mb", "Peak memory of the trial's GPU, else of its process, in MiB."),
+    "energy_kwh": ("kdtune_energy_kwh", "Energy of the trial's steps, in kWh."),
+    "watts": ("kdtune_watts", "Mean power of the trial since its last evaluation, that one included."),
 }
+_last: dict[str, tuple[float, float]] = {}  # of the trial that this process runs: energy [J], at this time [s]
 
 
 @functools.cache
@@ -37,9 +42,21 @@ def _gauges() -> Mapping[str, Gauge]:
 def show(row: Row) -> None:
     """Sets the gauges to a trial's last evaluation; a hyperparameter that it has none of is empty."""
     tags = {"trial": row["trial_id"]} | {label: _text(row.get(label)) for label in _labels()}
+    shown = row | {"watts": _watts(row)}
     for column, gauge in _gauges().items():
-        if row[column] is not None:
-            gauge.set(row[column], tags)
+        if shown[column] is not None:
+            gauge.set(shown[column], tags)
+
+
+def _watts(row: Row) -> float | None:
+    """None at a trial's first evaluation in this process, and where nobody measures."""
+    if row["energy_kwh"] is None:
+        return None
+    now = (row["energy_kwh"] + row["inference_kwh"]) * JOULES_PER_KWH, time.monotonic()
+    before = _last.get(row["trial_id"])
+    _last.clear()
+    _last[row["trial_id"]] = now
+    return (now[0] - before[0]) / (now[1] - before[1]) if before and now[1] > before[1] else None
 
 
 def _text(value: Any) -> str:

@@ -27,6 +27,8 @@ class Job:
     storage: Storage
     threads: int
     token: str | None = None  # of the launch; a worker whose launch has lost the study writes nothing more
+    gpus: float = 0.0  # GPUs, or the share of one, that each trial asks for
+    followed: bool = False  # whether a tool beside the journal is told of every evaluation
     trainer: Trainer = train_and_evaluate
 
     def planned(self, point: Point) -> Planned:

@@ -72,6 +72,7 @@ def detach(
         words += ["--data-root", folder if folder.startswith("~") else absolute(folder)]
     words += [word for name in options.stages for word in ("--stage", name)]
     words += ["--pack", options.pack]
+    words += [word for name in options.loggers for word in ("--log", name)]
     use_token()
     from kdtune import jobs  # Ray is imported now, when it knows of the token
 

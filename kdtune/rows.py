@@ -44,6 +44,9 @@ _TRIALS_TAIL = [
     ("peak_memory_mb", pa.float64()),
     ("energy_kwh", pa.float64()),
     ("co2_kg", pa.float64()),
+    ("inference_kwh", pa.float64()),
+    ("inference_co2_kg", pa.float64()),
+    ("inference_images", pa.int64()),
     ("node", pa.string()),
     ("device", pa.string()),
     ("error", pa.string()),
@@ -76,6 +79,24 @@ FINAL = pa.schema(
         ("seeds", pa.int64()),
         ("best", pa.bool_()),
         ("within_one_std", pa.bool_()),
+    ]
+)
+NODES = pa.schema(
+    [
+        ("study", pa.string()),
+        ("launch", pa.string()),
+        ("node", pa.string()),
+        ("seconds", pa.float64()),
+        ("energy_kwh", pa.float64()),
+        ("co2_kg", pa.float64()),
+        ("trials_kwh", pa.float64()),
+        ("idle_kwh", pa.float64()),
+        ("cpu_kwh", pa.float64()),
+        ("ram_kwh", pa.float64()),
+        ("gpu_kwh", pa.float64()),
+        ("meter_cpu_seconds", pa.float64()),
+        ("country", pa.string()),
+        ("measured", pa.bool_()),
     ]
 )
 EMISSIONS = pa.schema(

@@ -5,20 +5,22 @@ import functools
 import hashlib
 import math
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import kdtune
-from kdtune import cluster, inspection, nodes, rows, search, teachers, trial
-from kdtune.base import RunError, UserError
+from kdtune import cluster, energy, inspection, nodes, rows, search, teachers, trial
+from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster import Halt
 from kdtune.files import absolute, read_file
 from kdtune.growing import TableWriter
 from kdtune.loading.pack import PackMode, dataset_root
 from kdtune.lock import Held
 from kdtune.logbook import stop_requests
+from kdtune.meters import Meters
 from kdtune.points import Job, Point, point_of
 from kdtune.progress import Reporter
 from kdtune.search import StageRun
@@ -27,6 +29,7 @@ from kdtune.storage import Record, Storage
 from kdtune.trial import Part, Site
 
 TAKEN_OVER = "another launch has taken this study over"
+ENERGY_EVERY = 30.0  # seconds between two notes on storage of what the nodes used
 
 
 @dataclass
@@ -43,11 +46,15 @@ class Launch:
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
     trainer: trial.Trainer = trial.run
+    loggers: Sequence[str] = ()  # see ``kdtune.loggers``
     records: dict[str, Record] = field(default_factory=dict)
     plan: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)  # as written -> by content
     files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
     tables: TableWriter = field(init=False)
+    meters: Meters | None = None
+    used: dict[str, list[rows.Row]] = field(default_factory=dict)  # launch -> energy of its nodes
+    _used_noted: float = 0.0
     _planned: set[str] = field(default_factory=set)  # the trials of the stage that runs
     _plan_changed: bool = False  # since it was written
     _told: set[str] = field(default_factory=set)  # datasets whose absent classes were named
@@ -75,16 +82,20 @@ class Launch:
                         cluster.refuse_halted(self.halt)
                         self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
+                self._read_meters()
                 self._write_tables()
             except OSError as error:
                 raise self.storage.unusable(error) from error
-            except (RunError, UserError):
+            except (RunError, UserError) as error:
                 with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
+                    if not isinstance(error, Lost):
+                        self._read_meters()
                     self._write_tables()
                 raise
 
     def _begin(self, address: str | None, only: Sequence[str], stack: contextlib.ExitStack) -> None:
         """Ray, once there is something to run: a study that is finished needs none."""
+        energy.check_country(self.study.country_iso_code)
         if address is None:
             self._check_data(only, address)
         self.reporter.started(self.study, self.storage.folder.uri)
@@ -92,12 +103,30 @@ class Launch:
         # the signals last: Ray takes SIGTERM for itself when it starts
         stack.enter_context(cluster.interruptible(self.halt))
         self.reporter.ray_started(self.study, dashboard, cluster.has_gpu())
+        meters = Meters(self.study.country_iso_code, self._metered, self.reporter.warn)
+        self.meters = stack.enter_context(meters)
         if address is not None:
             self._check_data(only, address)
+
+    def _metered(self, totals: Sequence[energy.Totals]) -> None:
+        """Notes what the nodes used; on storage now and then, from a thread of the meters."""
+        launch = self.held.token
+        self.used[launch] = [{"study": self.study.name, "launch": launch} | each.row() for each in totals]
+        if time.monotonic() - self._used_noted >= ENERGY_EVERY and not self.held.lost.is_set():
+            self._used_noted = time.monotonic()
+            self.storage.write_energy(launch, self.used[launch])
+
+    def _read_meters(self) -> None:
+        """The last reading of a launch."""
+        if self.meters is not None:
+            self._used_noted = 0.0
+            self._metered(self.meters.read())
 
     def _read(self) -> None:
         """What earlier launches left, and what has changed since."""
         before = self.storage.read_study()
+        self.used = self.storage.energy()
+        self.tables.used(self._nodes)
         for record in self.storage.each_record():
             self._keep(record)
         stored = self.storage.plan()
@@ -218,8 +247,9 @@ class Launch:
         self.reporter.stage_started(stage.name, size, done, num_steps)
         if more:
             share = cluster.share(self.study, stage, size)
-            job = replace(job, threads=share.threads, site=replace(job.site, keys=self.keys))
-            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended)
+            site = replace(job.site, keys=self.keys)
+            job = replace(job, threads=share.threads, gpus=share.gpus, site=site, followed=bool(self.loggers))
+            run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended, self.loggers)
             search.run_stage(run, left, num_steps)
         self._write_tables()
         self.reporter.stage_ended(stage.name, self._best(stage.name))
@@ -327,10 +357,15 @@ class Launch:
         if self.tables.due() and not self.held.lost.is_set():
             self._write_tables()
 
+    @property
+    def _nodes(self) -> list[rows.Row]:
+        return [node for _, nodes in sorted(self.used.items()) for node in nodes]
+
     def _write_tables(self) -> None:
         if self.held.lost.is_set():
             raise RunError(TAKEN_OVER)
         self._write_plan()
+        self.tables.used(self._nodes)
         took = self.tables.write(self.plan)
         if took is not None:
             self.reporter.tables_written(took)

@@ -22,7 +22,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 
-from kdtune import metrics
+from kdtune import loggers, meters, metrics
 from kdtune.base import Lost, UserError
 from kdtune.cluster import Halt, Share, refuse_halted
 from kdtune.early_stopping import scheduler
@@ -76,12 +76,16 @@ def run_trial(point: Point, job: Job) -> None:
     notes: list[str] = []
     job.storage.folder.expected()
     _refuse_if_lost(job)
+    spent = meters.spent(job.gpus)
     try:
-        for record in follow(planned, job.site, job.storage, notes.append, job.trainer):
+        for record in follow(planned, job.site, job.storage, notes.append, job.trainer, spent):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
             told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
             metrics.show(row)
+            if job.followed:  # by step, not by the number of its evaluation
+                told |= loggers.reported(row, record["history"][-1] if record["history"] else {})
+                told |= {"timesteps_total": row["step"] or 0}
             tune.report(told | {"error": row["error"], "notes": notes[:]})
             notes.clear()
             _refuse_if_lost(job)
@@ -93,6 +97,7 @@ def run_trial(point: Point, job: Job) -> None:
         refusal = job.storage.unusable(error) if isinstance(error, OSError) else error
         tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
     finally:
+        spent.end()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
 
@@ -183,6 +188,17 @@ class Stopping(Unread, tune.Stopper):  # type: ignore[misc]
         return self._halt.reason is not None
 
 
+@dataclass(frozen=True)
+class Named:
+    """A trial of Tune's by our name of it; Tune pickles this."""
+
+    job: Job
+
+    def __call__(self, trial: Any) -> str:
+        """Its id in the journal."""
+        return self.job.planned(trial.config).trial_id
+
+
 @dataclass
 class StageRun:
     """A stage that is about to run, or to go on."""
@@ -194,6 +210,7 @@ class StageRun:
     halt: Halt
     progress: Reporter
     ended: Callable[[Record], None] = lambda record: None
+    loggers: Sequence[str] = ()  # see ``kdtune.loggers``
 
 
 def finished(record: Record, scheduler_name: SchedulerName) -> bool:
@@ -223,6 +240,9 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
         return
     experiment = f"{stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     resources = {"cpu": run.share.cpus, **({"gpu": run.share.gpus} if run.share.gpus else {})}
+    folder = run.job.storage.folder
+    watchers = [Watch(run.job, run.halt, run.progress, run.ended)]
+    watchers += loggers.callbacks(run.loggers, folder, run.study.name, stage.name, Named(run.job))
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, job=run.job), _bundle(resources, stage)),
         tune_config=tune.TuneConfig(
@@ -231,12 +251,13 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
             scheduler=scheduler(name, run.study, num_steps, known),
             max_concurrent_trials=run.share.at_once,
             reuse_actors=True,
+            trial_name_creator=Named(run.job) if run.loggers else None,
         ),
         run_config=tune.RunConfig(
             name=experiment,
-            storage_path=str(_ray_folder(run.job.storage.folder)),
+            storage_path=str(_ray_folder(folder)),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[Watch(run.job, run.halt, run.progress, run.ended)],
+            callbacks=watchers,
             stop=Stopping(run.halt),
             verbose=0,
         ),

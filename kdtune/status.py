@@ -74,6 +74,8 @@ class Status:
     launch: Launched | None
     stages: tuple[Stage, ...]
     seconds_left: float | None  # at most, of all stages, at the pace of this launch; none: nothing to tell it from
+    energy_kwh: float | None = None  # of all nodes and launches until now, idle time included; none: not metered
+    co2_kg: float | None = None
     notes: tuple[str, ...] = ()
     job: Mapping[str, str | None] | None = None  # what the cluster says of it
 
@@ -122,8 +124,15 @@ def status_of(where: Storage) -> Status:
     chosen = launch.stages if launch else ()
     left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)
     seconds = left / pace if pace and state == "running" else None
-    found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds)
+    found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds, *_energy(where))
     return replace(found, told="finished") if found.done and state == "ended" else found
+
+
+def _energy(where: Storage) -> tuple[float | None, float | None]:
+    nodes = [node for launch in where.energy().values() for node in launch]
+    if not nodes:
+        return None, None
+    return sum(node["energy_kwh"] for node in nodes), sum(node["co2_kg"] for node in nodes)
 
 
 def _state(holder: Holder, launch: Launched | None) -> tuple[State, str]:
@@ -221,6 +230,10 @@ def lines(status: Status) -> list[str]:
     found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
     if status.seconds_left is not None:
         found.append(f"at most about {duration(status.seconds_left)} left at the pace of this launch")
+    if status.energy_kwh is not None and status.co2_kg is not None:
+        found.append(
+            f"energy so far: {status.energy_kwh:.3g} kWh, {status.co2_kg:.3g} kg CO2-equivalent, idle included"
+        )
     if launch and launch.command and status.state == "ended" and launch.outcome != "finished":
         found.append(f"continue with: {launch.command}")
     return [*found, *(f"note: {note}" for note in status.notes)]

@@ -30,7 +30,7 @@ from kdtune.weights import WeightsRecord, weights_bytes
 
 _log = logging.getLogger("kdtune")
 
-TABLES = ("trials", "history", "optimal", "final", "emissions")
+TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 WEIGHTS = "student.safetensors"
 
 AT_ONCE = 1000  # journals whose contents are held in memory while they are read
@@ -210,6 +210,16 @@ class Storage:
         """Replaces what ``data`` gives."""
         self.folder.write("data.json", json.dumps(data, indent=1).encode())
 
+    def energy(self) -> dict[str, list[Row]]:
+        """What the nodes of each launch used, by the launch; see ``rows.NODES``."""
+        folder = self.folder / "energy"
+        found = folder.read_many([name for name in folder.names() if name.endswith(".json")])
+        return {name.removesuffix(".json"): json.loads(content) for name, content in found.items()}
+
+    def write_energy(self, launch: str, nodes: Sequence[Row]) -> None:
+        """Replaces what the nodes of a launch used."""
+        (self.folder / "energy").write(f"{launch}.json", json.dumps(nodes).encode())
+
     # tables
 
     def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
@@ -233,6 +243,8 @@ class Storage:
             UserError: the study has not been launched with this storage.
         """
         content = self.folder.read(f"{name}.parquet")
+        if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
+            return rows.NODES.empty_table()  # of an earlier version
         if content is None:
             raise UserError(
                 f"{self.folder.uri}: no results of study '{self.study}' there; "

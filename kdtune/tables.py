@@ -30,6 +30,7 @@ class Tables:
     optimal: pa.Table
     final: pa.Table
     emissions: pa.Table
+    nodes: pa.Table | None = None  # what each node of each launch used
 
 
 def refuse(message: str) -> NoReturn:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
+from kdtune.energy import Bill, Spent, unmeasured
 from kdtune.loading.batches import MAX_PIXELS, normalise, train_batches, validation_batches
 from kdtune.loading.images import Images
 from kdtune.spec import Recipe, TrialConfig
@@ -52,6 +53,7 @@ class Run:
         )
         self.step = 0
         self.seconds = 0.0
+        self.bill = Bill()
 
     def state_dict(self) -> dict[str, Any]:
         """Readable by ``torch.load(weights_only=True)``."""
@@ -61,6 +63,7 @@ class Run:
             "sgd": self.sgd.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "energy": self.bill.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -69,6 +72,8 @@ class Run:
         self.losses.load_state_dict(state["losses"])
         self.sgd.load_state_dict(state["sgd"])
         self.step, self.seconds = state["step"], state["seconds"]
+        if "energy" in state:  # not in those of an earlier version
+            self.bill.load_state_dict(state["energy"])
 
 
 @dataclass
@@ -121,9 +126,18 @@ def poly_rate(base: float, i: int, total: int, power: float) -> float:
 
 
 def fit(
-    config: TrialConfig, run: Run, teacher: SegNet | None, train: Images, val: Images, device: torch.device
+    config: TrialConfig,
+    run: Run,
+    teacher: SegNet | None,
+    train: Images,
+    val: Images,
+    device: torch.device,
+    spent: Spent = unmeasured,
 ) -> Iterator[Evaluation]:
-    """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation)."""
+    """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation).
+
+    ``spent``: asked before and after each evaluation, so that ``run.bill`` tells steps from evaluations.
+    """
     recipe, terms = config.recipe, config.active_losses
     taps = frozenset[Tap]().union(*(term.taps for term in terms.values()))
     teacher_taps = frozenset[Tap]().union(*(term.teacher_taps for term in terms.values()))
@@ -136,8 +150,11 @@ def fit(
     teacher_preprocessing = config.teacher.model.preprocessing if config.teacher else config.student.preprocessing
     same_image = teacher is None or teacher_preprocessing == config.student.preprocessing
     sums = _Sums()
+    used = spent()
     if recipe.num_steps == 0:
-        yield _evaluation(run, val, config, device, sums, {}, 0.0)
+        evaluation = _evaluation(run, val, config, device, sums, {}, 0.0)
+        run.bill.evaluated(used, spent(), len(val))
+        yield evaluation
     elif run.step == 0:
         _before_training(config, run, teacher, train, device)
     began = time.perf_counter()
@@ -169,11 +186,15 @@ def fit(
         looked = run.step in due or run.step % CHECK_EVERY == 0
         fault = _fault(run, sums) if looked else None  # waits for the device
         run.seconds += time.perf_counter() - began
+        if fault is not None or run.step in due:
+            used = run.bill.trained(used, spent())
         if fault is not None:
             yield _diverged(run, sums, lr, fault)
             return
         if run.step in due:
-            yield _evaluation(run, val, config, device, sums, norms, lr)
+            evaluation = _evaluation(run, val, config, device, sums, norms, lr)
+            used = run.bill.evaluated(used, spent(), len(val))
+            yield evaluation
             sums = _Sums()
         began = time.perf_counter()  # waiting for the next batch is part of its step
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from kdtune.base import IGNORE, Loss, Model, SegmentationDataset, SegNet, Split, UserError, compute_device
+from kdtune.energy import Spent, unmeasured
 from kdtune.files import absolute
 from kdtune.loading.content import content_key
 from kdtune.loading.images import Images
@@ -50,10 +51,12 @@ class Site:
 
 
 # What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
-Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None], Iterator[tuple[Evaluation, Run]]]
+Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None, Spent], Iterator[tuple[Evaluation, Run]]]
 
 
-def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None) -> Iterator[tuple[Evaluation, Run]]:
+def run(
+    config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None, spent: Spent = unmeasured
+) -> Iterator[tuple[Evaluation, Run]]:
     """Trains one configuration from the start, or from a saved state, to its end; yields at every evaluation.
 
     Raises:
@@ -78,7 +81,7 @@ def run(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None)
     state = Run(student, losses, config.recipe)
     if saved is not None:
         state.load_state_dict(saved)
-    for evaluation in fit(config, state, teacher, train, val, device):
+    for evaluation in fit(config, state, teacher, train, val, device, spent):
         yield evaluation, state
 
 

@@ -22,7 +22,9 @@ from kdtune.trial import Site
 from kdtune.weights import read_record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-OWN = {"train_seconds", "images_per_second", "peak_memory_mb", "started_at", "finished_at", "seconds"}
+OWN = {"train_seconds", "images_per_second", "peak_memory_mb", "started_at", "finished_at", "seconds"} | {
+    "energy_kwh", "co2_kg", "inference_kwh", "inference_co2_kg", "inference_images"
+}  # fmt: skip
 
 
 def planned(which: TrialConfig) -> Planned:

@@ -88,6 +88,24 @@ def test_tables_read_by_everyone(launched: Path) -> None:
     assert {(row["method"], row["seeds"]) for row in rows_of(launched, "final")} == {("student", 2), ("pi", 2)}
 
 
+def test_energy_of_trials_and_idle_time_is_that_of_the_node(launched: Path) -> None:
+    (node,) = rows_of(launched, "nodes")
+    assert node["trials_kwh"] + node["idle_kwh"] == pytest.approx(node["energy_kwh"], rel=1e-9)
+    assert node["cpu_kwh"] + node["ram_kwh"] + node["gpu_kwh"] == pytest.approx(node["energy_kwh"], rel=1e-9)
+    trials = rows_of(launched)
+    assert all(row["energy_kwh"] > 0 for row in trials)
+    used = sum(row["energy_kwh"] + row["inference_kwh"] for row in trials)
+    assert 0 < used <= node["trials_kwh"]  # what they used beside: starting, writing weights
+    assert {row["inference_images"] for row in trials} == {12, 16}  # four images, three or four evaluations
+    emissions = {(row["model"], row["phase"]): row for row in rows_of(launched, "emissions")}
+    assert len(emissions) == 6
+    assert all(row["energy_kwh"] > 0 and row["country"] == "DEU" for row in emissions.values())
+    final = [row["energy_kwh"] for row in trials if row["stage"] == "final" and row["method"] == "pi"]
+    assert emissions["student+kd", "training"]["energy_kwh"] == pytest.approx(sum(final) / len(final))
+    told = kdtune("status", "tiny", "--storage", launched)
+    assert "energy so far: " in told.stdout
+
+
 def test_history_has_a_row_per_evaluation(launched: Path) -> None:
     history = results("tiny", str(launched)).table("history").to_pandas()
     steps = history.groupby("trial_id").step.apply(list)

@@ -30,6 +30,7 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
         **{"init": TEXT, "seed": WHOLE, "miou": REAL, "miou_best": REAL, "step": WHOLE, "steps_total": WHOLE},
         **{"per_class_iou": "list<element: double>"},
         **dict.fromkeys(("train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg"), REAL),
+        **{"inference_kwh": REAL, "inference_co2_kg": REAL, "inference_images": WHOLE},
         **dict.fromkeys(("node", "device", "error"), TEXT),
         **{"started_at": TIME, "finished_at": TIME, "kdtune_version": TEXT, "torch_version": TEXT},
     },
@@ -50,6 +51,12 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
     "emissions": {
         **{"study": TEXT, "model": TEXT, "phase": TEXT, "miou": REAL, "images": WHOLE},
         **{"energy_kwh": REAL, "co2_kg": REAL, "country": TEXT, "measured": "bool"},
+    },
+    "nodes": {
+        **dict.fromkeys(("study", "launch", "node"), TEXT),
+        **dict.fromkeys(("seconds", "energy_kwh", "co2_kg", "trials_kwh", "idle_kwh"), REAL),
+        **dict.fromkeys(("cpu_kwh", "ram_kwh", "gpu_kwh", "meter_cpu_seconds"), REAL),
+        **{"country": TEXT, "measured": "bool"},
     },
 }
 PI = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}, "losses.pi": {"weight": 0.5}}
@@ -116,7 +123,7 @@ def test_an_empty_study_has_the_same_tables(storage: Storage, name: str) -> None
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_is_read_by_pyarrow_pandas_and_duckdb(folder: Path, name: str) -> None:
     path = folder / f"{name}.parquet"
-    count = {"trials": 7, "history": 7, "optimal": 3, "final": 1, "emissions": 0}[name]
+    count = {"trials": 7, "history": 7, "optimal": 3, "final": 1, "emissions": 6, "nodes": 0}[name]
     assert pq.read_table(path).num_rows == count
     frame = pd.read_parquet(path)
     assert list(frame.columns) == list(SCHEMAS[name])
