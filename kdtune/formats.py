@@ -32,6 +32,8 @@ _LATEX = {
     "±": r"$\pm$",
     "τ": r"$\tau$",
     "λ": r"$\lambda$",
+    "\N{GREEK SMALL LETTER MU}": r"$\mu$",
+    "\N{GREEK SMALL LETTER GAMMA}": r"$\gamma$",
 }
 _LATEX_TOKEN = re.compile(r"\b[Lλ]_\w+|" + "|".join(map(re.escape, _LATEX)))
 
@@ -53,10 +55,20 @@ class Block:
     header: list[str]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)  # names over the header, each over so many columns
+    remarks: list[str] = field(default_factory=list)  # sentences below it
 
     def right(self, column: int) -> bool:
         """Whether a column holds numbers, which are set flush right."""
         return any(re.match(r"~?[-+]?\d", row[column].text) for row in self.rows)
+
+    def over(self) -> list[tuple[str, int, int]]:
+        """The named groups, each with its first column and the one after its last."""
+        found, first = [], 0
+        for name, width in self.groups:
+            found += [(name, first, first + width)] if name else []
+            first += width
+        return found
 
     def marks(self) -> list[Mark]:
         """The marks in use, in the order of their legend."""
@@ -83,14 +95,20 @@ def text(blocks: Sequence[Block], *, styled: bool) -> str:
     console = Console(file=stream, width=10_000, force_terminal=styled, color_system=system, highlight=False)
     for block in blocks:
         grid = Table(box=_RULES, header_style="", show_edge=False, pad_edge=False, padding=(0, 1))
+        over = {first: name for name, first, _ in block.over()}
         for column, name in enumerate(block.header):
-            grid.add_column(Text(name), justify="right" if block.right(column) else "left", no_wrap=True)
+            heading = f"{over.get(column, '')}\n{name}" if over else name
+            grid.add_column(Text(heading), justify="right" if block.right(column) else "left", no_wrap=True)
         for row in block.rows:
             grid.add_row(*(_styled(cell) if styled else _plain(cell) for cell in row))
         console.print(Text(block.title))
         console.print(grid)
         words = legend(block, "bold", "underlined") if styled else legend(block, "*a*", "_a_")
-        console.print(Text(f"({words})\n" if words else ""))
+        console.print(Text(f"({words})" if words else ""))
+        for remark in block.remarks:
+            console.print(Text(remark))
+        if words or block.remarks:
+            console.print()
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines()) + "\n"
 
 
@@ -115,12 +133,14 @@ def markdown(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         columns = range(len(block.header))
-        lines = [[_escaped(name) for name in block.header]]
+        over = {column: f"{name} " for name, first, end in block.over() for column in range(first, end)}
+        lines = [[_escaped(over.get(column, "") + name) for column, name in enumerate(block.header)]]
         lines.append(["---:" if block.right(column) else ":---" for column in columns])
         lines += [[_in_markdown(cell.text, cell.mark) + cell.tail for cell in row] for row in block.rows]
         words = legend(block, "**bold**", "<u>underlined</u>", _escaped)
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [_escaped(block.title), table, *([words] if words else [])]
+        remarks = "\n".join(f"* {_escaped(remark)}" for remark in block.remarks)
+        parts += [_escaped(block.title), table, *filter(None, [words, remarks])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,14 +166,25 @@ def latex(blocks: Sequence[Block]) -> str:
             rf"  \caption{{{_in_latex(block.title, '')}{f' ({words})' if words else ''}}}",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
+            *_latex_groups(block),
             "    " + " & ".join(_in_latex(name, "") for name in block.header) + r" \\",
             r"    \midrule",
             *("    " + " & ".join(row) + r" \\" for row in rows),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *(rf"  \par\footnotesize {_in_latex(remark, '')}" for remark in block.remarks),
             r"\end{table}",
         ]
     return "\n".join(parts) + "\n"
+
+
+def _latex_groups(block: Block) -> list[str]:
+    """A line of names over several columns, with a rule below each."""
+    if not block.over():
+        return []
+    names = [rf"\multicolumn{{{width}}}{{c}}{{{_in_latex(name, '')}}}" for name, width in block.groups]
+    rules = [rf"\cmidrule(lr){{{first + 1}-{end}}}" for _, first, end in block.over()]
+    return ["    " + " & ".join(names) + r" \\", "    " + " ".join(rules)]
 
 
 def _in_latex(word: str, mark: Mark) -> str:
