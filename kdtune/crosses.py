@@ -183,7 +183,7 @@ def _each(name: str) -> Callable[[pa.Table], list[Block]]:
         studies = data["study"].to_pylist()
         blocks = []
         for study in dict.fromkeys(studies):
-            own = data.filter(pa.array([each == study for each in studies]))
+            own = data.filter(pa.array([each == study for each in studies], pa.bool_()))
             blocks += [replace(block, title=f"{study}, {block.title}") for block in LAYOUTS[name](own)]
         return blocks
 

@@ -268,7 +268,9 @@ def _optimal(data: pa.Table) -> list[Block]:
 
 
 def _trials(data: pa.Table) -> list[Block]:
-    rows: list[Row] = data.to_pylist()
+    shown = ("trial_id", "method", "status", "lr", "weight_decay", "temperature", "miou", "step", "steps_total")
+    # times are not among them: to convert them imports pandas
+    rows: list[Row] = data.select([*shown, "train_seconds", *loss_columns(data)]).to_pylist()
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kdtune.standings import SEVERITY
 
@@ -119,7 +118,7 @@ def gains(trials: pa.Table, planned: int = 0) -> list[Gain]:
     ``planned``: how many seeds a method must have, where that is known; else as many as any of its study has.
     """
     wanted = ("study", "stage", "method", "start", "config_id", "seed", "status", "miou")
-    rows = trials.filter(pc.equal(trials["stage"], STAGE)).select(wanted).to_pylist()
+    rows = [row for row in trials.select(wanted).to_pylist() if row["stage"] == STAGE]
     studies: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         studies.setdefault(row["study"], {}).setdefault(row["method"], []).append(row)

@@ -3,12 +3,14 @@
 mIoU is in percent everywhere. A trial that did not complete is never best and never enters a mean.
 """
 
+import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import json as arrow_json
 
 from kdtune import significance
 from kdtune.designs import Design, StageDesign
@@ -53,10 +55,22 @@ def refuse(message: str) -> NoReturn:
 
 
 def typed(rows: Iterable[Row], columns: Sequence[str]) -> pa.Table:
-    """Rows as a table of exactly these columns, typed by their names; what a row lacks is null."""
-    rows = list(rows)
-    arrays = [pa.array([row.get(name) for row in rows], column_type(name)) for name in columns]
-    return pa.Table.from_arrays(arrays, names=list(columns))
+    """Rows as a table of exactly these columns, typed by their names; what a row lacks, or no finite number, is null.
+
+    They become Arrow by way of JSON, since every other way from Python's values to Arrow imports pandas where that is
+    installed, in half a second.
+    """
+    schema = pa.schema([(name, column_type(name)) for name in columns])
+    lines = [json.dumps({name: _finite(row.get(name)) for name in columns}) for row in rows]
+    if not lines:
+        return schema.empty_table()
+    options = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    text = pa.BufferReader("\n".join(lines).encode())
+    return arrow_json.read_json(text, parse_options=options).select(list(columns))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def column_type(name: str) -> pa.DataType:
@@ -107,8 +121,8 @@ def named(data: pa.Table, study: str, design: Design | None = None) -> pa.Table:
     design = design or Design(study)
     first = {"study": study, "dataset": design.dataset, "student": design.student}
     rest = [name for name in data.column_names if name not in first]
-    arrays = [pa.array([value] * data.num_rows, pa.string()) for value in first.values()]
-    return pa.Table.from_arrays([*arrays, *(data[name] for name in rest)], names=[*first, *rest])
+    front = typed([first] * data.num_rows, list(first))
+    return pa.Table.from_arrays([*front.columns, *(data[name] for name in rest)], names=[*first, *rest])
 
 
 def gain_columns(reference: str) -> list[str]:
@@ -124,14 +138,18 @@ def loss_columns(data: pa.Table) -> list[str]:
 
 
 def _of(data: pa.Table, study: str | None) -> pa.Table:
-    return data if study is None else data.filter(pc.equal(data["study"], study))
+    studies = data["study"].to_pylist()
+    if study is None or set(studies) <= {study}:
+        return data
+    return data.filter(pa.array([each == study for each in studies], pa.bool_()))
 
 
-def _in_order(data: pa.Table, column: str, order: Sequence[str]) -> pa.Table:
-    """Rows sorted by the place of a value in ``order``, unknown values last, otherwise as they were."""
-    values = data[column].to_pylist()
-    places = sorted(range(len(values)), key=lambda at: _place(values[at], order))
-    return data.take(pa.array(places, pa.int64()))
+def _rows(trials: pa.Table) -> list[Row]:
+    """What the tables need of the trials: times, texts and lists would take most of the time to convert."""
+    wanted = ("stage", "start", "config_id", "method", "init", "seed", "status", "miou", "step", "steps_total")
+    columns = [*wanted, "lr", "weight_decay", "temperature", *loss_columns(trials)]
+    rows: list[Row] = trials.select(columns).to_pylist()
+    return rows
 
 
 def _place(value: str, order: Sequence[str]) -> int:
@@ -147,7 +165,7 @@ def _sweeps(data: pa.Table, columns: Sequence[str], by_name: Callable[[str], boo
     """
     values: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
     by_stage: dict[str, list[Row]] = {}
-    for trial in data.to_pylist():
+    for trial in _rows(data):
         by_stage.setdefault(trial["stage"], []).append(trial)
         values.setdefault((trial["stage"], trial["start"]), set()).add(tuple(trial[name] for name in columns))
     swept = {stage for (stage, _), points in values.items() if len(points) > 1} - {"teacher"}
@@ -217,7 +235,7 @@ def _final(final: pa.Table, trials: pa.Table, plan: Design) -> pa.Table:
     """``final.parquet``, the methods that have no mean (yet), and each method's gains; see ``significance``."""
     rows: list[Row] = [row | {"status": "completed"} for row in final.to_pylist()]
     by_stage: dict[str, list[Row]] = {}
-    for trial in trials.to_pylist():
+    for trial in _rows(trials):
         by_stage.setdefault(trial["stage"], []).append(trial)
     begun = configurations(by_stage.get("final", []), _planned_seeds(plan, "final"))
     if rows or begun:
@@ -232,20 +250,21 @@ def _final(final: pa.Table, trials: pa.Table, plan: Design) -> pa.Table:
         row = next(row for row in rows if row["method"] == gain.method)
         row.update(zip(gain_columns(gain.reference), values, strict=True))
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]
-    return _in_order(typed(rows, [*final.column_names, "status", *gains]), "method", METHODS)
+    rows.sort(key=lambda row: _place(row["method"], METHODS))
+    return typed(rows, [*final.column_names, "status", *gains])
 
 
 def _methods_ahead(plan: Design, stage: str, trials: pa.Table) -> list[str]:
     """The methods that a stage starts from, as far as what it starts from has run."""
     starts = plan.stages[stage].starts if stage in plan.stages else ()
-    found = trials.filter(pc.is_in(trials["stage"], pa.array(starts, pa.string())))
-    return list(dict.fromkeys(found["method"].to_pylist()))
+    pairs = zip(trials["stage"].to_pylist(), trials["method"].to_pylist(), strict=True)
+    return list(dict.fromkeys(method for stage, method in pairs if stage in starts))
 
 
 def _initialization(trials: pa.Table, plan: Design) -> pa.Table:
     """Random weights beside the same methods of ``final`` (other weights) and the teacher (init null)."""
     rows: dict[str, list[Row]] = {"teacher": [], "final": [], "initialization": []}
-    for trial in trials.to_pylist():
+    for trial in _rows(trials):
         if trial["stage"] in rows:
             rows[trial["stage"]].append(trial)
     ablated, final = (configurations(rows[name], _planned_seeds(plan, name)) for name in ("initialization", "final"))
