@@ -268,13 +268,25 @@ def _optimal(data: pa.Table) -> list[Block]:
 
 
 def _trials(data: pa.Table) -> list[Block]:
-    shown = ("trial_id", "method", "status", "lr", "weight_decay", "temperature", "miou", "step", "steps_total")
+    shown = (
+        "study",
+        "trial_id",
+        "method",
+        "status",
+        "lr",
+        "weight_decay",
+        "temperature",
+        "miou",
+        "step",
+        "steps_total",
+    )
     # times are not among them: to convert them imports pandas
     rows: list[Row] = data.select([*shown, "train_seconds", *loss_columns(data)]).to_pylist()
+    studies = len({row["study"] for row in rows}) > 1
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
-            *_texts(row["trial_id"], row["method"], row["status"]),
+            *_texts(*([row["study"]] if studies else []), row["trial_id"], row["method"], row["status"]),
             *_texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
             *_texts(*(scientific(row[name]) for name in lambdas), number(row["miou"], ".2f")),
             *_texts(f"{number(row['step'])}/{number(row['steps_total'])}", number(row["train_seconds"], ".0f")),
@@ -282,6 +294,7 @@ def _trials(data: pa.Table) -> list[Block]:
         for row in rows
     ]
     header = [
+        *(["study"] if studies else []),
         "trial",
         "method",
         "status",
