@@ -1,6 +1,7 @@
 """``kdtune results``: tables from storage and from the paper, in a format. Starts neither torch nor Ray."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 
 import pyarrow as pa
@@ -22,14 +23,18 @@ def study_name(given: str) -> str:
     return given
 
 
-def gathered(studies: Sequence[Stored]) -> Tables:
+def gathered(studies: Sequence[Stored], *, history: bool = True) -> Tables:
     """The stored tables of these studies as one each, columns by their names, and what the studies planned.
+
+    ``history``: read it, too; it is the largest, and no table of ``kdtune results`` needs it.
 
     Raises:
         UserError: one of them has not been launched with this storage.
     """
-    parts = {name: [study.table(name) for study in studies] for name in TABLES}
+    wanted = [field.name for field in fields(Tables) if field.name in TABLES and (history or field.name != "history")]
+    parts = {name: [study.table(name) for study in studies] for name in wanted}
     joined = {name: pa.concat_tables(data, promote_options="default") for name, data in parts.items()}
+    joined.setdefault("history", pa.schema([]).empty_table())
     return Tables(**joined, designs={s.study: design(s.study, s.read_study()) for s in studies})
 
 
@@ -47,7 +52,7 @@ def shown(
         root = storage_root(storage)
         names = [study_name(study)] if study else stored.studies(root)
         study = names[0] if study else None
-        found = gathered([Stored(root, name) for name in names])
+        found = gathered([Stored(root, name) for name in names], history=False)
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
     if form == "parquet":
         return formats.parquet_bytes(data)
