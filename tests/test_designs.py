@@ -89,6 +89,8 @@ def test_planned_seeds_are_waited_for() -> None:
         (3.0, None, 0, None),
     ]
     assert re.search(r"^3 +- +0$", render("temperature", found, "s", "text"), re.M)
+    none_has_the_third = planned(seeds([70.0, 71.0], temperature=1.0), stage)
+    assert table("temperature", none_has_the_third, "s")["miou_mean"].to_pylist() == [None] * 3
 
 
 def test_a_given_teacher_has_other_seeds_than_the_stage_that_would_train_it() -> None:
