@@ -203,7 +203,7 @@ def _compare(study: str, method: str, reference: str, runs: Mapping[str, _Runs])
 
 
 def _verdict(gain: Gain, seeds: int, tested: int) -> str:
-    """One sentence; the smallest difference that this scatter could have shown is half of the interval."""
+    """One sentence. What a difference of this scatter would have to reach, were it the only one, is half the interval."""
     assert gain.difference is not None
     assert gain.low is not None
     assert gain.high is not None
@@ -223,5 +223,5 @@ def _verdict(gain: Gain, seeds: int, tested: int) -> str:
     reach = (gain.high - gain.low) / 2
     return (
         f"{gain.difference:+.2f} points against {named}: not distinguishable from chance; with {over} of this scatter "
-        f"less than {reach:.2f} could not have been seen (p = {gain.p:.2g})"
+        f"it would have to reach {reach:.2f} to be seen (p = {gain.p:.2g})"
     )
