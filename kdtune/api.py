@@ -10,12 +10,14 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from kdtune import tables
+from kdtune.answers import gathered, study_name
 from kdtune.auth import require_token, use_token
 from kdtune.base import RunError, UserError, did_you_mean
 from kdtune.files import absolute
 from kdtune.lock import locked
 from kdtune.spec import STAGE_REFERENCE, TEACHER, StudySpec, TrialConfig, Value, told
-from kdtune.storage import TABLES, Storage
+from kdtune.storage import Storage
+from kdtune.stored import storage_root as storage_root
 from kdtune.study_file import load_study as load_study
 from kdtune.study_file import override
 
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
 
 
 READABLE = 500  # values of a table that the end of a launch still shows
-
-
-def storage_root(given: str | None = None) -> str:
-    """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``."""
-    return absolute(given or os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
 
 
 def data_folder(given: str | None = None) -> str | None:
@@ -184,20 +181,18 @@ class Results:
         Raises:
             UserError: the study has not been launched with this storage, or there is no table of that name.
         """
-        if name in TABLES:
+        if name == "history":
             return self.storage.table(name)
         return tables.table(name, self.all(), self.storage.study)
 
     def all(self) -> tables.Tables:
-        """All stored tables."""
-        return tables.Tables(**{name: self.storage.table(name) for name in TABLES})
+        """All stored tables, and what the study planned."""
+        return gathered([self.storage])
 
 
 def results(name: str, storage: str | None = None) -> Results:
     """The results of a study by its name (or its file)."""
-    if name.endswith((".yaml", ".yml")):
-        name = load_study(name).name
-    return Results(Storage(storage_root(storage), name))
+    return Results(Storage(storage_root(storage), study_name(name)))
 
 
 def cost(study: StudySpec, where: Storage) -> str:
@@ -250,38 +245,6 @@ def print_summary(where: Storage, styled: bool) -> None:
             print(f"{where.study}: {name} of {size} values: kdtune results {where.study} --table {name} --format csv\n")
         elif size:
             print(render(name, stored, where.study, "text", styled=styled))
-
-
-def shown(
-    study: str, storage: str | None, table: str, form: str, *, published: bool, compare: bool, styled: bool
-) -> str | bytes:
-    """A table of a study in a format.
-
-    Raises:
-        UserError: no results there, or the paper does not print the table.
-    """
-    from kdtune import layouts
-    from kdtune import published as paper
-
-    if published:
-        data = paper.published(study, table)
-        return (
-            layouts.parquet_bytes(data)
-            if form == "parquet"
-            else layouts.render_data(table, data, study, form, styled=styled)
-        )
-    found = results(study, storage)
-    name = found.storage.study
-    if compare:
-        data = tables.compare(table, found.table(table), paper.published(name, table))
-        return (
-            layouts.parquet_bytes(data)
-            if form == "parquet"
-            else layouts.render_comparison(table, data, name, form, styled=styled)
-        )
-    if form == "parquet":
-        return layouts.parquet_bytes(found.table(table))
-    return layouts.render(table, found.all(), name, form, styled=styled)
 
 
 def loss_lines() -> list[str]:

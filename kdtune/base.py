@@ -1,4 +1,4 @@
-"""The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune.
+"""The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune but its errors.
 
 Shape letters, everywhere in the package: N images, K classes, C channels, H W pixels of the crop, h w cells of a
 network's output (about H/8 x W/8), P = h w.
@@ -18,19 +18,16 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Val
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor, nn
 
+from kdtune.errors import Interrupted as Interrupted
+from kdtune.errors import Lost as Lost
+from kdtune.errors import RunError as RunError
+from kdtune.errors import UserError as UserError
+
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
 
 Split = Literal["train", "val"]
 Tap = Literal["layer1", "layer2", "layer3", "layer4", "psp", "aux"]
 FeatureTap = Literal["layer1", "layer2", "layer3", "layer4", "psp"]
-
-
-class UserError(Exception):
-    """What a user can mend: one line that says what, where and what to do. The command line exits with 2."""
-
-
-class RunError(Exception):
-    """A run that could not finish: what, where the log is, how to continue. The command line exits with 1."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -43,14 +40,6 @@ def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> 
     """One entry of a pydantic error, placed at ``loc``, with a message of our own."""
     kind = PydanticCustomError("study", "{message}", {"message": message})
     return InitErrorDetails(type=kind, loc=loc, input=value)
-
-
-class Interrupted(RunError):
-    """Ctrl-C or SIGTERM ended the run in order; what is finished is kept. The command line exits with 130."""
-
-
-class Lost(RunError):
-    """The cluster under the run is gone. Ray ends a process that goes on for long after that."""
 
 
 class Config(BaseModel):

@@ -55,7 +55,7 @@ class Errors(click.Group):
         except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
             _ended(ctx, "interrupted; nothing finished is lost", 130)
         except Exception as error:
-            from kdtune.base import Interrupted, Lost, RunError, UserError
+            from kdtune.errors import Interrupted, Lost, RunError, UserError
 
             if isinstance(error, PATHS):
                 raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
@@ -310,14 +310,21 @@ def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
         click.echo(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)
 
 
-@main.command(epilog="Example: kdtune results demo --table grid --format markdown")
-@click.argument("study")
+@main.command(
+    epilog="""\b
+Examples:
+  kdtune results demo --table grid --format markdown
+  kdtune results --all --storage runs"""
+)
+@click.argument("study", required=False)
 @_storage_option
 @click.option(
     "--table",
     default="optimal",
     show_default=True,
-    type=click.Choice(["optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "trials"]),
+    type=click.Choice(
+        ["optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "cost", "trials"]
+    ),
 )
 @click.option(
     "--format",
@@ -328,24 +335,31 @@ def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
 )
 @click.option("--published", is_flag=True, help="The table as the paper prints it, for its six studies.")
 @click.option("--compare", type=click.Choice(["published"]), help="Measured beside the paper's values.")
+@click.option("--all", "every", is_flag=True, help="Over all studies of the storage, datasets and students across.")
 @click.option("-o", "--output", metavar="FILE", help="Write to a file.")
 def results(
-    study: str,
+    study: str | None,
     storage: str | None,
     table: str,
     form: str,
     published: bool,
     compare: str | None,
+    every: bool,
     output: str | None,
 ) -> None:
-    """Print a table of a study, running or finished.
+    """Print a table of a study, running or finished; with --all, of all studies as one.
 
-    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    STUDY is a name from `kdtune studies list` or a path to a YAML file; with --all it is not needed, and not looked at.
     """
-    from kdtune import api
+    if study is None and not every:
+        raise click.UsageError("Missing argument 'STUDY', or --all.")
+    if published and compare:
+        raise click.UsageError("--published and --compare exclude each other.")
+    from kdtune import answers
 
     styled = output is None and sys.stdout.isatty()
-    content = api.shown(study, storage, table, form, published=published, compare=compare is not None, styled=styled)
+    options: dict[str, Any] = {"published": published, "compare": compare is not None, "styled": styled}
+    content = answers.shown(None if every else study, storage, table, form, **options)
     if output is None:
         click.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         return

@@ -15,7 +15,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from kdtune import stores
-from kdtune.base import UserError
+from kdtune.errors import UserError
 from kdtune.patience import AWAY, StorageError, expect, patiently
 
 T = TypeVar("T")

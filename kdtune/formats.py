@@ -12,14 +12,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.box import Box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 Mark = Literal["", "best", "near"]
 
-_RULES = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -32,6 +27,8 @@ _LATEX = {
     "±": r"$\pm$",
     "τ": r"$\tau$",
     "λ": r"$\lambda$",
+    "\N{GREEK SMALL LETTER MU}": r"$\mu$",
+    "\N{GREEK SMALL LETTER GAMMA}": r"$\gamma$",
 }
 _LATEX_TOKEN = re.compile(r"\b[Lλ]_\w+|" + "|".join(map(re.escape, _LATEX)))
 
@@ -53,10 +50,20 @@ class Block:
     header: list[str]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)  # names over the header, each over so many columns
+    remarks: list[str] = field(default_factory=list)  # sentences below it
 
     def right(self, column: int) -> bool:
         """Whether a column holds numbers, which are set flush right."""
         return any(re.match(r"~?[-+]?\d", row[column].text) for row in self.rows)
+
+    def over(self) -> list[tuple[str, int, int]]:
+        """The named groups, each with its first column and the one after its last."""
+        found, first = [], 0
+        for name, width in self.groups:
+            found += [(name, first, first + width)] if name else []
+            first += width
+        return found
 
     def marks(self) -> list[Mark]:
         """The marks in use, in the order of their legend."""
@@ -77,33 +84,53 @@ def text(blocks: Sequence[Block], *, styled: bool) -> str:
         blocks: what to print.
         styled: bold and underlined by control sequences; else by ``*best*`` and ``_within one deviation_``.
     """
-    stream = io.StringIO()
-    system: Literal["standard"] | None = "standard" if styled else None
-    # wider than any table: what a narrow terminal wraps stays whole in a file
-    console = Console(file=stream, width=10_000, force_terminal=styled, color_system=system, highlight=False)
+    shown = _styled if styled else _plain
+    lines: list[str] = []
     for block in blocks:
-        grid = Table(box=_RULES, header_style="", show_edge=False, pad_edge=False, padding=(0, 1))
-        for column, name in enumerate(block.header):
-            grid.add_column(Text(name), justify="right" if block.right(column) else "left", no_wrap=True)
-        for row in block.rows:
-            grid.add_row(*(_styled(cell) if styled else _plain(cell) for cell in row))
-        console.print(Text(block.title))
-        console.print(grid)
+        right = [block.right(column) for column in range(len(block.header))]
+        cells = [[(_plain_width(cell, styled), shown(cell)) for cell in row] for row in block.rows]
+        cells = [[(len(word), word) for word in block.header], *cells]
+        widths = [max(width for width, _ in column) for column in zip(*cells, strict=True)]
+        over = _over(block, widths)
+        table = ["   ".join(map(_padded, row, widths, right)) for row in cells]
+        lines += [block.title, *over, table[0], "-" * (sum(widths) + 3 * (len(widths) - 1)), *table[1:]]
         words = legend(block, "bold", "underlined") if styled else legend(block, "*a*", "_a_")
-        console.print(Text(f"({words})\n" if words else ""))
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines()) + "\n"
+        lines += [*([f"({words})"] if words else []), *block.remarks, ""]
+    return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
 
 
-_STYLES: dict[Mark, str] = {"": "", "best": "bold", "near": "underline"}
+def _over(block: Block, widths: list[int]) -> list[str]:
+    """A line of the groups' names, each amid its columns, the last of which grows where a name is too long."""
+    if not block.over():
+        return []
+    names, at = [], 0
+    for name, columns in block.groups:
+        room = sum(widths[at : at + columns]) + 3 * (columns - 1)
+        widths[at + columns - 1] += max(0, len(name) - room)
+        names.append(name.center(max(room, len(name))))
+        at += columns
+    return ["   ".join(names)]
+
+
+def _padded(cell: tuple[int, str], width: int, right: bool) -> str:
+    blanks = " " * (width - cell[0])
+    return blanks + cell[1] if right else cell[1] + blanks
+
+
+_STYLES: dict[Mark, str] = {"": "", "best": "1", "near": "4"}  # ECMA-48: bold, underlined
 _SIGNS: dict[Mark, str] = {"": "", "best": "*", "near": "_"}
 
 
-def _styled(cell: Cell) -> Text:
-    return Text.assemble((cell.text, _STYLES[cell.mark]), cell.tail)
+def _styled(cell: Cell) -> str:
+    return f"\x1b[{_STYLES[cell.mark]}m{cell.text}\x1b[0m{cell.tail}" if cell.mark else cell.text + cell.tail
 
 
-def _plain(cell: Cell) -> Text:
-    return Text(_signed(cell.text, cell.mark) + cell.tail)
+def _plain(cell: Cell) -> str:
+    return _signed(cell.text, cell.mark) + cell.tail
+
+
+def _plain_width(cell: Cell, styled: bool) -> int:
+    return len(cell.text + cell.tail if styled else _plain(cell))
 
 
 def _signed(word: str, mark: Mark) -> str:
@@ -115,12 +142,14 @@ def markdown(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         columns = range(len(block.header))
-        lines = [[_escaped(name) for name in block.header]]
+        over = {column: f"{name} " for name, first, end in block.over() for column in range(first, end)}
+        lines = [[_escaped(over.get(column, "") + name) for column, name in enumerate(block.header)]]
         lines.append(["---:" if block.right(column) else ":---" for column in columns])
         lines += [[_in_markdown(cell.text, cell.mark) + cell.tail for cell in row] for row in block.rows]
         words = legend(block, "**bold**", "<u>underlined</u>", _escaped)
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [_escaped(block.title), table, *([words] if words else [])]
+        remarks = "\n".join(f"* {_escaped(remark)}" for remark in block.remarks)
+        parts += [_escaped(block.title), table, *filter(None, [words, remarks])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,14 +175,25 @@ def latex(blocks: Sequence[Block]) -> str:
             rf"  \caption{{{_in_latex(block.title, '')}{f' ({words})' if words else ''}}}",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
+            *_latex_groups(block),
             "    " + " & ".join(_in_latex(name, "") for name in block.header) + r" \\",
             r"    \midrule",
             *("    " + " & ".join(row) + r" \\" for row in rows),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *(rf"  \par\footnotesize {_in_latex(remark, '')}" for remark in block.remarks),
             r"\end{table}",
         ]
     return "\n".join(parts) + "\n"
+
+
+def _latex_groups(block: Block) -> list[str]:
+    """A line of names over several columns, with a rule below each."""
+    if not block.over():
+        return []
+    names = [rf"\multicolumn{{{width}}}{{c}}{{{_in_latex(name, '')}}}" for name, width in block.groups]
+    rules = [rf"\cmidrule(lr){{{first + 1}-{end}}}" for _, first, end in block.over()]
+    return ["    " + " & ".join(names) + r" \\", "    " + " ".join(rules)]
 
 
 def _in_latex(word: str, mark: Mark) -> str:

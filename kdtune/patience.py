@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
-from kdtune.base import UserError
+from kdtune.errors import UserError
 
 PATIENCE = 120.0  # seconds for which a storage that was reached before is tried again; KDTUNE_STORAGE_PATIENCE
 FIRST = 10.0  # seconds for one that this process has never reached: its name is wrong more often than it is away

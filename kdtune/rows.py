@@ -1,6 +1,6 @@
 """Columns: what a trial's row holds, and the Arrow schemas of the tables.
 
-``column`` is the only place where a hyperparameter's path becomes the name of a column.
+``kdtune.names.column`` is the only place where a hyperparameter's path becomes the name of a column.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.losses import LOSSES
+from kdtune.names import column as column
 from kdtune.spec import StudySpec, TrialConfig
 
 Row = dict[str, Any]
@@ -112,13 +113,6 @@ EMISSIONS = pa.schema(
         ("measured", pa.bool_()),
     ]
 )
-
-
-def column(loss: str, field: str) -> str:
-    """``lambda_<loss>`` for a weight, ``temperature`` for that of L_PI, ``<field>_<loss>`` for all else."""
-    if field == "weight":
-        return f"lambda_{loss}"
-    return field if (loss, field) == ("pi", "temperature") else f"{field}_{loss}"
 
 
 def absent_note(

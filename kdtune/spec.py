@@ -30,9 +30,8 @@ from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
 from kdtune.models.external import ExternalModel
+from kdtune.names import STUDY_NAME as STUDY_NAME
 from kdtune.registry import Registry
-
-STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
 
 STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
 

@@ -5,7 +5,7 @@ mIoU is in percent. A trial that did not complete is never best and never enters
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -27,18 +27,19 @@ def standings(means: Sequence[float | None], stds: Sequence[float | None]) -> li
     return [(mean == top, mean is not None and mean >= floor) for mean in means]
 
 
-def configurations(trials: Sequence[Row]) -> list[Row]:
+def configurations(trials: Sequence[Row], planned: Collection[int] = ()) -> list[Row]:
     """The configurations of one stage, each with the hyperparameters of its trials and their scores.
 
     Adds to a trial's columns: ``miou_mean`` (null unless the trial of every seed of the stage is completed),
     ``miou_std`` (sample deviation, null for one seed), ``seeds`` (completed ones), and sets ``miou`` to the
     mean or, where a single trial did not complete, to what it had reached. ``status`` is the worst of its
-    trials, with that trial's ``step``; null where a seed has not finished yet.
+    trials, with that trial's ``step``; null where a seed has not finished yet. The seeds of the stage are
+    those of its trials, and ``planned``.
     """
     grouped: dict[tuple[str, str], list[Row]] = {}
     for trial in trials:
         grouped.setdefault((trial["start"], trial["config_id"]), []).append(trial)
-    wanted = {trial["seed"] for trial in trials}
+    wanted = {trial["seed"] for trial in trials}.union(planned)
     return [_configuration(group, wanted) for group in grouped.values()]
 
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +21,15 @@ import yaml
 
 from kdtune import rows
 from kdtune.base import SegNet, UserError
-from kdtune.files import Folder
 from kdtune.rows import Row
-from kdtune.spec import STUDY_NAME, StudySpec
+from kdtune.spec import StudySpec
+from kdtune.stored import TABLES as TABLES
+from kdtune.stored import Stored
 from kdtune.study_file import dump
 from kdtune.weights import WeightsRecord, weights_bytes
 
 _log = logging.getLogger("kdtune")
 
-TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 WEIGHTS = "student.safetensors"
 
 AT_ONCE = 1000  # journals whose contents are held in memory while they are read
@@ -40,22 +39,8 @@ Record = dict[str, Any]  # a trial's journal: row, history, states (newest first
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The folder of one study."""
-
-    root: str  # URI of the storage
-    study: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(STUDY_NAME, self.study):
-            raise UserError(
-                f"'{self.study}' is no name of a study: letters, digits, '.', '_' and '-', a letter or digit first"
-            )
-
-    @property
-    def folder(self) -> Folder:
-        """``<storage>/<study>``."""
-        return Folder(self.root) / self.study
+class Storage(Stored):
+    """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:
         """Writes and removes a small file.
@@ -181,15 +166,6 @@ class Storage:
         text = dump(study) + yaml.safe_dump({"versions": dict(versions)})
         self.folder.write("study.yaml", text.encode())
 
-    def read_study(self) -> dict[str, Any] | None:
-        """The study of the last launch, without its versions."""
-        content = self.folder.read("study.yaml")
-        if content is None:
-            return None
-        data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        data.pop("versions", None)
-        return data
-
     def plan(self) -> dict[str, list[str]]:
         """Stage -> the ids of its trials in the order of the plan, as far as stages have been planned."""
         content = self.folder.read("plan.json")
@@ -235,22 +211,6 @@ class Storage:
         content = self.folder.read("trials.parquet")
         found = pq.read_table(pa.BufferReader(content), columns=columns).to_pylist() if content else []
         return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
-
-    def table(self, name: str) -> pa.Table:
-        """A table as it was last written.
-
-        Raises:
-            UserError: the study has not been launched with this storage.
-        """
-        content = self.folder.read(f"{name}.parquet")
-        if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
-            return rows.NODES.empty_table()  # of an earlier version
-        if content is None:
-            raise UserError(
-                f"{self.folder.uri}: no results of study '{self.study}' there; "
-                f"run `kdtune launch {self.study}` first, or name its storage with --storage"
-            )
-        return pq.read_table(pa.BufferReader(content))
 
 
 def _name(trial_id: str, attempt: int) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from kdtune.base import UserError
+from kdtune.errors import UserError
 from kdtune.patience import StorageError
 
 # Seconds after which a silent S3 server is given up, and the request made again by kdtune.patience: to connect, and

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from tiny import NETWORK, finished, study
 
-from kdtune.costs import bill, emissions_table, nodes_table
+from kdtune.bill import bill
+from kdtune.costs import emissions_table, nodes_table
 
 PI: dict[str, Any] = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}, "losses.pi": {"weight": 0.5}}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdtune.tables import NAMES, refuse, typed
+from kdtune.designs import Design
+from kdtune.tables import NAMES, named, refuse, typed
 
 STUDIES = (
     "cityscapes-resnet",
@@ -21,6 +22,9 @@ STUDIES = (
     "ade20k-resnet",
     "ade20k-effnet",
 )
+
+BACKBONES = {"resnet": "resnet18", "effnet": "efficientnet_b0"}
+DESIGNS = {study: Design(study, study.split("-")[0], BACKBONES[study.split("-")[1]]) for study in STUDIES}
 
 
 def published(study: str, table: str) -> pa.Table:
@@ -44,6 +48,26 @@ def published(study: str, table: str) -> pa.Table:
         refuse(f"the paper prints no table '{table}' for {study}; it prints: {', '.join(tables)}")
     columns: list[str] = tables[table]["columns"]
     return typed([dict(zip(columns, row, strict=True)) for row in tables[table]["rows"]], columns)
+
+
+def printing(table: str) -> list[str]:
+    """The studies for which the paper prints a table."""
+    return [study for study in STUDIES if table in _tables(study)]
+
+
+def published_all(table: str) -> pa.Table:
+    """A table of the paper for all of its studies, each line with its study, dataset and student.
+
+    Raises:
+        UserError: a table that it does not print.
+    """
+    if table not in NAMES:
+        refuse(f"unknown table '{table}'; there are: {', '.join(NAMES)}")
+    if not printing(table):
+        refuse(f"the paper prints no table '{table}'; it prints: {', '.join(_tables(STUDIES[0]))}")
+    return pa.concat_tables(
+        [named(published(study, table), study, DESIGNS[study]) for study in printing(table)], promote_options="default"
+    )
 
 
 def _tables(study: str) -> dict[str, Any]:
