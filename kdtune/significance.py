@@ -203,7 +203,7 @@ def _compare(study: str, method: str, reference: str, runs: Mapping[str, _Runs])
 
 
 def _verdict(gain: Gain, seeds: int, tested: int) -> str:
-    """One sentence. A lone difference of this scatter would have to reach half the interval."""
+    """One sentence. What a difference of this scatter would have to reach, tested alone, is half of the interval."""
     assert gain.difference is not None
     assert gain.low is not None
     assert gain.high is not None
