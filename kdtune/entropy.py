@@ -78,7 +78,7 @@ def table(counts: Counts, asked: Asked, config: TrialConfig, study: str, teacher
             "mean": float(counts.sums[i] / UNITS / pixels),
             "median": float(np.interp(pixels / 2, np.cumsum([0, *bins]), edges)),
         }
-        for low, high, found in zip(edges, edges[1:], bins, strict=True):
+        for low, high, found in zip(edges[:-1], edges[1:], bins, strict=True):
             of_bin = {"low": low, "high": high, "pixels": int(found), "share": float(found / pixels)}
             rows.append(constant | of_all | of_bin)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -149,7 +149,8 @@ def notes(table: pa.Table, asked: Asked) -> Iterator[str]:
 
 def _setting(row: dict[str, Any]) -> str:
     """The images, and what the softmax is taken of."""
-    what = "whole images" if row["crop"] == "whole" else f"crops of {_size(row['crop'])}"
+    most = "at most " if row["smaller"] else ""
+    what = "whole images" if row["crop"] == "whole" else f"crops of {most}{_size(row['crop'])}"
     of = "logits enlarged before the softmax" if row["upsampled"] else "logits at the network's own stride"
     return f"{row['images']} {what} of {row['dataset']} ({row['split']}), {of}"
 
@@ -171,7 +172,14 @@ def figure(table: pa.Table) -> "Figure":
     colours = colormaps["viridis"](np.linspace(0.0, 0.8, len(groups)))
     for panel, rows, colour in zip(panels, groups, colours, strict=True):
         _panel(panel, rows, colour, most)
-    panels[-1].set_xlabel("Shannon entropy of the teacher's distribution over the classes [nats]")
+    label = f"maximum, ln {first['classes']} = {most:.2f}"
+    at_line = {"xycoords": panels[0].get_xaxis_transform(), "textcoords": "offset points", "va": "top", "ha": "right"}
+    panels[0].annotate(label, (most, 0.97), xytext=(-4, 0), fontsize=8, color="0.3", **at_line)
+    panels[-1].set_xlabel(
+        "Shannon entropy of the teacher's distribution over the classes [nats]\n"
+        "0: one class has all; maximum: all classes have the same",
+        fontsize=9,
+    )
     made.supylabel(f"share of the pixels per bin of {most / len(groups[0]):.3f} nats [%], logarithmic", fontsize=9)
     made.suptitle(f"How soft is the teacher? {first['study']}", fontsize=11, x=0.01, ha="left")
     panels[0].set_title(_setting(first), fontsize=8, loc="left", color="0.3")
