@@ -43,7 +43,7 @@ def _measured(classes: int, crops: int) -> Row:
         def count(logits: Tensor) -> None:
             tally(logits[0], asked.temperatures, asked.threshold, spread)
 
-        count(large)
+        count(enlarged(small, CROP))
         memory = psutil.Process().memory_info().rss
         alone, cpu = _seconds(lambda: count(large), crops)
         whole, _ = _seconds(lambda: count(enlarged(small, CROP)), crops)

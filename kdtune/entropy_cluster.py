@@ -18,6 +18,7 @@ from kdtune.spec import StudySpec, TrialConfig
 from kdtune.trial import Site
 
 PER_TASK = 16  # images: a lost node costs that many, and every node has its share
+MOST_TASKS = 1000  # however many images are asked for: only a node knows how many there are
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def count_on(
         UserError: no cluster there, or a node lacks data or weights or has other data than the rest.
         RunError: interrupted, or nodes were lost again and again.
     """
-    parts = -(-asked.images // PER_TASK)
+    parts = min(-(-asked.images // PER_TASK), MOST_TASKS)
     halt = cluster.Halt()
     with cluster.cluster(address, study.name, halt), cluster.promptly():
         resources, threads = _resources(study)

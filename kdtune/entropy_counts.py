@@ -168,10 +168,13 @@ def _piece(logits: Tensor, temperatures: Sequence[float], threshold: float) -> t
     """
     most = math.log(len(logits))
     shifted = logits - logits.amax(0)
-    work = torch.empty_like(shifted)
+    work, lowest = torch.empty_like(shifted), float(shifted.amin())
     bins, below, sums = [], [], []
     for temperature in temperatures:
-        torch.mul(shifted, 1 / temperature, out=work).clamp_(min=LOWEST).exp_()
+        torch.mul(shifted, 1 / temperature, out=work)
+        if lowest < LOWEST * temperature:
+            work.clamp_(min=LOWEST)
+        work.exp_()
         total = work.sum(0).double()  # what follows is one number per pixel, and near ln K float32 has too few digits
         mean = work.mul_(shifted).sum(0).double().div_(total).div_(temperature)
         entropy = total.log_().sub_(mean).clamp_(0, most)  # rounding leaves the interval by 1e-6

@@ -31,7 +31,7 @@ from kdtune.spec import TrialConfig
 from kdtune.storage import Storage
 from kdtune.trial import Site
 from kdtune.weights import weights_bytes
-from tests.launching import kdtune, write_study
+from tests.launching import STUDY, kdtune, write_study
 from tests.ray_cluster import NoNamespace, RayCluster
 from tests.tiny import NETWORK, config, finished, study, write_tables
 
@@ -376,10 +376,20 @@ def test_two_nodes_count_what_one_process_counts(cluster: tuple[RayCluster, list
     ray, (one, two) = cluster
     file = write_teacher(tmp_path, classes=11)
     text = "  dataset: {name: demo, size: [32, 48], num_train: 8, num_val: 4}"
-    from tests.launching import STUDY
-
     study = write_study(tmp_path, STUDY.replace(text, "  dataset: {name: camvid}"))
-    words = ["teacher", "entropy", study, "--teacher", file, "--set", "teacher.model.width=0.0625", "--crop", "24,32"]
+    words = [
+        "teacher",
+        "entropy",
+        study,
+        "--teacher",
+        file,
+        "--set",
+        "teacher.model.width=0.0625",
+        "--crop",
+        "24,32",
+        "--images",
+        "40",
+    ]
     alone = kdtune(*words, "--data-root", one, "-o", tmp_path / "alone", env={"OMP_NUM_THREADS": "1"})
     assert alone.returncode == 0, alone.stderr
     shared = ray.kdtune(*words, "--address", ray.address, "-o", tmp_path / "shared")
