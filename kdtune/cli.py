@@ -555,7 +555,7 @@ def train(
 
 @main.group(epilog="Example: kdtune teacher train cityscapes-resnet --data-root data")
 def teacher() -> None:
-    """A teacher's weights: trained here, or converted from a published checkpoint."""
+    """A teacher's weights: trained here, or converted from a published checkpoint; how soft its answers are."""
 
 
 @teacher.command("train", epilog="Example: kdtune teacher train camvid-resnet --data-root data -o teachers")
@@ -597,6 +597,56 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
     from kdtune.teachers import Import, import_weights
 
     for line in import_weights(Import(file, output, **given)):
+        click.echo(line)
+
+
+@teacher.command("entropy", epilog="Example: kdtune teacher entropy cityscapes-resnet --data-root data --storage runs")
+@click.argument("study")
+@_storage_option
+@_data_option
+@_set_option
+@click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or else this process.")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
+@click.option("--temperatures", metavar="T,T", default="1,2,4,8,16", show_default=True)
+@click.option("--images", metavar="N", type=int, default=800, show_default=True, help="Drawn from the split.")
+@click.option("--crop", metavar="H,W", default="512,512", show_default=True, help="One of each image [pixels].")
+@click.option("--whole", is_flag=True, help="Whole images, no crops.")
+@click.option("--split", type=click.Choice(["train", "val"]), default="train", show_default=True)
+@click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Images and crops.")
+@click.option(
+    "--threshold", metavar="NATS", type=float, default=0.1, show_default=True, help="Below: one class has 98 %."
+)
+@click.option(
+    "--upsample/--no-upsample",
+    "upsampled",
+    default=True,
+    help="Enlarge the logits before the softmax, as evaluations do (default), or take them as the network gives them.",
+)
+@click.option(
+    "-o", "--output", metavar="PATH", help="Folder, or beginning of the files' names; default: with the study."
+)
+def teacher_entropy(
+    study: str, teacher: str | None, settings: tuple[str, ...], crop: str, whole: bool, temperatures: str, **given: Any
+) -> None:
+    """Histograms of the entropy of a teacher's softened class distributions, per temperature.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. The teacher is the one that the study has
+    trained, or a file. Written are entropy.parquet, entropy.svg and entropy.png.
+    """
+    from kdtune import entropy
+    from kdtune.api import Options
+    from kdtune.entropy_counts import Asked, numbers
+    from kdtune.entropy_run import measure
+    from kdtune.study_file import parse_set
+
+    asked = Asked(
+        temperatures=numbers("--temperatures", temperatures, float, "1,2,4,8,16"),
+        crop=None if whole else numbers("--crop", crop, int, "512,512", count=2),
+        **{name: given.pop(name) for name in ("images", "split", "seed", "threshold", "upsampled")},
+    )
+    options = Options(teacher=teacher, settings=parse_set(settings))
+    found = measure(study, asked, options, say=lambda text: click.echo(text, err=True), **given)
+    for line in entropy.lines(found):
         click.echo(line)
 
 
@@ -725,6 +775,18 @@ def bench_evaluation(
     from kdtune.study_file import parse_set
 
     click.echo(evaluation(study, data_root, parse_set(settings), passes, output))
+
+
+@bench.command("entropy", epilog="Example: kdtune bench entropy")
+@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19, 150), show_default=True)
+@click.option("--crops", default=32, show_default=True, type=click.IntRange(min=1), help="Of 512 x 512, timed.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: str | None) -> None:
+    """Crops per second of the teacher's entropy at five temperatures, its memory, and its distance from float64."""
+    from kdtune.bench_entropy import entropy
+
+    click.echo(entropy(classes, crops, threads, output))
 
 
 @bench.command("demo", epilog="Example: kdtune bench demo")
