@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kdtune.api import results
 from tests.launching import STUDY, journals, kdtune, same_as, under_way, until, write_study
 from tests.ray_cluster import NoNamespace, RayCluster
 
@@ -39,6 +40,10 @@ def test_a_stage_runs_on_the_nodes_that_it_asks_for(cluster: RayCluster, tmp_pat
     rows = sorted((entry["row"] for entry in journals(tmp_path).values()), key=lambda row: row["started_at"])
     assert len(rows) == 4
     assert all(one["finished_at"] <= other["started_at"] for one, other in pairwise(rows))
+    metered = results("tiny", str(tmp_path)).table("nodes").to_pylist()
+    idle, busy = sorted(metered, key=lambda node: node["trials_kwh"])  # the head, which runs no trial, has no meter
+    assert idle["trials_kwh"] == 0.0 < busy["trials_kwh"]
+    assert all(node["trials_kwh"] + node["idle_kwh"] == pytest.approx(node["energy_kwh"]) for node in metered)
     write_study(tmp_path, LABELLED.replace("kind: fast", "kind: none"))
     done = cluster.kdtune("launch", study, "--storage", tmp_path / "other", "--address", cluster.address, *HOW)
     assert done.returncode == 2
