@@ -19,7 +19,8 @@ TRIALS = pa.schema(
     + [("init", pa.string()), ("seed", pa.int64()), ("miou", pa.float64()), ("miou_best", pa.float64())]
     + [("step", pa.int64()), ("steps_total", pa.int64()), ("per_class_iou", pa.list_(pa.float64()))]
     + [(name, pa.float64()) for name in ("train_seconds", "images_per_second", "peak_memory_mb")]
-    + [("energy_kwh", pa.float64()), ("co2_kg", pa.float64())]
+    + [(name, pa.float64()) for name in ("energy_kwh", "co2_kg", "inference_kwh", "inference_co2_kg")]
+    + [("inference_images", pa.int64())]
     + [(name, pa.string()) for name in ("node", "device", "error")]
     + [("started_at", TIME), ("finished_at", TIME)]
     + [(name, pa.string()) for name in ("kdtune_version", "torch_version")]
@@ -41,6 +42,12 @@ FINAL = pa.schema(
 EMISSIONS = pa.schema(
     [(name, pa.string()) for name in ("study", "model", "phase")]
     + [("miou", pa.float64()), ("images", pa.int64()), ("energy_kwh", pa.float64()), ("co2_kg", pa.float64())]
+    + [("country", pa.string()), ("measured", pa.bool_())]
+)
+NODES = pa.schema(
+    [(name, pa.string()) for name in ("study", "launch", "node")]
+    + [(name, pa.float64()) for name in ("seconds", "energy_kwh", "co2_kg", "trials_kwh", "idle_kwh")]
+    + [(name, pa.float64()) for name in ("cpu_kwh", "ram_kwh", "gpu_kwh", "meter_cpu_seconds")]
     + [("country", pa.string()), ("measured", pa.bool_())]
 )
 
@@ -114,6 +121,7 @@ def tables(trials: list[Row], **more: list[Row]) -> Tables:
         optimal=pa.Table.from_pylist(more.get("optimal", []), schema=OPTIMAL),
         final=pa.Table.from_pylist(more.get("final", []), schema=FINAL),
         emissions=pa.Table.from_pylist(more.get("emissions", []), schema=EMISSIONS),
+        nodes=pa.Table.from_pylist(more.get("nodes", []), schema=NODES),
     )
 
 
@@ -155,4 +163,5 @@ def everything() -> Tables:
         final=[row | study for row in FINAL_ROWS],
         emissions=[row | study for row in EMISSIONS_ROWS],
         optimal=[row | study for row in OPTIMAL_ROWS],
+        nodes=[study | {"node": "n|1", "energy_kwh": 9.0, "co2_kg": 3.0, "trials_kwh": 7.0, "idle_kwh": 2.0}],
     )

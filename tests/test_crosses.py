@@ -57,7 +57,7 @@ def test_groups_span_their_columns_in_latex_and_join_them_in_markdown() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "trials"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_table_of_all_studies_renders(name: str, form: str) -> None:
-    assert printed(name, form)
+    assert name == "cost" or printed(name, form)  # the paper has no such table
     data = table(name, both(), None)
     assert data.column_names[:3] == ["study", "dataset", "student"]
     assert set(data["study"].to_pylist()) == {"s", "t"}
@@ -69,13 +69,13 @@ def both(student: str = "efficientnet_b0") -> Tables:
     """The finished study twice, on one dataset, the second with a column that the first lacks."""
     one = everything()
     parts = []
-    for data in (one.trials, one.history, one.optimal, one.final, one.emissions):
+    for data in (one.trials, one.history, one.optimal, one.final, one.emissions, one.nodes):
         other = data.set_column(0, "study", pa.array(["t"] * data.num_rows, pa.string()))
         if "lambda_cwd" in data.column_names:
             other = other.rename_columns([name.replace("lambda_cwd", "lambda_at") for name in data.column_names])
         parts.append(pa.concat_tables([data, other], promote_options="default"))
     designs = {"s": Design("s", "camvid", "resnet18"), "t": Design("t", "camvid", student)}
-    return Tables(*parts, designs)
+    return Tables(*parts[:-1], designs, parts[-1])
 
 
 def test_measured_studies_are_crossed_by_dataset_and_student() -> None:

@@ -79,7 +79,7 @@ def test_temperature_changes_the_loss_and_not_the_first_weights(launched: Path) 
 
 
 def test_tables_read_by_everyone(launched: Path) -> None:
-    for name in ("trials", "history", "optimal", "final", "emissions"):
+    for name in ("trials", "history", "optimal", "final", "emissions", "nodes"):
         path = launched / "tiny" / f"{name}.parquet"
         table = pq.read_table(path)
         assert list(pd.read_parquet(path).columns) == table.column_names

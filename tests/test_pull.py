@@ -49,7 +49,7 @@ def names(folder: Path) -> set[str]:
 def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
     done = pull(source, tmp_path / "here")
     assert done.exit_code == 0, done.output
-    tables = ("trials", "history", "optimal", "final", "emissions")
+    tables = ("trials", "history", "optimal", "final", "emissions", "nodes")
     found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json"}
     assert names(tmp_path / "here") == {f"{name}/{file}" for name in ("tiny", "other") for file in found}
     there, here = (results("tiny", str(root)) for root in (source, tmp_path / "here"))
