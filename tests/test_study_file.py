@@ -11,7 +11,10 @@ from kdtune.base import UserError
 from kdtune.spec import StudySpec
 from kdtune.study_file import dump, find, load_study, override, parse_set, read, study_names
 
-TOP = "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, country_iso_code, base, stages"
+TOP = (
+    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, country_iso_code, "
+    "base, stages"
+)
 RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
