@@ -23,8 +23,12 @@ def demo(**changes: Any) -> StudySpec:
 def planned(study: StudySpec, stage: str) -> list[Planned]:
     """The trials of a stage, each around the first configuration that its starts could choose."""
     found = study.stage(stage)
-    points = found.points(list(study.template_starts(found)), study.seed)
-    return [Planned(study.name, stage, point.start, point.config) for point in points]
+    starts = study.template_starts(found)
+    trials = []
+    for point in found.points(list(starts), study.seed):
+        start = str(point.pop("start"))
+        trials.append(Planned(study.name, stage, start, starts[start].replace({**found.set, **point})))
+    return trials
 
 
 def ended(trial: Planned, evaluations: int, chance: random.Random, **given: Any) -> Record:

@@ -1,6 +1,10 @@
 """The top of the report: which method won, by how much, at what cost; what a study is; the methods side by side."""
 
+import inspect
 from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdtune.losses import LOSSES
 from kdtune.report import dots, facts
@@ -90,7 +94,7 @@ def _gain(study: Study, best: Row) -> str:
         return "The student alone is not among the methods compared, so no gain can be told."
     difference = best["miou_mean"] - alone["miou_mean"]
     verdict = verdict or " How sure that is cannot be told from these runs."
-    return f"That is {_points(difference, '+.2f')} points beside the tuned student alone.{verdict}"
+    return f"That is {_points(difference, '.2f')} points more than the tuned student alone.{verdict}"
 
 
 def _tiles(study: Study) -> str:
@@ -156,10 +160,11 @@ def _network(model: Row) -> str:
 
 
 def _terms(methods: Sequence[str]) -> list[str]:
-    """The distillation terms in use, as this installation knows them."""
+    """The distillation terms in use, as this installation knows them: the first line of each one's documentation."""
     names = dict.fromkeys(term for method in methods if method and method != ALONE for term in method.split("+"))
     known = {name: LOSSES.resolve(name) for name in names if name in LOSSES.names()}
-    return [f"{name}: {term.symbol}, {term.source}" for name, term in known.items()]
+    told = {name: (inspect.getdoc(term) or "").partition("\n")[0].rstrip(".") for name, term in known.items()}
+    return [f"{name}: {term.symbol}. {told[name]} ({term.source})" for name, term in known.items()]
 
 
 def _methods(study: Study) -> str:
@@ -197,8 +202,8 @@ def _ranking(final: Sequence[Row]) -> str:
     return ", ".join(f"{row['method']} {row['miou_mean']:.2f} %" for row in order)
 
 
-def _columns(study: Study, stage: str) -> "facts.pa.Table":
+def _columns(study: Study, stage: str) -> pa.Table:
     """The trials of a stage, in short."""
     trials = study.stored.trials
-    chosen = trials.filter(facts.pc.equal(trials["stage"], stage))
+    chosen = trials.filter(pc.equal(trials["stage"], stage))
     return chosen.select(["trial_id", "method", "status", "seed", "miou", "step", "steps_total"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdtune.report.facts import method_name
 from kdtune.report.figures import COLOURS, MIOU, SIGNS, canvas, legend, short
@@ -108,6 +108,12 @@ def energy(title: str, trials: Sequence[Row]) -> Figure:
         x, y = [row["energy_kwh"] * factor for row in those], [row["miou"] for row in those]
         colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i % len(SIGNS)]
         axes.plot(x, y, sign, color=colour, ms=6, alpha=0.8, label=short(kind, 16), mec=PAPER, mew=0.5)
+    values = [row["energy_kwh"] * factor for row in trials if row["energy_kwh"] > 0]
+    if values and max(values) > 8 * min(values) and len(values) == len(trials):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"energy of the trial [{unit}]")
     axes.set_ylabel(MIOU)
     legend(figure, axes)

@@ -253,12 +253,13 @@ def learning_curves(
         if not lines:
             continue
         alpha = max(0.25, min(0.9, 12 / len(lines)))
-        collection = LineCollection(lines, colors=colour, linewidths=1.1, alpha=alpha, label=words)
+        collection = LineCollection(lines, colors=colour, linewidths=1.1, alpha=alpha)
         collection.set_rasterized(points > RASTERISED)
         axes.add_collection(collection)
         ends = np.array([line[-1] for line in lines])
-        sign = marker or "."
-        axes.plot(ends[:, 0], ends[:, 1], sign, color=colour, ms=6 if marker else 4, mew=1.6)
+        look = {"color": colour, "marker": marker or ".", "ms": 6 if marker else 4, "mew": 1.6}
+        axes.plot(ends[:, 0], ends[:, 1], ls="none", **look)
+        axes.plot([], [], label=words, lw=1.1, **look)
     if best in curves and best is not None:
         line = _line(*curves[best])
         if len(line):

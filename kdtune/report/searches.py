@@ -50,17 +50,18 @@ def _grids(study: Study) -> str:
         row["miou"] for rows in stages.values() for row in rows if row["status"] == "completed" and row["miou"]
     ]
     colours = figures.colour_range(completed)
+    drawn_at_random = {stage.name for stage in study.spec.stages if stage.search != "grid"} if study.spec else set()
     drawn = []
     for i, (stage, rows) in enumerate(stages.items()):
         cells = {(row["weight_decay"], row["lr"]) for row in rows}
         size = len({decay for decay, _ in cells}) * len({rate for _, rate in cells})
-        on_grid = len(cells) == len(rows) and size <= 3 * len(rows)
+        on_grid = stage not in drawn_at_random and len(cells) == len(rows) and size <= 3 * len(rows)
         draw = figures.heat_map if on_grid else figures.scattered_grid
         best = next((row for row in rows if row["best"]), None)
         label = f"{stage}: mIoU of {len(rows)} pairs of learning rate and weight decay" + (
             f"; best {best['miou']:.2f} % at {best['lr']:g} and {best['weight_decay']:g}" if best else ""
         )
-        svg = inline_svg(draw(stage, rows, colours), f"grid-{i}", label)
+        svg = inline_svg(draw(f"stage {stage}", rows, colours), f"grid-{i}", label)
         opened = details("data", written(_of_stage(data, stage), f"grid-{stage}"))
         drawn.append(figure(svg, f"grid-{i}", _marks(rows, size if on_grid else len(rows))) + opened)
     words = paragraph(
@@ -119,7 +120,9 @@ def _sweep(name: str, stage: str, column: str, rows: Sequence[Row], paper: Seque
     )
     several = any(row.get("miou_std") is not None for row in done)
     caption = "Mean over the seeds, bars of one standard deviation." if several else "One run per value."
-    return figure(inline_svg(figures.sweep(stage, what, curve, published, stopped), name, label), name, caption)
+    return figure(
+        inline_svg(figures.sweep(f"stage {stage}", what, curve, published, stopped), name, label), name, caption
+    )
 
 
 def _mean(row: Row) -> float | None:
@@ -131,7 +134,7 @@ def _mean(row: Row) -> float | None:
 def _curve(label: str, column: str, rows: Sequence[Row]) -> Curve:
     rows = sorted((row for row in rows if _mean(row) is not None), key=lambda row: row[column])
     return Curve(
-        label, [row[column] for row in rows], [_mean(row) or 0.0 for row in rows], [row["miou_std"] for row in rows]
+        label, [row[column] for row in rows], [_mean(row) or 0.0 for row in rows], [row.get("miou_std") for row in rows]
     )
 
 
@@ -146,8 +149,12 @@ def _curves(study: Study) -> str:
         best = optimal.get(stage)
         stopped = sum(row["status"] == "stopped" for row in rows)
         label = f"{stage}: mIoU over training steps of {len(rows)} trials, {stopped} of them stopped early"
-        svg = inline_svg(figures.learning_curves(stage, rows, lines, best), f"curves-{i}", label)
-        caption = f"{len(rows)} trials" + (f", {stopped} stopped early (crosses)" if stopped else "") + "."
+        svg = inline_svg(figures.learning_curves(f"stage {stage}", rows, lines, best), f"curves-{i}", label)
+        caption = (
+            f"{len(rows)} trial{'s' if len(rows) > 1 else ''}"
+            + (f", {stopped} stopped early (crosses)" if stopped else "")
+            + "."
+        )
         data = ""
         if history.num_rows <= CSV_ROWS:
             data = details("data (CSV)", preformatted(facts.curves_csv(history, stage), f"curves-{stage}"))

@@ -122,4 +122,5 @@ class Study:
 
 def written(data: pa.Table, name: str) -> str:
     """A table as HTML; ``name`` is for programs."""
-    return table(data, name, shown=SHOWN, labels=LABELS, without=("study",))
+    labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in tables.loss_columns(data)}
+    return table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
