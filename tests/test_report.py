@@ -350,7 +350,8 @@ def test_the_papers_values_stand_behind(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), study.name)
     report_study.write(storage, study, evaluations=2)
     page = Page(report(storage, None))
-    assert page.svg_words.count("published") >= 6  # temperature, four weights, methods
+    weights = set(published(study.name, "weights")["stage"].to_pylist())
+    assert page.svg_words.count("published") == 2 + len(weights)  # temperature, methods
     for name, column in (("temperature", "miou_mean"), ("final", "miou_mean"), ("grid", "miou")):
         theirs = published(study.name, name)[column].to_pylist()
         shown = page.tables[f"{name}-published"].floats(f"{column}_published")

@@ -182,14 +182,14 @@ def _methods(study: Study) -> str:
                "overlap widely, the difference may be chance."),
     ]  # fmt: skip
     content = ""
-    told = [gain for gain in study.gains if gain.difference is not None]
-    if told:
-        drawn = dots.gains("Gain over the tuned student alone", told)
-        words = "; ".join(f"{gain.method} {gain.difference:+.2f} points" for gain in told)
+    compared = [gain for gain in study.gains if gain.difference is not None]
+    if compared:
+        drawn = dots.gains("Gain over the tuned student alone", compared)
+        words = "; ".join(f"{gain.method} {gain.difference:+.2f} points" for gain in compared)
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   "Difference of the means with its 95 % interval; filled and blue where the interval excludes zero, "
-                   "so that chance alone hardly explains it.")
+                   "Difference of the means with its 95 % interval. Filled and blue: chance hardly explains it (p below "
+                   "0.05, corrected for trying several methods).")
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))

@@ -12,16 +12,20 @@ from kdtune.report.figures import COLOURS, MIOU, SIGNS, canvas, legend, short
 from kdtune.report.svg import BLUE, INK, MUTED, ORANGE, PAPER
 from kdtune.standings import Row
 
+ALPHA = 0.05  # of p-values that are corrected for the number of methods
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
 
 
-def gains(found: Sequence[Any], title: str) -> Figure:
-    """Difference to the tuned student alone with its 95 % interval, a line per method [mIoU points]."""
+def gains(title: str, found: Sequence[Any]) -> Figure:
+    """Difference to the tuned student alone with its 95 % interval, a line per method [mIoU points].
+
+    ``found``: gains of ``kdtune.significance``, each with a difference.
+    """
     figure, axes = canvas(0.42 * len(found) + 1.2, title)
     places = range(len(found))
     axes.axvline(0.0, color=INK, lw=1.0)
     for place, gain in zip(places, found, strict=True):
-        sure = gain.low is not None and (gain.low > 0 or gain.high < 0)
+        sure = gain.p_holm is not None and gain.p_holm < ALPHA
         colour = BLUE if sure else MUTED
         if gain.low is not None:
             axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
@@ -62,7 +66,7 @@ def final_scores(
     return figure
 
 
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "student": {"color": ORANGE, "marker": "s", "ms": 6},
     "distilled": {"color": BLUE, "marker": "o", "ms": 7},
     "teacher": {"color": INK, "marker": "|", "ms": 11, "mew": 2.0},
@@ -80,9 +84,8 @@ def class_scores(title: str, table: pa.Table) -> list[Figure]:
 def _class_scores(title: str, rows: Sequence[Row]) -> Figure:
     figure, axes = canvas(0.245 * len(rows) + 1.25, title)
     for place, row in enumerate(rows):
-        ends = (row.get("student"), row.get("distilled"))
-        if None not in ends:
-            axes.plot(ends, [place, place], color=MUTED, lw=1.6, zorder=1)
+        if row.get("student") is not None and row.get("distilled") is not None:
+            axes.plot([row["student"], row["distilled"]], [place, place], color=MUTED, lw=1.6, zorder=1)
     for role, look in _LOOKS.items():
         known = [(row[role], place) for place, row in enumerate(rows) if row.get(role) is not None]
         if known:

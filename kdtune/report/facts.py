@@ -100,9 +100,10 @@ def gain_rows(found: Sequence[Any]) -> pa.Table:
 
 def cost(trials: Sequence[Row], nodes: pa.Table | None) -> Cost:
     """The cost of the trials on record, and of the nodes' idle time where the nodes were metered."""
-    hours: Counter[str] = Counter()
+    hours: dict[str, float] = {}
     for row in trials:
-        hours[row["device"] or "unknown device"] += (row["train_seconds"] or 0.0) / 3600
+        device = row["device"] or "unknown device"
+        hours[device] = hours.get(device, 0.0) + (row["train_seconds"] or 0.0) / 3600
     energy, co2 = (_total([row[name] for row in trials]) for name in ("energy_kwh", "co2_kg"))
     metered, of = sum(row["energy_kwh"] is not None for row in trials), "trials"
     if nodes is not None and nodes.num_rows:

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -61,6 +62,14 @@ def canvas(height: float, title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def at_least(axis: Axis, span: float = 1.0) -> None:
+    """Widens the view of an axis of mIoU to ``span`` points: on a finer scale chance would look like a finding."""
+    low, high = axis.get_view_interval()
+    if high - low < span:
+        middle = (low + high) / 2
+        axis.set_view_interval(middle - span / 2, middle + span / 2, ignore=True)
+
+
 def legend(figure: Figure, axes: Axes) -> None:
     """What the signs mean, below the axes; three a line."""
     handles, labels = axes.get_legend_handles_labels()
@@ -80,14 +89,14 @@ def colour_range(values: Sequence[float]) -> Normalize:
 def heat_map(title: str, rows: Sequence[Row], colours: Normalize) -> Figure:
     """The mIoU by weight decay (down) and learning rate (across); hatched: stopped early; dashed: no such trial."""
     decays, rates = (sorted({row[name] for row in rows}, reverse=True) for name in ("weight_decay", "lr"))
-    figure, axes = canvas(0.62 * min(len(decays), 14) + 1.35, title)
+    size = 0.0 if len(rates) > ANNOTATED else 10.5 if len(rates) <= 6 else 8.5
+    figure, axes = canvas((0.62 if size else 0.3) * min(len(decays), 20) + 1.35, title)
     axes.grid(False)
     shades = matplotlib.colormaps["cividis"]
     cells = {(row["weight_decay"], row["lr"]): row for row in rows}
-    size = 10.5 if len(rates) <= 6 else 8.5
     for y, decay in enumerate(decays):
         for x, rate in enumerate(rates):
-            _cell(axes, (x, y), cells.get((decay, rate)), colours, size if len(rates) <= ANNOTATED else 0.0)
+            _cell(axes, (x, y), cells.get((decay, rate)), colours, size)
     axes.set_xlim(-0.5, len(rates) - 0.5)
     axes.set_ylim(len(decays) - 0.5, -0.5)
     axes.set_xticks(*_named(rates))
@@ -148,7 +157,8 @@ def _cell(axes: Axes, at: tuple[int, int], row: Row | None, colours: Normalize, 
 def _colour_bar(figure: Figure, axes: Axes, colours: Any, rows: Sequence[Row]) -> None:
     below = any(row["miou"] is not None and row["miou"] < colours.norm.vmin for row in rows)
     bar = figure.colorbar(colours, ax=axes, fraction=0.05, pad=0.02, aspect=22, extend="min" if below else "neither")
-    bar.solids.set_rasterized(True)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2, labelsize=9)
     bar.ax.yaxis.set_major_locator(MaxNLocator(5))
@@ -193,6 +203,7 @@ def sweep(
     _errors(axes, measured, {"color": BLUE, "marker": "o", "zorder": 3})
     if stopped:
         axes.plot(*zip(*stopped, strict=True), "x", color=ORANGE, ms=7, mew=2, label="stopped early", zorder=2)
+    at_least(axes.yaxis)
     values = sorted({*measured.x, *(published.x if published else ()), *(x for x, _ in stopped)})
     _value_axis(axes, values)
     axes.set_xlabel(short(label))
@@ -207,7 +218,7 @@ def _errors(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
     axes.plot(curve.x, curve.mean, label=curve.label, ms=5.5, lw=1.4, **look)
     having = [i for i, std in enumerate(curve.std) if std is not None]
     if having:
-        x, mean, std = ([values[i] for i in having] for values in (curve.x, curve.mean, curve.std))
+        x, mean, std = ([values[i] or 0.0 for i in having] for values in (curve.x, curve.mean, curve.std))
         axes.errorbar(x, mean, yerr=std, fmt="none", ecolor=look["color"], elinewidth=1.2, capsize=3)
 
 
@@ -257,7 +268,7 @@ def learning_curves(
         collection.set_rasterized(points > RASTERISED)
         axes.add_collection(collection)
         ends = np.array([line[-1] for line in lines])
-        look = {"color": colour, "marker": marker or ".", "ms": 6 if marker else 4, "mew": 1.6}
+        look: dict[str, Any] = {"color": colour, "marker": marker or ".", "ms": 6 if marker else 4, "mew": 1.6}
         axes.plot(ends[:, 0], ends[:, 1], ls="none", **look)
         axes.plot([], [], label=words, lw=1.1, **look)
     if best in curves and best is not None:

@@ -128,7 +128,7 @@ def table(
 
 
 def _numeric(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _right(numeric: bool) -> str:

@@ -63,7 +63,18 @@ def _grids(study: Study) -> str:
         )
         svg = inline_svg(draw(f"stage {stage}", rows, colours), f"grid-{i}", label)
         opened = details("data", written(_of_stage(data, stage), f"grid-{stage}"))
-        drawn.append(figure(svg, f"grid-{i}", _marks(rows, size if on_grid else len(rows))) + opened)
+        drawn.append(
+            figure(
+                svg,
+                f"grid-{i}",
+                _marks(
+                    rows,
+                    size if on_grid else len(rows),
+                    on_grid and len({rate for _, rate in cells}) <= figures.ANNOTATED,
+                ),
+            )
+            + opened
+        )
     words = paragraph(
         "Every pair of learning rate and weight decay is one trial. All panels share one scale of colours; brighter is "
         "better. The best is outlined."
@@ -71,10 +82,10 @@ def _grids(study: Study) -> str:
     return words + grid([f"<div>{each}</div>" for each in drawn]) + _beside(study, "grid")
 
 
-def _marks(rows: Sequence[Row], size: int) -> str:
+def _marks(rows: Sequence[Row], size: int, annotated: bool) -> str:
     """What the signs of a grid mean, those that it has."""
     stopped = sum(row["status"] == "stopped" for row in rows)
-    words = [f"{stopped} hatched: stopped early, with the step after @"] if stopped else []
+    words = [f"{stopped} hatched: stopped early{', with the step after @' if annotated else ''}"] if stopped else []
     for status in ("diverged", "failed"):
         count = sum(row["status"] == status for row in rows)
         words += [f"{count} grey: {status}"] if count else []
@@ -93,7 +104,7 @@ def _sweeps(study: Study, name: str) -> str:
     if not stages:
         what = "temperatures" if name == "temperature" else "loss weights"
         return note(f"No stage has searched {what} yet.")
-    drawn = []
+    drawn: list[str] = []
     lambdas = tables.loss_columns(data)
     theirs = study.paper(name)
     for stage, rows in stages.items():

@@ -57,7 +57,8 @@ def drawing() -> Iterator[None]:
     """The report's style, whatever the user's own is; figures are made and written inside."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        for key, value in STYLE.items():
+            matplotlib.rcParams[key] = value  # type: ignore[index]  # its stubs list every name
         # the page's reader has other fonts than matplotlib, which sets no glyph here
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
