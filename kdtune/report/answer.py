@@ -188,8 +188,8 @@ def _methods(study: Study) -> str:
         words = "; ".join(f"{gain.method} {gain.difference:+.2f} points" for gain in compared)
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   "Difference of the means with its 95 % interval. Filled and blue: chance hardly explains it (p below "
-                   "0.05, corrected for trying several methods).")
+                   "Difference of the means with its 95 % interval. Filled and blue: chance hardly explains it (p "
+                   "below 0.05, corrected for trying several methods).")
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))

@@ -70,13 +70,16 @@ def method_name(method: str) -> str:
     return "student alone" if method == ALONE else f"distilled with {' + '.join(method.split('+'))}"
 
 
-def gains(trials: pa.Table) -> list[Any]:
-    """What ``kdtune.significance`` says of each method of ``final``; none where there is no such module."""
+def gains(trials: pa.Table, planned: int) -> list[Any]:
+    """What ``kdtune.significance`` says of each method of ``final``; none where there is no such module.
+
+    ``planned``: how many seeds a method must have; 0 where that is not known.
+    """
     try:
         significance = importlib.import_module("kdtune.significance")
     except ModuleNotFoundError:
         return []
-    found: list[Any] = significance.gains(trials)
+    found: list[Any] = significance.gains(trials, planned)
     return found
 
 

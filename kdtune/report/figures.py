@@ -121,7 +121,7 @@ def _named(values: Sequence[float]) -> tuple[list[int], list[str]]:
 def _cell(axes: Axes, at: tuple[int, int], row: Row | None, colours: Normalize, size: float) -> None:
     x, y = at
     corner = (x - 0.47, y - 0.47)
-    if row is None:
+    if row is None or row["status"] is None:
         axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=MUTED, linestyle=(0, (3, 3))))
         return
     miou, status = row["miou"], row["status"]
@@ -129,7 +129,7 @@ def _cell(axes: Axes, at: tuple[int, int], row: Row | None, colours: Normalize, 
     if not shown:
         axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=RULE, edgecolor="none"))
         if size:
-            axes.text(x, y, status or "running", ha="center", va="center", fontsize=size - 2)
+            axes.text(x, y, status, ha="center", va="center", fontsize=size - 2)
         return
     red, green, blue, _ = matplotlib.colormaps["cividis"](colours(miou))
     ink = "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
@@ -176,7 +176,7 @@ def scattered_grid(title: str, rows: Sequence[Row], colours: Normalize) -> Figur
             sign = marker or "o"
             axes.scatter(x, y, c=z, cmap=shades, norm=colours, marker=sign, s=26, label=words, linewidths=1.2)
     for row in rows:
-        if row["best"]:
+        if row["best"] and row["status"] is not None:
             axes.plot([row["lr"]], [row["weight_decay"]], "o", mfc="none", mec=VERMILION, ms=11, mew=2)
     for name, axis in (("lr", axes.xaxis), ("weight_decay", axes.yaxis)):
         if all(row[name] > 0 for row in rows):

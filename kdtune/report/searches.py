@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.colors import Normalize
 
 from kdtune import tables
 from kdtune.report import facts, figures
@@ -37,59 +38,54 @@ def _of_stage(data: pa.Table, stage: str) -> pa.Table:
     return data.filter(pc.equal(data["stage"], stage))
 
 
-def _reached(row: Row) -> bool:
-    return row.get("miou") is not None and row["status"] not in ("diverged", "failed")
+def _ended(row: Row) -> bool:
+    """Whether its trials have ended: a table may have lines of those that are only planned."""
+    return row["status"] is not None
 
 
 def _grids(study: Study) -> str:
     data = study.table("grid")
-    stages = _by_stage(data)
+    stages = {stage: rows for stage, rows in _by_stage(data).items() if any(map(_ended, rows))}
     if not stages:
         return note("No stage has searched learning rate and weight decay yet.")
-    completed = [
-        row["miou"] for rows in stages.values() for row in rows if row["status"] == "completed" and row["miou"]
-    ]
-    colours = figures.colour_range(completed)
-    drawn_at_random = {stage.name for stage in study.spec.stages if stage.search != "grid"} if study.spec else set()
-    drawn = []
-    for i, (stage, rows) in enumerate(stages.items()):
-        cells = {(row["weight_decay"], row["lr"]) for row in rows}
-        size = len({decay for decay, _ in cells}) * len({rate for _, rate in cells})
-        on_grid = stage not in drawn_at_random and len(cells) == len(rows) and size <= 3 * len(rows)
-        draw = figures.heat_map if on_grid else figures.scattered_grid
-        best = next((row for row in rows if row["best"]), None)
-        label = f"{stage}: mIoU of {len(rows)} pairs of learning rate and weight decay" + (
-            f"; best {best['miou']:.2f} % at {best['lr']:g} and {best['weight_decay']:g}" if best else ""
-        )
-        svg = inline_svg(draw(f"stage {stage}", rows, colours), f"grid-{i}", label)
+    every = [row for rows in stages.values() for row in rows]
+    colours = figures.colour_range([row["miou"] for row in every if row["status"] == "completed" and row["miou"]])
+    at_random = {stage.name for stage in study.spec.stages if stage.search != "grid"} if study.spec else set()
+    drawn: list[str] = []
+    for stage, rows in stages.items():
+        shown = _grid(f"grid-{len(drawn)}", stage, rows, colours, stage in at_random)
         opened = details("data", written(_of_stage(data, stage), f"grid-{stage}"))
-        drawn.append(
-            figure(
-                svg,
-                f"grid-{i}",
-                _marks(
-                    rows,
-                    size if on_grid else len(rows),
-                    on_grid and len({rate for _, rate in cells}) <= figures.ANNOTATED,
-                ),
-            )
-            + opened
-        )
+        drawn.append(f"<div>{shown}{opened}</div>")
     words = paragraph(
         "Every pair of learning rate and weight decay is one trial. All panels share one scale of colours; brighter is "
         "better. The best is outlined."
     )
-    return words + grid([f"<div>{each}</div>" for each in drawn]) + _beside(study, "grid")
+    return words + grid(drawn) + _beside(study, "grid")
 
 
-def _marks(rows: Sequence[Row], size: int, annotated: bool) -> str:
+def _grid(name: str, stage: str, rows: Sequence[Row], colours: Normalize, at_random: bool) -> str:
+    """A heat map, or points where they are on no grid: a heat map would be mostly holes, or hide a trial."""
+    ended = [row for row in rows if _ended(row)]
+    decays, rates = ({row[axis] for row in rows} for axis in ("weight_decay", "lr"))
+    size = len(decays) * len(rates)
+    on_grid = not at_random and len({(r["weight_decay"], r["lr"]) for r in rows}) == len(rows) and size <= 3 * len(rows)
+    best = next((row for row in ended if row["best"]), None)
+    label = f"{stage}: mIoU of {len(ended)} pairs of learning rate and weight decay"
+    label += f"; best {best['miou']:.2f} % at {best['lr']:g} and {best['weight_decay']:g}" if best else ""
+    draw = figures.heat_map if on_grid else figures.scattered_grid
+    svg = inline_svg(draw(f"stage {stage}", rows, colours), name, label)
+    missing = size - len(ended) if on_grid else 0
+    return figure(svg, name, _signs(ended, missing, on_grid and len(rates) <= figures.ANNOTATED))
+
+
+def _signs(rows: Sequence[Row], missing: int, annotated: bool) -> str:
     """What the signs of a grid mean, those that it has."""
     stopped = sum(row["status"] == "stopped" for row in rows)
     words = [f"{stopped} hatched: stopped early{', with the step after @' if annotated else ''}"] if stopped else []
     for status in ("diverged", "failed"):
         count = sum(row["status"] == status for row in rows)
         words += [f"{count} grey: {status}"] if count else []
-    words += [f"{size - len(rows)} dashed: missing, not run (yet)"] if size > len(rows) else []
+    words += [f"{missing} dashed: missing, not run (yet)"] if missing else []
     return "; ".join(words) + ("." if words else "")
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from kdtune import published, tables
 from kdtune.base import UserError
 from kdtune.report import facts
-from kdtune.report.facts import ALONE, Contender
+from kdtune.report.facts import ALONE, FINAL, Contender
 from kdtune.report.page import details, table
 from kdtune.spec import StudySpec
 from kdtune.standings import Row
@@ -21,6 +21,9 @@ SHOWN = {
     **dict.fromkeys(("miou_published", "miou_mean_published", "miou_std_published"), ".2f"),
     **dict.fromkeys(("miou_difference", "miou_mean_difference"), "+.2f"),
     **dict.fromkeys(("student", "distilled", "teacher"), ".2f"),
+    **dict.fromkeys((f"gain_{of}{end}" for of in ("student", "pi") for end in ("", "_low", "_high")), "+.2f"),
+    **dict.fromkeys((f"p_{of}{end}" for of in ("student", "pi") for end in ("", "_holm")), ".2g"),
+    **dict.fromkeys(("p", "p_holm"), ".2g"),
     "difference": "+.2f",
     "lr": ".3g",
     "weight_decay": ".3g",
@@ -40,6 +43,20 @@ LABELS = {
     "train_seconds": "training [s]",
     "images_per_second": "images/s",
     "peak_memory_mb": "memory [MB]",
+    "gain_student": "gain over the student alone [points]",
+    "gain_student_low": "95 % interval from",
+    "gain_student_high": "to",
+    "p_student": "p",
+    "p_student_holm": "p (Holm)",
+    "paired_student": "paired",
+    "verdict_student": "in words",
+    "gain_pi": "gain over L_PI alone [points]",
+    "gain_pi_low": "95 % interval from",
+    "gain_pi_high": "to",
+    "p_pi": "p",
+    "p_pi_holm": "p (Holm)",
+    "paired_pi": "paired",
+    "verdict_pi": "in words",
     "difference": "gain [points]",
     "low": "95 % interval from [points]",
     "high": "to [points]",
@@ -97,7 +114,9 @@ class Study:
     @cached_property
     def gains(self) -> list[Any]:
         """What each method gains on the student alone."""
-        return [gain for gain in facts.gains(self.stored.trials) if gain.reference == ALONE]
+        seeds = [len(stage.seeds) for stage in self.spec.stages if stage.name == FINAL] if self.spec else []
+        found = facts.gains(self.stored.trials, max(seeds, default=0))
+        return [gain for gain in found if gain.reference == ALONE]
 
     def table(self, name: str) -> pa.Table:
         """A table of ``kdtune results``."""
