@@ -95,9 +95,8 @@ def _entropy(study: Study) -> str:
         "Entropy of the teacher's probabilities at each temperature: near zero it is sure of one class, and tells the "
         "student little more than the label does."
     )
-    return words + grid([figure(inline_svg(draw(table), "entropy", label), "entropy")]) + details(
-        "data", written(table, "entropy")
-    )  # fmt: skip
+    drawn = figure(inline_svg(draw(table), "entropy", label), "entropy")
+    return words + grid([drawn], "wide") + details("data", written(table, "entropy"))
 
 
 def _energy(study: Study) -> str:
