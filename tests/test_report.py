@@ -25,8 +25,9 @@ from kdtune.datasets.demo import Demo
 from kdtune.loading.images import read_directly
 from kdtune.published import published
 from kdtune.report import report
+from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
-from kdtune.report.panels import palette_of, predicted
+from kdtune.report.panels import palette_of, panels, predicted
 from kdtune.spec import StudySpec, TrialConfig
 from kdtune.storage import TABLES, Record, Storage
 from kdtune.study_file import load_study
@@ -48,8 +49,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Re
 
 
 @pytest.fixture(scope="module")
-def page(finished: tuple[Storage, list[Record]]) -> Page:
-    return Page(report(finished[0], None))
+def content(finished: tuple[Storage, list[Record]]) -> str:
+    return report(finished[0], None)
+
+
+@pytest.fixture(scope="module")
+def page(content: str) -> Page:
+    return Page(content)
 
 
 def stored(storage: Storage) -> tables.Tables:
@@ -175,8 +181,8 @@ def test_every_figure_has_words_and_ids_of_its_own(page: Page) -> None:
     assert set(used) <= set(ids)
 
 
-def test_a_report_is_the_same_twice(finished: tuple[Storage, list[Record]]) -> None:
-    assert report(finished[0], None) == report(finished[0], None)
+def test_a_report_is_the_same_twice(finished: tuple[Storage, list[Record]], content: str) -> None:
+    assert report(finished[0], None) == content
 
 
 def pictures(page: Page) -> list[tuple[str, Image.Image]]:
@@ -295,13 +301,14 @@ def test_no_result_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_the_command_writes_the_page(finished: tuple[Storage, list[Record]], tmp_path: Path) -> None:
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    report_study.write(Storage(str(tmp_path), "demo"), report_study.demo(), stages=1)
     target = tmp_path / "r.html"
-    done = CliRunner().invoke(main, ["report", "demo", "--storage", finished[0].root, "-o", str(target)])
+    done = CliRunner().invoke(main, ["report", "demo", "--storage", str(tmp_path), "-o", str(target)])
     assert done.exit_code == 0, done.output
     assert done.stdout == ""
     assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    refused = CliRunner().invoke(main, ["report", "demo", "--storage", finished[0].root, "-o", str(tmp_path)])
+    refused = CliRunner().invoke(main, ["report", "demo", "--storage", str(tmp_path), "-o", str(tmp_path)])
     assert refused.exit_code == 2
     assert "cannot be written" in refused.stderr
 
@@ -369,3 +376,57 @@ def test_points_on_no_grid_are_scattered(tmp_path: Path) -> None:
     assert "grid-0" in page.figures
     assert "dashed" not in page.words
     assert len(page.tables["grid-student"].rows) == 6
+
+
+def test_code_that_a_storage_names_is_not_run(tmp_path: Path) -> None:
+    """A network of another package is built by importing what the configuration names."""
+    module = tmp_path / "named_by_storage.py"
+    module.write_text("raise SystemExit('it was imported')")
+    network = {"name": "external", "builder": "named_by_storage:build"}
+    trial = report_study.planned(report_study.demo(), "student")[0].config.replace(
+        {"student": network, "warm_start": None}
+    )
+    row = {"trial_id": "t", "config": trial.model_dump_json(), "miou": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        with pytest.raises(UserError, match="a network of another package, whose code a report does not load"):
+            panels(Storage(str(tmp_path), "demo"), [Contender("student", "student", "student", (row,))], None)
+
+
+def test_gains_are_those_of_the_tests_of_significance(finished: tuple[Storage, list[Record]], page: Page) -> None:
+    significance = pytest.importorskip("kdtune.significance", reason="without it the report tells no interval")
+    gains = [gain for gain in significance.gains(finished[0].table("trials"), 3) if gain.reference == "student"]
+    shown = page.tables["gains"]
+    assert shown.column("method") == [gain.method for gain in gains]
+    for name in ("difference", "low", "high", "p", "p_holm"):
+        assert shown.floats(name) == [getattr(gain, name) for gain in gains]
+    best = next(gain for gain in gains if gain.method == "pi+pa")
+    assert {best.difference, best.low, best.high} <= set(page.values)
+    assert best.verdict in page.words
+    assert "gains" in page.figures
+
+
+def test_the_teachers_entropy_is_shown(tmp_path: Path) -> None:
+    entropy = pytest.importorskip("kdtune.entropy", reason="without it there is none to show")
+    storage = Storage(str(tmp_path), "demo")
+    for record in report_study.write(storage, report_study.demo(), stages=1):
+        report_study.weights(storage, record)
+    command = [
+        "teacher",
+        "entropy",
+        "demo",
+        "--storage",
+        str(tmp_path),
+        "--temperatures",
+        "1,2",
+        "--images",
+        "2",
+        "--whole",
+    ]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    page = Page(report(storage, None))
+    assert "entropy" in page.figures
+    table = entropy.stored(storage.folder)
+    for name in ("temperature", "low", "high", "share"):
+        assert page.tables["entropy"].floats(name) == table[name].to_pylist()
