@@ -362,7 +362,8 @@ def report(study: str, storage: str | None, data_root: str | None, output: str) 
     from kdtune import api
     from kdtune.report import report
 
-    content = report(api.results(study, storage).storage, api.data_folder(data_root)).encode()
+    found = api.results(study, storage)
+    content = report(found.storage, found.all(), api.data_folder(data_root)).encode()
     try:
         with open(output, "wb") as file:
             file.write(content)

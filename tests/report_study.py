@@ -5,8 +5,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from kdtune import results
 from kdtune.growing import TableWriter
 from kdtune.journal import Planned, new_record
+from kdtune.report import report
 from kdtune.spec import StudySpec, TrialConfig
 from kdtune.storage import Record, Storage
 from kdtune.study_file import load_study
@@ -89,6 +91,11 @@ def save(storage: Storage, study: StudySpec, plan: Mapping[str, list[str]], reco
     for record in records:
         writer.add(record)
     writer.write(plan)
+
+
+def page(storage: Storage, data_root: str | None = None) -> str:
+    """The report of the study on that storage."""
+    return report(storage, results(storage.study, storage.root).all(), data_root)
 
 
 def weights(storage: Storage, record: Record) -> None:

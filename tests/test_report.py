@@ -18,18 +18,17 @@ from click.testing import CliRunner
 from html_page import Page
 from PIL import Image
 
-from kdtune import tables
+from kdtune import results, tables
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
 from kdtune.datasets.demo import Demo
 from kdtune.loading.images import read_directly
 from kdtune.published import published
-from kdtune.report import report
 from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
 from kdtune.report.panels import palette_of, panels, predicted
 from kdtune.spec import StudySpec, TrialConfig
-from kdtune.storage import TABLES, Record, Storage
+from kdtune.storage import Record, Storage
 from kdtune.study_file import load_study
 from kdtune.train import confusion
 
@@ -50,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, list[Re
 
 @pytest.fixture(scope="module")
 def content(finished: tuple[Storage, list[Record]]) -> str:
-    return report(finished[0], None)
+    return report_study.page(finished[0])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def page(content: str) -> Page:
 
 
 def stored(storage: Storage) -> tables.Tables:
-    return tables.Tables(**{name: storage.table(name) for name in TABLES})
+    return results(storage.study, storage.root).all()
 
 
 def numbers(table: pa.Table) -> list[str]:
@@ -149,9 +148,9 @@ def test_a_missing_cell_is_shown_as_missing(tmp_path: Path) -> None:
     plan = storage.plan()
     gone = plan["student"][4]
     report_study.save(storage, study, plan, [record for record in records if record["row"]["trial_id"] != gone])
-    found = Page(report(storage, None))
+    found = Page(report_study.page(storage))
     assert "1 dashed: missing" in found.words
-    assert len(found.tables["grid-student"].rows) == 8
+    assert len([value for value in found.tables["grid-student"].floats("miou") if value is not None]) == 8
     assert "10 of the 11 trials" in found.words
 
 
@@ -182,7 +181,7 @@ def test_every_figure_has_words_and_ids_of_its_own(page: Page) -> None:
 
 
 def test_a_report_is_the_same_twice(finished: tuple[Storage, list[Record]], content: str) -> None:
-    assert report(finished[0], None) == content
+    assert report_study.page(finished[0]) == content
 
 
 def pictures(page: Page) -> list[tuple[str, Image.Image]]:
@@ -245,7 +244,7 @@ def test_panels_predict_as_evaluations_do() -> None:
 def test_what_is_not_there_is_one_line_in_its_place(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), "demo")
     report_study.write(storage, report_study.demo(), given={"energy_kwh": None, "co2_kg": None, "per_class_iou": None})
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     notes = " | ".join(page.notes)
     assert "no such weights file" in notes
     assert "kdtune teacher entropy" in notes
@@ -261,7 +260,7 @@ def test_data_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     records = report_study.write(storage, study, stages=2)
     for record in records:
         report_study.weights(storage, record)
-    notes = Page(report(storage, str(tmp_path / "data"))).notes
+    notes = Page(report_study.page(storage, str(tmp_path / "data"))).notes
     assert [line for line in notes if line.startswith("No images:") and "camvid" in line]
 
 
@@ -269,13 +268,13 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), "demo")
     for record in report_study.write(storage, report_study.demo(), stages=3):
         (storage.folder / "checkpoints" / record["row"]["trial_id"]).write("student.safetensors", b"no weights")
-    assert [line for line in Page(report(storage, None)).notes if "not a file of weights" in line]
+    assert [line for line in Page(report_study.page(storage)).notes if "not a file of weights" in line]
 
 
 def test_a_running_study_is_told_so_far(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), "demo")
     report_study.write(storage, report_study.demo(), stages=4)
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     assert "So far the best is the distilled" in page.words
     assert "The study has not run to its end" in page.words
     assert [line for line in page.notes if "stage 'final'" in line]
@@ -285,13 +284,13 @@ def test_a_running_study_is_told_so_far(tmp_path: Path) -> None:
 def test_a_study_of_a_teacher_alone(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), "demo")
     report_study.write(storage, report_study.demo(), stages=1)
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     assert [line for line in page.notes if "nothing can be compared" in line]
 
 
 def test_no_result_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results of study 'demo' there"):
-        report(Storage(str(tmp_path), "demo"), None)
+        report_study.page(Storage(str(tmp_path), "demo"))
     study = report_study.demo()
     report_study.save(Storage(str(tmp_path), "demo"), study, {"teacher": []}, [])
     done = CliRunner().invoke(main, ["report", "demo", "--storage", str(tmp_path), "-o", str(tmp_path / "r.html")])
@@ -336,7 +335,7 @@ def evil_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 
 def test_what_users_write_stays_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = report(evil_study(tmp_path, monkeypatch), None)
+    content = report_study.page(evil_study(tmp_path, monkeypatch))
     page = Page(content)
     test_nothing_can_run_or_load(page)
     assert "<script" not in content
@@ -356,7 +355,7 @@ def test_the_papers_values_stand_behind(tmp_path: Path) -> None:
     study = load_study("cityscapes-resnet")
     storage = Storage(str(tmp_path), study.name)
     report_study.write(storage, study, evaluations=2)
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     weights = set(published(study.name, "weights")["stage"].to_pylist())
     assert page.svg_words.count("published") == 2 + len(weights)  # temperature, methods
     for name, column in (("temperature", "miou_mean"), ("final", "miou_mean"), ("grid", "miou")):
@@ -372,7 +371,7 @@ def test_points_on_no_grid_are_scattered(tmp_path: Path) -> None:
     data["stages"][2] |= {"search": "random", "samples": 6, "grid": {"recipe.lr": [0.1 * i for i in range(1, 9)],
                           "recipe.weight_decay": [1e-5 * i for i in range(1, 9)]}}  # fmt: skip
     report_study.write(storage, StudySpec.model_validate(data), stages=3)
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     assert "grid-0" in page.figures
     assert "dashed" not in page.words
     assert len(page.tables["grid-student"].rows) == 6
@@ -425,7 +424,7 @@ def test_the_teachers_entropy_is_shown(tmp_path: Path) -> None:
     ]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
-    page = Page(report(storage, None))
+    page = Page(report_study.page(storage))
     assert "entropy" in page.figures
     table = entropy.stored(storage.folder)
     for name in ("temperature", "low", "high", "share"):

@@ -12,7 +12,6 @@ import pytest
 import report_study
 from test_report import STATUSES, evil_study
 
-from kdtune.report import report
 from kdtune.report.page import Section, page
 from kdtune.storage import Storage
 
@@ -80,7 +79,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for record in report_study.write(storage, report_study.demo(), statuses=STATUSES):
         if record["row"]["stage"] in ("teacher", "final"):
             report_study.weights(storage, record)
-    (folder / "report.html").write_text(report(storage, None), encoding="utf-8")
+    (folder / "report.html").write_text(report_study.page(storage), encoding="utf-8")
     return folder / "report.html"
 
 
@@ -127,7 +126,7 @@ def unreadable(figure: dict[str, Any]) -> list[str]:
 
 
 def test_hostile_texts_do_nothing(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "evil.html").write_text(report(evil_study(tmp_path, monkeypatch), None), encoding="utf-8")
+    (tmp_path / "evil.html").write_text(report_study.page(evil_study(tmp_path, monkeypatch)), encoding="utf-8")
     seen = opened(browser, tmp_path / "evil.html", 400)
     assert seen.errors == []
     assert foreign(seen, tmp_path / "evil.html") == []

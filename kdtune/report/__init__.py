@@ -18,20 +18,20 @@ from kdtune.report.study import Study
 from kdtune.report.svg import drawing
 from kdtune.rows import weight_stages
 from kdtune.spec import TEACHER, StudySpec
-from kdtune.storage import TABLES, Storage
+from kdtune.storage import Storage
 
 
-def report(where: Storage, data_root: str | None) -> str:
+def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:
     """The report of a study, running or finished, as HTML.
 
     Args:
         where: the study on its storage.
+        stored: its tables.
         data_root: parent of the datasets' folders, for the validation images.
 
     Raises:
-        UserError: the study has not been launched with this storage, or none of its trials has finished.
+        UserError: none of the study's trials has finished.
     """
-    stored = tables.Tables(**{name: where.table(name) for name in TABLES})
     if not stored.trials.num_rows:
         raise UserError(
             f"{where.folder.uri}: no trial of study '{where.study}' has finished yet; see how far it is with "
