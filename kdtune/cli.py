@@ -370,6 +370,30 @@ def results(
         raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
 
 
+@main.command(epilog="Example: kdtune report demo -o demo.html")
+@click.argument("study")
+@_storage_option
+@_data_option
+@click.option("-o", "--output", metavar="FILE", default="report.html", show_default=True, help="The page to write.")
+def report(study: str, storage: str | None, data_root: str | None, output: str) -> None:
+    """Write a study's report: one HTML page with figures and tables that opens anywhere and loads nothing.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. Validation images are shown where the data and
+    the trained weights can be reached.
+    """
+    from kdtune import api
+    from kdtune.report import report
+
+    found = api.results(study, storage)
+    content = report(found.storage, found.all(), api.data_folder(data_root)).encode()
+    try:
+        with open(output, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
+    click.echo(f"{output}: {len(content) / 1e6:.1f} MB", err=True)
+
+
 @main.group(epilog="Example: kdtune studies list")
 def studies() -> None:
     """What can be launched."""

@@ -1,0 +1,209 @@
+"""The top of the report: which method won, by how much, at what cost; what a study is; the methods side by side."""
+
+import inspect
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdtune.losses import LOSSES
+from kdtune.report import dots, facts
+from kdtune.report.facts import ALONE, FINAL, method_name
+from kdtune.report.page import Section, details, escape, figure, grid, note, number, paragraph, tile
+from kdtune.report.study import Study, written
+from kdtune.report.svg import inline_svg
+from kdtune.spec import TEACHER
+from kdtune.standings import Row
+
+WHAT = (
+    "Semantic segmentation gives every pixel of an image a class, such as road or person. How well a network does is "
+    "told by its mIoU: for each class the overlap of what it marked and what is there, divided by their union, then "
+    "the mean over the classes, in percent; higher is better.",
+    "A small network, the student, can be trained on the labels alone, or also on what a larger trained network, the "
+    "teacher, says about each pixel: that is knowledge distillation. Each method adds other terms to what the student "
+    "minimises. Whether one helps is only told fairly if both sides had their hyperparameters tuned, which a study "
+    "does in stages: first the learning rate and the weight decay of the student alone and of the student with its "
+    "teacher, then the temperature that softens the teacher's answer, then the weight of each term. Each stage starts "
+    "from the best of an earlier one. At last the best of each method is trained again with new random seeds, and only "
+    "these last runs are compared.",
+)
+
+
+def lead(study: Study) -> str:
+    """Title, the answer in a sentence or two, the figures at the top."""
+    spec, done = study.spec, len(study.trials)
+    planned = max(sum(len(ids) for ids in study.plan.values()), done)
+    last = max((row["finished_at"] for row in study.trials if row["finished_at"] is not None), default=None)
+    words = (
+        f"{done} trials have ended" if planned == done else f"{done} of the {planned} trials planned so far have ended"
+    )
+    words += f", the last one at {last:%Y-%m-%d %H:%M} UTC." if last else "."
+    if done < planned or (spec is not None and len(study.plan) < len(spec.stages)):
+        words += " The study has not run to its end: what follows may change."
+    about = paragraph(spec.description) if spec and spec.description else ""
+    title = f'<h1>Study {escape(study.name)}</h1><p class="under">Knowledge distillation for semantic segmentation.'
+    return f"{title} {escape(words)}</p>{about}{_answer(study)}{_tiles(study)}"
+
+
+def _points(value: float, form: str = ".2f") -> str:
+    return number(value, format(value, form))
+
+
+def _answer(study: Study) -> str:
+    best = next((row for row in study.table(FINAL).to_pylist() if row["best"]), None)
+    if best is None:
+        return _answer_so_far(study)
+    std = "" if best["miou_std"] is None else f" ± {_points(best['miou_std'])}"
+    seeds = f" over {best['seeds']} seeds" if best["seeds"] > 1 else ""
+    words = f"The best method is the student <strong>{escape(_short_name(best))}</strong>: "
+    words += f"{_points(best['miou_mean'])}{std} % mIoU{seeds}. "
+    if best["method"] == ALONE:
+        words += "No distillation did better than the tuned student without a teacher."
+    else:
+        words += _gain(study, best)
+    return f'<p class="answer">{words}</p>'
+
+
+def _short_name(row: Row) -> str:
+    return "alone, without a teacher" if row["method"] == ALONE else method_name(row["method"])
+
+
+def _answer_so_far(study: Study) -> str:
+    students = [each for each in study.contenders if each.role != TEACHER]
+    if not students:
+        return note("No student has completed its training yet, so nothing can be compared.")
+    top = max(students, key=lambda each: each.miou)
+    return (
+        f'<p class="answer">So far the best is the <strong>{escape(top.told)}</strong>: {_points(top.miou)} % mIoU. '
+        "The methods have not been compared over new seeds yet (stage <em>final</em>), so this is the best of several "
+        "runs, which is biased upwards.</p>"
+    )
+
+
+def _gain(study: Study, best: Row) -> str:
+    """The gain of the best method with its interval, and the verdict."""
+    found = next((gain for gain in study.gains if gain.method == best["method"]), None)
+    verdict = f" In words: {escape(found.verdict)}." if found is not None else ""
+    if found is not None and found.low is not None:
+        return (
+            f"Its gain over the tuned student alone is {_points(found.difference, '+.2f')} points of mIoU, with a 95 % "
+            f"interval from {_points(found.low, '+.2f')} to {_points(found.high, '+.2f')}.{verdict}"
+        )
+    alone = next((row for row in study.table(FINAL).to_pylist() if row["method"] == ALONE), None)
+    if alone is None:
+        return "The student alone is not among the methods compared, so no gain can be told."
+    difference = best["miou_mean"] - alone["miou_mean"]
+    verdict = verdict or " How sure that is cannot be told from these runs."
+    return f"That is {_points(difference, '.2f')} points more than the tuned student alone.{verdict}"
+
+
+def _tiles(study: Study) -> str:
+    """Cost of the study."""
+    cost = facts.cost(study.trials, study.nodes)
+    ended = ", ".join(f"{count} {status}" for status, count in cost.by_status.items())
+    energy, co2 = cost.energy_kwh, cost.co2_kg
+    told = "of the nodes, idle time included" if cost.of == "nodes" else f"of {cost.metered} of {cost.trials} trials"
+    all_steps = cost.steps + cost.steps_saved
+    share = 100 * cost.steps_saved / all_steps if all_steps else 0.0
+    hours = "; ".join(f"{number(value, _hours(value))} on {escape(device)}" for device, value in cost.hours.items())
+    tiles = [
+        tile("Trials", number(cost.trials, str(cost.trials)), escape(ended)),
+        tile("Training time", number(sum(cost.hours.values()), _hours(sum(cost.hours.values()))), hours),
+        tile("Energy", number(energy, _energy(energy)) if energy is not None else "not metered",
+             escape(told) if energy is not None else "no trial has an energy reading"),
+        tile("CO2-equivalent", number(co2, _mass(co2)) if co2 is not None else "not known", "of that energy"
+             if co2 is not None else "needs the energy"),
+        tile("Saved by early stopping", number(cost.steps_saved, f"{cost.steps_saved:,} steps"),
+             f"{number(share, f'{share:.1f}')} % of {all_steps:,} steps"),
+    ]  # fmt: skip
+    return grid(tiles, "tiles")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _energy(kwh: float) -> str:
+    return f"{kwh:.2f} kWh" if kwh >= 1 else f"{1000 * kwh:.1f} Wh"
+
+
+def _mass(kg: float) -> str:
+    return f"{kg:.2f} kg" if kg >= 1 else f"{1000 * kg:.1f} g"
+
+
+def opening_sections(study: Study) -> list[Section]:
+    """What a study is, and how the methods did."""
+    return [
+        Section("what", "What this is", "".join(map(paragraph, WHAT)) + _setting(study)),
+        Section("methods", "The methods side by side", _methods(study)),
+    ]
+
+
+def _setting(study: Study) -> str:
+    """Dataset, student, teacher, terms of this study."""
+    config = next((found for row in study.trials if (found := facts.trial_config(row)) and found.teacher), None)
+    config = config or next((found for row in study.trials if (found := facts.trial_config(row))), None)
+    lines = []
+    if config is not None:
+        lines.append(f"dataset: {config.dataset.name}, {config.dataset.num_classes} classes")
+        lines.append(f"student: {_network(config.student.model_dump())}")
+        if config.teacher is not None:
+            lines.append(f"teacher: {_network(config.teacher.model.model_dump())}")
+    lines += _terms([row["method"] for row in study.trials])
+    return f"<h3>This study</h3><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _network(model: Row) -> str:
+    told = [str(model[key]) for key in ("name", "backbone", "builder") if model.get(key)]
+    width = model.get("width")
+    return " ".join(told) + (f", {width:g} of its usual width" if width not in (None, 1.0) else "")
+
+
+def _terms(methods: Sequence[str]) -> list[str]:
+    """The distillation terms in use, as this installation knows them: the first line of each one's documentation."""
+    names = dict.fromkeys(term for method in methods if method and method != ALONE for term in method.split("+"))
+    known = {name: LOSSES.resolve(name) for name in names if name in LOSSES.names()}
+    told = {name: (inspect.getdoc(term) or "").partition("\n")[0].rstrip(".") for name, term in known.items()}
+    return [f"{name}: {term.symbol}. {told[name]} ({term.source})" for name, term in known.items()]
+
+
+def _methods(study: Study) -> str:
+    final = study.table(FINAL).to_pylist()
+    if not final:
+        return note("No method has all its runs in stage 'final' yet: there is nothing to compare over seeds.")
+    seeds: dict[str, list[float]] = {}
+    for row in study.stages.get(FINAL, []):
+        if row["status"] == "completed" and row["miou"] is not None:
+            seeds.setdefault(row["method"], []).append(row["miou"])
+    drawn = dots.final_scores("mIoU of each method", final, seeds, study.paper(FINAL))
+    figures = [
+        figure(inline_svg(drawn, "final", f"mIoU of {len(final)} methods: {_ranking(final)}"), "final",
+               "Each method with the best hyperparameters found for it, trained again with new seeds. Where the bars "
+               "overlap widely, the difference may be chance."),
+    ]  # fmt: skip
+    content = ""
+    compared = [gain for gain in study.gains if gain.difference is not None]
+    if compared:
+        drawn = dots.gains("Gain over the tuned student alone", compared)
+        words = "; ".join(f"{gain.method} {gain.difference:+.2f} points" for gain in compared)
+        figures.append(
+            figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
+                   "Difference of the means with its 95 % interval. Filled and blue: chance hardly explains it (p "
+                   "below 0.05, corrected for trying several methods).")
+        )  # fmt: skip
+    if study.gains:
+        content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
+    runs = details("runs as a table", written(_columns(study, FINAL), "final-runs"))
+    return grid(figures) + study.shown(FINAL) + content + runs
+
+
+def _ranking(final: Sequence[Row]) -> str:
+    order = sorted(final, key=lambda row: row["miou_mean"], reverse=True)
+    return ", ".join(f"{row['method']} {row['miou_mean']:.2f} %" for row in order)
+
+
+def _columns(study: Study, stage: str) -> pa.Table:
+    """The trials of a stage, in short."""
+    trials = study.stored.trials
+    chosen = trials.filter(pc.equal(trials["stage"], stage))
+    return chosen.select(["trial_id", "method", "status", "seed", "miou", "step", "steps_total"])

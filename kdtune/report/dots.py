@@ -1,0 +1,123 @@
+"""The report's figures in which each line is a method or a class: gains, final scores, IoU of classes, energy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from kdtune.report.facts import method_name
+from kdtune.report.figures import COLOURS, MIOU, SIGNS, canvas, legend, short
+from kdtune.report.svg import BLUE, INK, MUTED, ORANGE, PAPER
+from kdtune.standings import Row
+
+ALPHA = 0.05  # of p-values that are corrected for the number of methods
+CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
+
+
+def gains(title: str, found: Sequence[Any]) -> Figure:
+    """Difference to the tuned student alone with its 95 % interval, a line per method [mIoU points].
+
+    ``found``: gains of ``kdtune.significance``, each with a difference.
+    """
+    figure, axes = canvas(0.42 * len(found) + 1.2, title)
+    places = range(len(found))
+    axes.axvline(0.0, color=INK, lw=1.0)
+    for place, gain in zip(places, found, strict=True):
+        sure = gain.p_holm is not None and gain.p_holm < ALPHA
+        colour = BLUE if sure else MUTED
+        if gain.low is not None:
+            axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
+        axes.plot([gain.difference], [place], "o", color=colour, ms=8, mfc=colour if sure else PAPER, mew=1.8)
+    _lines(axes, [method_name(gain.method).removeprefix("distilled with ") for gain in found])
+    axes.set_xlabel("difference in mIoU [points]")
+    return figure
+
+
+def _lines(axes: Any, names: Sequence[str]) -> None:
+    """A named line per place, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name, 24) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def final_scores(
+    title: str, final: Sequence[Row], seeds: Mapping[str, Sequence[float]], paper: Sequence[Row]
+) -> Figure:
+    """Mean and deviation of each method, its seeds as dots, the paper's mean behind."""
+    figure, axes = canvas(0.46 * len(final) + 1.55, title)
+    for place, row in enumerate(final):
+        values = seeds.get(row["method"], [])
+        axes.plot(values, [place] * len(values), "o", color=MUTED, ms=4, alpha=0.8, label="" if place else "one seed")
+        axes.errorbar(
+            [row["miou_mean"]], [place], xerr=[row["miou_std"] or 0.0], fmt="D", color=BLUE, ms=7, capsize=4, lw=1.6,
+            label="" if place else "mean ± standard deviation",
+        )  # fmt: skip
+    theirs = {row["method"]: row["miou_mean"] for row in paper}
+    known = [(theirs[row["method"]], i) for i, row in enumerate(final) if theirs.get(row["method"]) is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "s", color=MUTED, mfc=PAPER, ms=8, label="published", zorder=1)
+    _lines(axes, [method_name(row["method"]).removeprefix("distilled with ") for row in final])
+    axes.set_xlabel(MIOU)
+    legend(figure, axes)
+    return figure
+
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "student": {"color": ORANGE, "marker": "s", "ms": 6},
+    "distilled": {"color": BLUE, "marker": "o", "ms": 7},
+    "teacher": {"color": INK, "marker": "|", "ms": 11, "mew": 2.0},
+}
+
+
+def class_scores(title: str, table: pa.Table) -> list[Figure]:
+    """IoU of each class, a line per class from the student's to the distilled student's; in several figures if many."""
+    return [
+        _class_scores(title if first == 0 else f"{title}, continued", table.slice(first, CLASSES_AT_ONCE).to_pylist())
+        for first in range(0, table.num_rows, CLASSES_AT_ONCE)
+    ]
+
+
+def _class_scores(title: str, rows: Sequence[Row]) -> Figure:
+    figure, axes = canvas(0.245 * len(rows) + 1.25, title)
+    for place, row in enumerate(rows):
+        if row.get("student") is not None and row.get("distilled") is not None:
+            axes.plot([row["student"], row["distilled"]], [place, place], color=MUTED, lw=1.6, zorder=1)
+    for role, look in _LOOKS.items():
+        known = [(row[role], place) for place, row in enumerate(rows) if row.get(role) is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), ls="none", label=role, **look)
+    for place, row in enumerate(rows):
+        if all(row.get(role) is None for role in _LOOKS):
+            axes.text(1.0, place, "absent from the validation images", va="center", color=MUTED, fontsize=9)
+    _lines(axes, [row["class"] for row in rows])
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("IoU [%]")
+    legend(figure, axes)
+    return figure
+
+
+def energy(title: str, trials: Sequence[Row]) -> Figure:
+    """The mIoU over the energy that a trial took, a sign per method."""
+    figure, axes = canvas(3.4, title)
+    most = max(row["energy_kwh"] for row in trials)
+    factor, unit = (1.0, "kWh") if most >= 1 else (1e3, "Wh") if most >= 1e-3 else (1e6, "mWh")
+    kinds = list(dict.fromkeys("teacher" if row["stage"] == "teacher" else row["method"] for row in trials))
+    for i, kind in enumerate(kinds):
+        those = [row for row in trials if ("teacher" if row["stage"] == "teacher" else row["method"]) == kind]
+        x, y = [row["energy_kwh"] * factor for row in those], [row["miou"] for row in those]
+        colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i % len(SIGNS)]
+        axes.plot(x, y, sign, color=colour, ms=6, alpha=0.8, label=short(kind, 16), mec=PAPER, mew=0.5)
+    values = [row["energy_kwh"] * factor for row in trials if row["energy_kwh"] > 0]
+    if values and max(values) > 8 * min(values) and len(values) == len(trials):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"energy of the trial [{unit}]")
+    axes.set_ylabel(MIOU)
+    legend(figure, axes)
+    return figure

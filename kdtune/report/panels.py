@@ -1,0 +1,167 @@
+"""What networks make of a few validation images: image, label and predictions in the dataset's colours, as PNG."""
+
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdtune.base import IGNORE, SegmentationDataset, SegNet, UserError, compute_device
+from kdtune.loading.batches import normalise
+from kdtune.loading.images import Images, read_directly
+from kdtune.loading.pack import dataset_root
+from kdtune.report.facts import Contender, trial_config
+from kdtune.spec import TrialConfig
+from kdtune.storage import Storage
+from kdtune.train import autocast, enlarged, sliding
+from kdtune.weights import load_weights, read_weights
+
+Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
+
+IMAGES = 4
+SIDE = 480  # pixels of the longer side as shown; a label is thinned, never mixed
+STRIPE = 4  # pixels: void is shown striped, which no class is
+VOID = ((236, 236, 236), (120, 120, 120))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a panel; ``right`` is the share of its labelled pixels that a prediction has right, 0 to 1."""
+
+    title: str
+    png: bytes
+    right: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A validation image with its label and predictions, and the classes that occur in them."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+    classes: frozenset[int]
+    void: bool
+
+
+def palette_of(dataset: SegmentationDataset) -> list[Colour]:
+    """The dataset's colours; of one that has none, or too few, colours that are easily told apart."""
+    own = list(getattr(dataset, "palette", ()))
+    return own if len(own) >= dataset.num_classes else [_colour(i) for i in range(dataset.num_classes)]
+
+
+def _colour(index: int) -> Colour:
+    """A colour of its own for each class: hues by the golden ratio, lightness and saturation in turn."""
+    hue, light, vivid = index * 0.618034 % 1, (0.9, 0.6, 0.75)[index % 3], (0.85, 0.5)[index // 3 % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, vivid, light)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def panels(
+    where: Storage, contenders: Sequence[Contender], data_root: str | None
+) -> tuple[SegmentationDataset, list[Panel]]:
+    """Panels of ``IMAGES`` validation images, evenly spaced over the split: not chosen by how they turned out.
+
+    Raises:
+        UserError: the data or the weights are not there, or no network of kdtune's own.
+    """
+    found = [(each, each.trials[0], trial_config(each.trials[0])) for each in contenders]
+    configs = [config for _, _, config in found if config is not None]
+    if not configs or len(configs) < len(found):
+        raise UserError("a trial's configuration names parts that this installation of kdtune does not have")
+    networks = [
+        (each.role, config, _network(where, row["trial_id"], config))
+        for each, row, config in found
+        if config is not None
+    ]
+    dataset = configs[0].dataset
+    others = [each.role for each, _, config in found if config is not None and config.dataset != dataset]
+    if others:
+        raise UserError(f"the {others[0]} was evaluated on another dataset than the {contenders[0].role}")
+    split = read_directly(dataset, "val", dataset_root(dataset, data_root))
+    if len(split) == 0:
+        raise UserError(f"dataset '{dataset.name}' has no validation images")
+    chosen = sorted({int((i + 0.5) * len(split) / IMAGES) for i in range(IMAGES)})
+    return dataset, [_panel(dataset, split, i, networks) for i in chosen]
+
+
+def _network(where: Storage, trial_id: str, config: TrialConfig) -> SegNet:
+    """A trial's student with its weights.
+
+    Raises:
+        UserError: the weights are not there or damaged, or the network is another package's.
+    """
+    if config.student.name == "external":  # building it imports code, which what lies on a storage must not choose
+        raise UserError(f"trial {trial_id} trained a network of another package, whose code a report does not load")
+    network = config.student.model_copy(update={"init": "random"}).build(config.dataset.num_classes)
+    source = where.checkpoint_uri(trial_id)
+    load_weights(network, read_weights(source), source)
+    return network.to(compute_device()).eval().requires_grad_(False)
+
+
+def predicted(network: SegNet, config: TrialConfig, image: Pixels) -> Pixels:
+    """Classes (H, W) of an image (H, W, 3), as a trial's evaluations get them."""
+    device = compute_device()
+
+    def logits_of(pixels: torch.Tensor) -> torch.Tensor:
+        with autocast(config.recipe, device):
+            return network(pixels).logits.float()
+
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    pixels = normalise(pixels, config.student.preprocessing)
+    window = config.recipe.eval_window
+    with torch.inference_mode():
+        logits = logits_of(pixels) if window is None else sliding(logits_of, pixels, window)
+        classes: Pixels = enlarged(logits, image.shape[:2]).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+    return classes
+
+
+def _panel(
+    dataset: SegmentationDataset, split: Images, i: int, networks: Sequence[tuple[str, TrialConfig, SegNet]]
+) -> Panel:
+    image, label = split.image(i), split.label(i)
+    palette = palette_of(dataset)
+    pictures = [Picture("image", _png(Image.fromarray(_thinned(image)))), Picture("label", _coloured(label, palette))]
+    seen = {int(value) for value in np.unique(label)}
+    for role, config, network in networks:
+        classes = predicted(network, config, image)
+        counted = label != IGNORE
+        right = float((classes == label)[counted].mean()) if counted.any() else None
+        pictures.append(Picture(role, _coloured(classes, palette), right))
+        seen |= {int(value) for value in np.unique(classes)}
+    return Panel(split.names[i], tuple(pictures), frozenset(seen - {IGNORE}), IGNORE in seen)
+
+
+def _thinned(pixels: Pixels) -> Pixels:
+    """Every so many pixels, so that the longer side has at most ``SIDE``; photographs are averaged."""
+    step = -(-max(pixels.shape[:2]) // SIDE)
+    if step == 1:
+        return pixels
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(pixels[step // 2 :: step, step // 2 :: step])
+    reduced: Any = Image.fromarray(pixels).reduce(step)
+    return np.asarray(reduced)
+
+
+def _coloured(classes: Pixels, palette: Sequence[Colour]) -> bytes:
+    """Classes as an image of the palette; void striped."""
+    classes = _thinned(classes)
+    rows, columns = np.indices(classes.shape)
+    stripes = np.where((rows + columns) // STRIPE % 2, IGNORE - 1, IGNORE)
+    image = Image.fromarray(np.where(classes == IGNORE, stripes, classes).astype(np.uint8))
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    colours[IGNORE - 1 :] = VOID
+    image.putpalette(colours.flatten().tolist())
+    return _png(image)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()

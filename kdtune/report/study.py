@@ -1,0 +1,145 @@
+"""A study as the report reads it from storage, and how its tables are written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from kdtune import published, tables
+from kdtune.base import UserError
+from kdtune.report import facts
+from kdtune.report.facts import ALONE, FINAL, Contender
+from kdtune.report.page import details, table
+from kdtune.spec import StudySpec
+from kdtune.standings import Row
+from kdtune.storage import Storage
+
+SHOWN = {
+    **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "difference", "low", "high"), ".2f"),
+    **dict.fromkeys(("miou_published", "miou_mean_published", "miou_std_published"), ".2f"),
+    **dict.fromkeys(("miou_difference", "miou_mean_difference"), "+.2f"),
+    **dict.fromkeys(("student", "distilled", "teacher"), ".2f"),
+    **dict.fromkeys((f"gain_{of}{end}" for of in ("student", "pi") for end in ("", "_low", "_high")), "+.2f"),
+    **dict.fromkeys((f"p_{of}{end}" for of in ("student", "pi") for end in ("", "_holm")), ".2g"),
+    **dict.fromkeys(("p", "p_holm"), ".2g"),
+    "difference": "+.2f",
+    "lr": ".3g",
+    "weight_decay": ".3g",
+    "train_seconds": ".1f",
+    "peak_memory_mb": ".0f",
+    "images_per_second": ".1f",
+}
+LABELS = {
+    "miou": "mIoU [%]",
+    "miou_mean": "mIoU, mean [%]",
+    "miou_std": "standard deviation",
+    "miou_best": "highest mIoU [%]",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "energy_kwh": "energy [kWh]",
+    "co2_kg": "CO2-equivalent [kg]",
+    "train_seconds": "training [s]",
+    "images_per_second": "images/s",
+    "peak_memory_mb": "memory [MB]",
+    "gain_student": "gain over the student alone [points]",
+    "gain_student_low": "95 % interval from",
+    "gain_student_high": "to",
+    "p_student": "p",
+    "p_student_holm": "p (Holm)",
+    "paired_student": "paired",
+    "verdict_student": "in words",
+    "gain_pi": "gain over L_PI alone [points]",
+    "gain_pi_low": "95 % interval from",
+    "gain_pi_high": "to",
+    "p_pi": "p",
+    "p_pi_holm": "p (Holm)",
+    "paired_pi": "paired",
+    "verdict_pi": "in words",
+    "difference": "gain [points]",
+    "low": "95 % interval from [points]",
+    "high": "to [points]",
+    "p_holm": "p (Holm)",
+    "within_one_std": "within one deviation of the best",
+    "student": "student [%]",
+    "distilled": "distilled [%]",
+    "teacher": "teacher [%]",
+    "steps_total": "of steps",
+    "trials_stopped": "stopped early",
+    "trial_id": "trial",
+    "init": "initial weights",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the report shows of a study."""
+
+    where: Storage
+    data_root: str | None
+    stored: tables.Tables
+    text: str  # of study.yaml
+    spec: StudySpec | None  # none: study.yaml is missing, or of another version of kdtune
+    versions: Mapping[str, Any]
+    plan: Mapping[str, Sequence[str]]
+    made: set[str]  # stages that only make weights
+    nodes: pa.Table | None  # energy by node
+    entropy: tuple[pa.Table, Callable[[pa.Table], Any]] | None  # the teacher's, and what draws it
+
+    @property
+    def name(self) -> str:
+        """The study's."""
+        return self.where.study
+
+    @cached_property
+    def trials(self) -> list[Row]:
+        """The trials on record."""
+        rows: list[Row] = self.stored.trials.to_pylist()
+        return rows
+
+    @cached_property
+    def stages(self) -> dict[str, list[Row]]:
+        """Stage -> its trials on record, in the order of the plan."""
+        found: dict[str, list[Row]] = {}
+        for row in self.trials:
+            found.setdefault(row["stage"], []).append(row)
+        return found
+
+    @cached_property
+    def contenders(self) -> list[Contender]:
+        """Student, distilled student, teacher."""
+        return facts.contenders(self.trials, self.made)
+
+    @cached_property
+    def gains(self) -> list[Any]:
+        """What each method gains on the student alone."""
+        seeds = [len(stage.seeds) for stage in self.spec.stages if stage.name == FINAL] if self.spec else []
+        found = facts.gains(self.stored.trials, max(seeds, default=0))
+        return [gain for gain in found if gain.reference == ALONE]
+
+    def table(self, name: str) -> pa.Table:
+        """A table of ``kdtune results``."""
+        return tables.table(name, self.stored, self.name)
+
+    def paper(self, name: str) -> list[Row]:
+        """A table of the paper; empty if this is not one of its studies, or it prints none."""
+        try:
+            rows: list[Row] = published.published(self.name, name).to_pylist()
+        except UserError:
+            return []
+        return rows
+
+    def shown(self, name: str) -> str:
+        """A table of ``kdtune results`` as HTML, with the paper's beside it where it prints one."""
+        own = written(self.table(name), name)
+        if not self.paper(name):
+            return own
+        both = tables.compare(name, self.table(name), published.published(self.name, name))
+        return own + details("beside the paper's values", written(both, f"{name}-published"))
+
+
+def written(data: pa.Table, name: str) -> str:
+    """A table as HTML; ``name`` is for programs."""
+    labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in tables.loss_columns(data)}
+    return table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
