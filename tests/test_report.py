@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from html_page import Page
 from PIL import Image
 
-from kdtune import results, tables
+from kdtune import entropy, results, significance, tables
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
 from kdtune.datasets.demo import Demo
@@ -393,7 +393,6 @@ def test_code_that_a_storage_names_is_not_run(tmp_path: Path) -> None:
 
 
 def test_gains_are_those_of_the_tests_of_significance(finished: tuple[Storage, list[Record]], page: Page) -> None:
-    significance = pytest.importorskip("kdtune.significance", reason="without it the report tells no interval")
     gains = [gain for gain in significance.gains(finished[0].table("trials"), 3) if gain.reference == "student"]
     shown = page.tables["gains"]
     assert shown.column("method") == [gain.method for gain in gains]
@@ -406,7 +405,6 @@ def test_gains_are_those_of_the_tests_of_significance(finished: tuple[Storage, l
 
 
 def test_the_teachers_entropy_is_shown(tmp_path: Path) -> None:
-    entropy = pytest.importorskip("kdtune.entropy", reason="without it there is none to show")
     storage = Storage(str(tmp_path), "demo")
     for record in report_study.write(storage, report_study.demo(), stages=1):
         report_study.weights(storage, record)

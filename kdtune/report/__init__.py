@@ -1,6 +1,5 @@
 """``kdtune report``: a study as one HTML page that loads nothing and runs nothing."""
 
-import importlib
 from typing import Any
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from kdtune import tables
+from kdtune import entropy, tables
 from kdtune.base import UserError
 from kdtune.report.answer import lead, opening_sections
 from kdtune.report.page import page
@@ -76,9 +75,5 @@ def _spec(text: str) -> tuple[StudySpec | None, dict[str, Any]]:
 
 def _entropy(where: Storage) -> Any:
     """The figure of the teacher's entropy; none where it has not been measured."""
-    try:
-        entropy = importlib.import_module("kdtune.entropy")
-    except ModuleNotFoundError:
-        return None
     found = entropy.stored(where.folder)
     return None if found is None else (found, entropy.figure)

@@ -4,7 +4,6 @@ mIoU and IoU are in percent, differences in points. Nothing here is drawn or wri
 """
 
 import csv
-import importlib
 import io
 import statistics
 from collections import Counter
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from kdtune.rows import best_config
+from kdtune.significance import Gain
 from kdtune.spec import TEACHER, TrialConfig
 from kdtune.standings import Row
 
@@ -70,20 +70,7 @@ def method_name(method: str) -> str:
     return "student alone" if method == ALONE else f"distilled with {' + '.join(method.split('+'))}"
 
 
-def gains(trials: pa.Table, planned: int) -> list[Any]:
-    """What ``kdtune.significance`` says of each method of ``final``; none where there is no such module.
-
-    ``planned``: how many seeds a method must have; 0 where that is not known.
-    """
-    try:
-        significance = importlib.import_module("kdtune.significance")
-    except ModuleNotFoundError:
-        return []
-    found: list[Any] = significance.gains(trials, planned)
-    return found
-
-
-def gain_rows(found: Sequence[Any]) -> pa.Table:
+def gain_rows(found: Sequence[Gain]) -> pa.Table:
     """Gains as a table."""
     columns = {
         "method": pa.string(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdtune import published, tables
+from kdtune import published, significance, tables
 from kdtune.base import UserError
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, FINAL, Contender
@@ -115,7 +115,7 @@ class Study:
     def gains(self) -> list[Any]:
         """What each method gains on the student alone."""
         seeds = [len(stage.seeds) for stage in self.spec.stages if stage.name == FINAL] if self.spec else []
-        found = facts.gains(self.stored.trials, max(seeds, default=0))
+        found = significance.gains(self.stored.trials, max(seeds, default=0))
         return [gain for gain in found if gain.reference == ALONE]
 
     def table(self, name: str) -> pa.Table:
