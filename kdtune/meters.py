@@ -21,7 +21,7 @@ from kdtune.energy import Amount, Meter, Totals
 from kdtune.nodes import able
 
 LOOK_EVERY = 5.0  # seconds between the driver's looks at the nodes and their meters
-START_WITHIN = 60.0  # seconds for a node's meter to begin, before the launch goes on without
+START_WITHIN = 60.0  # seconds for a node's meter to begin, before a trial goes on without
 ANSWER_WITHIN = 10.0  # seconds for a meter to answer its driver
 FOUND_WITHIN = 15.0  # seconds that the first trial on a new node waits for the meter there
 
@@ -37,22 +37,15 @@ class Meters:
         """``keep``: told of all nodes' totals every few seconds, from a thread; of nodes that left, the last ones."""
         self._country, self._keep, self._warn = country, keep, warn
         self._actors: dict[str, Any] = {}
+        self._beginning: dict[Any, str] = {}  # a meter's word that it reads -> its node
         self._totals: dict[str, Totals] = {}
         self._done = threading.Event()
         self._reading = threading.Lock()
         self._thread = threading.Thread(target=self._go_on, daemon=True, name="kdtune-meters")
 
     def __enter__(self) -> "Meters":
-        """Waits until the nodes that are there are metered."""
+        """Begins; the first trials wait for the meters, which begin while their processes do."""
         self._look()
-        ready = [actor.ready.remote() for actor in self._actors.values()]
-        begun, missing = ray.wait(ready, num_returns=len(ready), timeout=START_WITHIN) if ready else ([], [])
-        faults = [fault for fault in map(_fault, begun) if fault]
-        if missing or faults:
-            self._warn(
-                f"energy is not metered on {len(missing) + len(faults)} of {len(ready)} nodes: "
-                f"{faults[0] if faults else f'no answer within {START_WITHIN:.0f} s'}"
-            )
         self._thread.start()
         return self
 
@@ -74,6 +67,7 @@ class Meters:
         while not self._done.wait(LOOK_EVERY):
             with contextlib.suppress(Exception):  # Ray or the storage may be gone, which others tell
                 self._look()
+                self._warn_of_faults()
                 self._keep(self.read())
 
     def _look(self) -> None:
@@ -82,14 +76,17 @@ class Meters:
                 at = NodeAffinitySchedulingStrategy(node.id, soft=False)
                 actor = ray.remote(num_cpus=0)(Meter).options(name=_name(node.id), scheduling_strategy=at)
                 self._actors[node.id] = actor.remote(node.name, self._country)
+                self._beginning[self._actors[node.id].ready.remote()] = node.name
 
-
-def _fault(ready: Any) -> str | None:
-    try:
-        ray.get(ready)
-    except RayError as error:
-        return str(error).strip().splitlines()[-1]
-    return None
+    def _warn_of_faults(self) -> None:
+        if not self._beginning:
+            return
+        for each in ray.wait(list(self._beginning), num_returns=len(self._beginning), timeout=0)[0]:
+            node = self._beginning.pop(each)
+            try:
+                ray.get(each)
+            except RayError as error:
+                self._warn(f"energy is not metered on node {node}: {str(error).strip().splitlines()[-1]}")
 
 
 class Spent:
@@ -108,18 +105,18 @@ class Spent:
         if self._meter is not None:
             self._meter.end.remote(self._pid)  # nobody needs the answer
 
-    def _ask(self, method: str, *values: Any) -> Any:
+    def _ask(self, method: str, *values: Any, within: float = ANSWER_WITHIN) -> Any:
         if self._meter is None:
             return None
         try:
-            return ray.get(getattr(self._meter, method).remote(self._pid, *values), timeout=ANSWER_WITHIN)
+            return ray.get(getattr(self._meter, method).remote(self._pid, *values), timeout=within)
         except (RayError, TimeoutError):
             self._meter = None
             return None
 
     def begin(self, gpus: Mapping[int, float]) -> "Spent":
         """A trial begins in this process."""
-        self._ask("begin", gpus)
+        self._ask("begin", gpus, within=START_WITHIN)
         return self
 
 

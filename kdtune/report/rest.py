@@ -110,6 +110,8 @@ def _energy(study: Study) -> str:
         content = note("No trial has an energy reading, so mIoU cannot be set against energy.")
     if study.stored.emissions.num_rows:
         content += study.shown("emissions")
+    if study.trials:
+        content += study.shown("cost")
     if study.nodes is not None and study.nodes.num_rows:
         content += details("energy of each node", written(study.nodes, "nodes"))
     return content
