@@ -30,6 +30,8 @@ SHOWN = {
     "train_seconds": ".1f",
     "peak_memory_mb": ".0f",
     "images_per_second": ".1f",
+    **dict.fromkeys(("kwh_not_used", "inference_kwh", "inference_co2_kg"), ".3g"),
+    **dict.fromkeys((f"{part}_kwh" for part in ("trials", "idle", "cpu", "ram", "gpu")), ".3g"),
 }
 LABELS = {
     "miou": "mIoU [%]",
@@ -67,6 +69,16 @@ LABELS = {
     "teacher": "teacher [%]",
     "steps_total": "of steps",
     "trials_stopped": "stopped early",
+    "steps_not_run": "steps spared",
+    "kwh_not_used": "energy spared [kWh]",
+    "inference_kwh": "evaluations [kWh]",
+    "inference_co2_kg": "evaluations, CO2-equivalent [kg]",
+    "inference_images": "images evaluated",
+    "trials_kwh": "of trials [kWh]",
+    "idle_kwh": "idle [kWh]",
+    "cpu_kwh": "processors [kWh]",
+    "ram_kwh": "memory [kWh]",
+    "gpu_kwh": "GPUs [kWh]",
     "trial_id": "trial",
     "init": "initial weights",
 }
