@@ -188,12 +188,13 @@ class Share:
         return max(1, int(self.cpus))
 
 
-def share(study: StudySpec, stage: Stage, num_trials: int) -> Share:
+def share(study: StudySpec, stage: Stage, num_trials: int, *, joined: bool = False) -> Share:
     """Divides the cluster, or the nodes that the stage asks for, among the trials of a stage.
 
     Decided by the whole plan, not by what is left of it: the number of threads changes the last digits, and a continued
-    stage must not differ from an undisturbed one. Where ``max_concurrent`` is given, a study that needs a GPU asks for
-    as many as that even if they are not there yet: an autoscaler starts nodes for what waits.
+    stage must not differ from an undisturbed one. On a cluster that was ``joined``, and where ``max_concurrent`` is
+    given, a study that needs a GPU asks for as many as that even if they are not there yet: an autoscaler starts nodes
+    for what waits.
 
     Raises:
         UserError: no node has the stage's labels.
@@ -203,7 +204,7 @@ def share(study: StudySpec, stage: Stage, num_trials: int) -> Share:
         for name in ("CPU", "GPU"):
             have[name] = have.get(name, 0) + node["Resources"].get(name, 0)
     cpus, gpus = max(1, int(have.get("CPU", 1))), have.get("GPU", 0)
-    waits = study.needs_gpu and study.max_concurrent is not None and not gpus
+    waits = joined and study.needs_gpu and study.max_concurrent is not None and not gpus
     if gpus or waits:
         slots = max(1, int(gpus / study.gpus_per_trial + 1e-9))
         at_once = min(num_trials, study.max_concurrent or slots)

@@ -43,6 +43,7 @@ class Launch:
     held: Held
     pack: PackMode = "always"
     halt: Halt = field(default_factory=Halt)
+    joined: bool = False  # a cluster that was there, whose nodes may come and go
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: dict[Part, str] = field(default_factory=dict)  # content of every split, once the nodes were asked
     trainer: trial.Trainer = trial.run
@@ -68,6 +69,7 @@ class Launch:
         Raises:
             UserError, RunError: see ``kdtune.api.launch``.
         """
+        self.joined = address is not None
         self._read()
         self._locate_checkpoints(only)
         self._check_networks(only)
@@ -246,7 +248,9 @@ class Launch:
             begin()
         self.reporter.stage_started(stage.name, size, done, num_steps)
         if more:
-            share = cluster.share(self.study, stage, size)
+            share = cluster.share(self.study, stage, size, joined=self.joined)
+            if share.gpus and not cluster.has_gpu():
+                self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
             site = replace(job.site, keys=self.keys)
             job = replace(job, threads=share.threads, gpus=share.gpus, site=site, followed=bool(self.loggers))
             run = StageRun(self.study, job, past, share, self.halt, self.reporter, self._ended, self.loggers)
