@@ -167,8 +167,11 @@ def test_no_trial_is_lost_after_a_slow_stop(tmp_path: Path) -> None:
     assert alone(with_ray, stopped_slowly, tmp_path) == (0, [30, 30, 60, 90])
 
 
-def shares() -> tuple[int, Share, Share, Share]:
-    """The cores that Ray has; what each of 1 and 100 trials gets, and of 100 one after the other."""
+def shares() -> tuple[int, list[Share], list[float]]:
+    """The cores that Ray has; what each of 1 and 100 trials gets, and of 100 one after the other.
+
+    And the GPUs that a study asks for that needs one: of a Ray started here, and of a cluster that may grow.
+    """
     import ray
 
     cores = int(ray.cluster_resources()["CPU"])
@@ -185,17 +188,20 @@ def shares() -> tuple[int, Share, Share, Share]:
         }
     )
     single = spec.model_copy(update={"max_concurrent": 1})
-    return cores, *(cluster.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100)))
+    found = [cluster.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100))]
+    needy = spec.model_copy(update={"max_concurrent": 2, "needs_gpu": True})
+    return cores, found, [cluster.share(needy, spec.stages[0], 9, joined=joined).gpus for joined in (False, True)]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("token")
 def test_share_of_a_processor() -> None:
-    cores, one, many, in_turn = alone(with_ray, shares)
+    cores, (one, many, in_turn), gpus = alone(with_ray, shares)
     assert one == Share(cores, 0, 1)
     assert many.at_once == min(cores, PROCESSOR_TRIALS)
     assert many.at_once * many.cpus <= cores
     assert in_turn == Share(cores, 0, 1)
+    assert gpus == [0, 1]
 
 
 @pytest.mark.slow
