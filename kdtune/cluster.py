@@ -21,6 +21,7 @@ from kdtune.base import Interrupted, Lost, RunError, UserError
 from kdtune.environment import TUNE_ENVIRONMENT
 from kdtune.spec import Stage, StudySpec
 
+DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
 ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
 ANSWER_WITHIN = 40.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
@@ -76,7 +77,8 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             environment = {"env_vars": TUNE_ENVIRONMENT}
             context = ray.init(address=address, runtime_env=environment, **quiet)
         else:
-            context = ray.init(address="local", include_dashboard=True, **quiet)
+            dashboard = os.environ.get(DASHBOARD, "1") != "0"
+            context = ray.init(address="local", include_dashboard=dashboard, **quiet)
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error

@@ -23,7 +23,8 @@ def fetch(url: str) -> str:
 
 
 def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
-    process = start("launch", write_study(tmp_path, LONG), "--storage", tmp_path, "--stage", "student")
+    words = ("launch", write_study(tmp_path, LONG), "--storage", tmp_path, "--stage", "student")
+    process = start(*words, env={"KDTUNE_DASHBOARD": "1"})
     try:
         until(lambda: bool(under_way(tmp_path)))
         assert process.stderr is not None
@@ -48,6 +49,13 @@ def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: 
             (lr, decay) for lr in ("0.1", "0.01") for decay in ("0.0005", "5e-06")
         }
         assert {labels["temperature"] for labels in found} == {""}
+        wanted = {"miou_percent", "step", "images_per_second", "peak_memory_mb", "energy_kwh", "watts"}
+
+        def measured() -> set[str]:
+            lines = [line for group in targets for host in group["targets"] for line in _metrics(host)]
+            return set(re.findall(r"kdtune_(\w+){", "\n".join(lines)))
+
+        until(lambda: measured() >= wanted, every=1.0)  # power from a trial's second evaluation on
     finally:
         end(process)
 

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.slow
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny study, launched once as a user does, every trial run to its end."""
     storage = tmp_path_factory.mktemp("launched")
-    done = kdtune("launch", write_study(storage), "--storage", storage, "--scheduler", "none")
+    asked = {"KDTUNE_DASHBOARD": "1"}  # as without the variable
+    done = kdtune("launch", write_study(storage), "--storage", storage, "--scheduler", "none", env=asked)
     assert done.returncode == 0, done.stderr
     (storage / "stdout").write_text(done.stdout)
     (storage / "stderr").write_text(done.stderr)
