@@ -11,7 +11,7 @@ from tests.launching import STUDY, journals, kdtune, same_as, under_way, until, 
 from tests.ray_cluster import NoNamespace, RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 200, eval_every: 10")
+LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 120, eval_every: 10")
 LABELLED = LONG.replace("  - name: student\n", "  - name: student\n    labels: {kind: fast}\n")
 HOW = ("--scheduler", "none", "--stage", "student")
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[RayCluster]:
 
 def test_a_stage_runs_on_the_nodes_that_it_asks_for(cluster: RayCluster, tmp_path: Path) -> None:
     """One trial at a time, since one node of two has the label; a label that none has is refused."""
-    study = write_study(tmp_path, LABELLED.replace("200", "4"))
+    study = write_study(tmp_path, LABELLED.replace("120", "4"))
     done = cluster.kdtune("launch", study, "--storage", tmp_path, "--address", cluster.address, *HOW)
     assert done.returncode == 0, done.stderr
     rows = sorted((entry["row"] for entry in journals(tmp_path).values()), key=lambda row: row["started_at"])
