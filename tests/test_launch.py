@@ -255,6 +255,8 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
     finally:
         head.communicate("\n", timeout=60)
     done = kdtune("launch", tmp_path / "tiny.yaml", *args)
+    assert done.returncode == 0, done.stderr  # nothing is left to run, so no cluster is needed
+    done = kdtune("launch", tmp_path / "tiny.yaml", *args, "--storage", tmp_path / "other")
     assert done.returncode == 2
     assert f"--address {address}: no Ray cluster answers there" in done.stderr
 
