@@ -176,12 +176,12 @@ class Results:
     storage: Storage
 
     def table(self, name: str) -> pa.Table:
-        """A table by its name, as data: ``optimal``, ``grid``, ``temperature``, ``final``, ``trials``, ``history``, ...
+        """A table by its name, as data: ``optimal``, ``grid``, ``temperature``, ``final``, ``trials``, ``history``, ``nodes``
 
         Raises:
             UserError: the study has not been launched with this storage, or there is no table of that name.
         """
-        if name == "history":
+        if name in ("history", "nodes"):
             return self.storage.table(name)
         return tables.table(name, self.all(), self.storage.study)
 
