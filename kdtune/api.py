@@ -176,7 +176,7 @@ class Results:
     storage: Storage
 
     def table(self, name: str) -> pa.Table:
-        """A table by its name, as data: ``optimal``, ``grid``, ``temperature``, ``final``, ``trials``, ``history``, ``nodes``
+        """A table by its name, as data: one of ``kdtune.tables.NAMES``, ``history`` or ``nodes``.
 
         Raises:
             UserError: the study has not been launched with this storage, or there is no table of that name.
