@@ -192,7 +192,10 @@ class Folder:
 
     def _list(self) -> list[fs.FileInfo]:
         def listed(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            try:
+                found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            except FileNotFoundError:  # it came or went between pyarrow's look and its listing
+                return []
             return sorted(found, key=lambda info: info.base_name)
 
         return self._at(lambda path: listed(fs.LocalFileSystem(), str(path)), listed)
