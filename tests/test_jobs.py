@@ -87,7 +87,7 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(sent) == {"working_dir", "py_modules"}  # no env_vars
     (code,) = map(Path, sent["py_modules"])
     files = [path.relative_to(code) for path in code.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".py", ".yaml", ".json", ".typed"}
+    assert {path.suffix for path in files} <= {".py", ".yaml", ".json", ".typed", ".css"}
     assert not any("test" in part or part.startswith((".", "__pycache__")) for path in files for part in path.parts)
     assert [path.name for path in Path(sent["working_dir"]).iterdir()] == ["study.yaml"]
     assert not any(b"a-secret-of-this-machine" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
