@@ -70,8 +70,8 @@ def _training(rows: Sequence[Row]) -> Row:
 
 
 def _inference(rows: Sequence[Row]) -> Row:
-    """Per ``IMAGES`` images, over all evaluations of these trials."""
-    known = [row for row in rows if row["inference_images"]]
+    """Per ``IMAGES`` images, over all evaluations of these trials; nothing of passes too short for any reading."""
+    known = [row for row in rows if row["inference_images"] and row["inference_kwh"]]
     images = sum(row["inference_images"] for row in known)
     if not images:
         return {}

@@ -25,7 +25,7 @@ import psutil
 
 from kdtune.base import UserError
 
-EVERY = 2.0  # seconds between two readings
+EVERY = 5.0  # seconds between two readings
 JOULES_PER_KWH = 3.6e6
 SHORTEST = 0.06  # seconds; codecarbon reads nothing after less than 0.05
 NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice

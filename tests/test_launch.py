@@ -100,7 +100,10 @@ def test_energy_of_trials_and_idle_time_is_that_of_the_node(launched: Path) -> N
     assert {row["inference_images"] for row in trials} == {12, 16}  # four images, three or four evaluations
     emissions = {(row["model"], row["phase"]): row for row in rows_of(launched, "emissions")}
     assert len(emissions) == 6
-    assert all(row["energy_kwh"] > 0 and row["country"] == "DEU" for row in emissions.values())
+    assert {row["country"] for row in emissions.values()} == {"DEU"}
+    # inference on four images may be over before the meter can be read again, and is null then
+    assert all((row["energy_kwh"] or 1) > 0 for row in emissions.values())
+    assert all(row["energy_kwh"] for (_, phase), row in emissions.items() if phase == "training")
     final = [row["energy_kwh"] for row in trials if row["stage"] == "final" and row["method"] == "pi"]
     assert emissions["student+kd", "training"]["energy_kwh"] == pytest.approx(sum(final) / len(final))
     told = kdtune("status", "tiny", "--storage", launched)
