@@ -144,7 +144,7 @@ class Lines(Reporter):
     def ray_started(self, study: StudySpec, dashboard: str | None, gpu: bool) -> None:
         """Where it can be watched."""
         if dashboard:
-            self._say(f"Ray dashboard: http://{dashboard}")
+            self._say(f"Ray dashboard: http://{dashboard} (asks for a token: ~/.ray/auth_token, or the cluster's)")
         if study.needs_gpu and not gpu:
             self.warn(
                 f"study '{study.name}' is made for a GPU and there is none: it may take months; "

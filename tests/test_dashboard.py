@@ -31,7 +31,8 @@ def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: 
         told = ""
         while "Ray dashboard" not in told:
             told = process.stderr.readline()
-        dashboard = told.split()[-1]
+        (dashboard,) = re.findall(r"http://\S+", told)
+        assert "~/.ray/auth_token" in told  # it asks for that, and does not say where it is
         jobs = json.loads(fetch(f"{dashboard}/api/jobs/"))
         assert [job["metadata"]["job_name"] for job in jobs if job["status"] == "RUNNING"] == ["tiny"]
         targets = json.loads(fetch(f"{dashboard}/api/prometheus/sd"))
