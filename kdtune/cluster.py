@@ -87,12 +87,14 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             raise
         raise RunError(f"Ray did not start here, the machine may be too busy: {str(error).splitlines()[0]}") from error
     done = threading.Event()
-    threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog").start()
+    watchdog = threading.Thread(target=_watch, args=(halt, done), daemon=True, name="kdtune-watchdog")
+    watchdog.start()
     try:
         yield context.dashboard_url or None
     finally:
         done.set()
         if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
+            watchdog.join(ANSWER_WITHIN)  # Ray ends a process whose threads ask it something later
             ray.shutdown()
 
 
@@ -108,7 +110,8 @@ def _watch(halt: Halt, done: threading.Event) -> None:
                 ray.nodes()
                 answered[0] = time.monotonic()
 
-    threading.Thread(target=ask, daemon=True, name="kdtune-asks").start()
+    asks = threading.Thread(target=ask, daemon=True, name="kdtune-asks")
+    asks.start()
     refused = 0
     while not done.wait(ASKED_EVERY):
         silent = time.monotonic() - answered[0]
@@ -118,6 +121,7 @@ def _watch(halt: Halt, done: threading.Event) -> None:
             halt.end("lost", Lost(f"Ray's control store has not answered for {silent:.0f} s: its head node is gone"))
         elif refused == 2:
             halt.end("lost", Lost("nobody listens where this node's raylet did: Ray's part on this machine is gone"))
+    asks.join()
 
 
 def _refuses(address: tuple[str, int]) -> bool:

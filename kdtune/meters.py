@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdtune.base import Lost
 from kdtune.energy import Amount, Meter, Totals
 from kdtune.nodes import able
 
@@ -49,9 +50,11 @@ class Meters:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Reads no more; the meters end with Ray."""
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Reads no more; the meters end with Ray, which ends a process whose threads ask it something later."""
         self._done.set()
+        if not isinstance(error, Lost):  # then no answer comes
+            self._thread.join(2 * ANSWER_WITHIN)
 
     def read(self) -> list[Totals]:
         """What each node used until now."""

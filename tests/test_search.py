@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,43 @@ def test_share_of_a_processor() -> None:
     assert many.at_once * many.cpus <= cores
     assert in_turn == Share(cores, 0, 1)
     assert gpus == [0, 1]
+
+
+def asking_at_the_end() -> tuple[set[str], set[str]]:
+    """A launch's threads: those that ask Ray while it runs, those still there when it ends; a question takes 1 s."""
+    import ray
+
+    from kdtune import meters
+
+    answer, end = ray.nodes, ray.shutdown
+    ends: list[set[str]] = []
+
+    def threads() -> set[str]:
+        return {each.name for each in threading.enumerate() if each.name.startswith("kdtune-")}
+
+    def slowly() -> Any:
+        time.sleep(1)
+        return answer()
+
+    def shutdown() -> None:
+        ends.append(threads())
+        end()
+
+    cluster.ASKED_EVERY = meters.LOOK_EVERY = 0.01
+    ray.nodes, ray.shutdown = slowly, shutdown
+    with cluster.cluster(None, "test", Halt()), meters.Meters("DEU", lambda totals: None, print):
+        time.sleep(3)
+        meanwhile = threads()
+    return meanwhile, ends[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("token")
+def test_nobody_asks_ray_once_it_ends() -> None:
+    """Ray ends the process, with any status or a crash, if a thread asks it something after its end."""
+    meanwhile, left = alone(asking_at_the_end)
+    assert meanwhile == {"kdtune-watchdog", "kdtune-asks", "kdtune-meters"}
+    assert left == set()
 
 
 @pytest.mark.slow
