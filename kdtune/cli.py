@@ -103,6 +103,14 @@ def _storage_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _write(output: str, content: bytes) -> None:
+    try:
+        with open(output, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
+
+
 def _set_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--set",
@@ -363,11 +371,7 @@ def results(
     if output is None:
         click.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         return
-    try:
-        with open(output, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-    except OSError as error:
-        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
+    _write(output, content if isinstance(content, bytes) else content.encode())
 
 
 @main.command(epilog="Example: kdtune report demo -o demo.html")
@@ -386,11 +390,7 @@ def report(study: str, storage: str | None, data_root: str | None, output: str) 
 
     found = api.results(study, storage)
     content = report(found.storage, found.all(), api.data_folder(data_root)).encode()
-    try:
-        with open(output, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
+    _write(output, content)
     click.echo(f"{output}: {len(content) / 1e6:.1f} MB", err=True)
 
 

@@ -10,6 +10,7 @@ from kdtune.files import Folder, absolute
 from kdtune.storage import WEIGHTS
 
 STUDY = "study.yaml"
+SHOWN = (".parquet", ".svg", ".png")  # tables and figures
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pulled:
 
 
 def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Callable[[str], None]) -> Pulled:
-    """Copies the tables of a study, or of all studies of a storage; with ``checkpoints`` the trained weights, too.
+    """Copies the tables and figures of a study, or of all of a storage; with ``checkpoints`` the trained weights, too.
 
     A file that is there already, of the same size and time, is not copied again. All names are looked at first: what
     somebody else wrote into a bucket must not decide where files of this machine go.
@@ -88,7 +89,7 @@ def _files(study: str, folder: Folder, *, checkpoints: bool) -> Iterator[File]:
     facts = folder.facts()
     for name in _safe(folder, facts):
         size, changed = facts[name]
-        if name.endswith(".parquet") or name in (STUDY, "plan.json"):
+        if name.endswith(SHOWN) or name in (STUDY, "plan.json"):
             yield File(folder, name, (study,), size, changed)
     weights = folder / "checkpoints"
     for trial in _safe(weights, weights.folders()) if checkpoints else ():

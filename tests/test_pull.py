@@ -33,6 +33,7 @@ def source(tmp_path: Path) -> Path:
         storage.write_weights(trial_id, config().student.build(12))
         storage.write_state(trial_id, 1, 4, {"step": 4})
         write_launch(storage.folder, Launched(started_at="2026-01-02T03:04:05+00:00"))
+        storage.folder.write("entropy.svg", b"<svg/>")
         for left in ("launch.log", "lock.json", "stop.json"):
             storage.folder.write(left, b"{}")
     return root
@@ -50,7 +51,7 @@ def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
     done = pull(source, tmp_path / "here")
     assert done.exit_code == 0, done.output
     tables = ("trials", "history", "optimal", "final", "emissions", "nodes")
-    found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json"}
+    found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json", "entropy.svg"}
     assert names(tmp_path / "here") == {f"{name}/{file}" for name in ("tiny", "other") for file in found}
     there, here = (results("tiny", str(root)) for root in (source, tmp_path / "here"))
     assert here.table("trials").equals(there.table("trials"))

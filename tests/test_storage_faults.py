@@ -17,7 +17,7 @@ from kdtune.files import Folder
 from kdtune.lock import LEASE
 from kdtune.lock import NAME as LOCK
 from kdtune.storage import Storage
-from tests.launching import STUDY, command, essence, kdtune, write_study
+from tests.launching import PLAIN, STUDY, command, essence, kdtune, write_study
 from tests.machines import on_machine
 from tests.s3 import SECRET, Server, proxied, serving, use
 from tests.test_interruption import workers
@@ -52,7 +52,8 @@ def begin() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*words: str | Path, on: tuple[str, str] | None = None) -> subprocess.Popen[str]:
         argv = on_machine(on[0], command(*words), on[1]) if on else command(*words)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(argv, text=True, start_new_session=True, **pipes))
+        environment = os.environ | PLAIN
+        started.append(subprocess.Popen(argv, text=True, start_new_session=True, env=environment, **pipes))
         return started[-1]
 
     yield start
