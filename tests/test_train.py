@@ -52,7 +52,8 @@ class Echo(SegNet):
 
 def test_student_and_teacher_see_the_same_crop_each_in_its_own_way(tmp_path: Path) -> None:
     """A teacher whose first convolution undoes BGR and SKD's mean is the teacher that saw ImageNet's way."""
-    which = distilled(tmp_path, pi={"weight": 1.0})
+    # so small a step that the student hardly moves: with larger ones the rounding of the first grows from step to step
+    which = distilled(tmp_path, pi={"weight": 1.0}).replace({"recipe.lr": 1e-4})
     bgr = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [57.375, 57.12, 58.395]}
     turned = which.replace({"teacher.model.preprocessing": bgr})
     source = which.teacher.checkpoint  # type: ignore[union-attr]
@@ -71,7 +72,7 @@ def test_student_and_teacher_see_the_same_crop_each_in_its_own_way(tmp_path: Pat
         return [e.losses["pi"] for e in fit(trial_config, run, teacher_network, train, val, CPU)]
 
     told = values(which, network)
-    assert values(turned, mirrored)[:2] == pytest.approx(told[:2], rel=1e-4)  # rounding grows from step to step
+    assert values(turned, mirrored) == pytest.approx(told, rel=1e-4)
     assert values(turned, network) != pytest.approx(told, rel=1e-2)
 
 
