@@ -340,8 +340,8 @@ class Bill:
         return now
 
     def evaluated(self, before: Amount | None, now: Amount | None, images: int) -> Amount | None:
-        """The same, of a pass over validation images."""
-        if before is not None and now is not None:
+        """The same, of a pass over validation images; one too short for a reading does not count, nor do its images."""
+        if before is not None and now is not None and now.kwh > before.kwh:
             self.inference += now - before
             self.images += images
         return now
@@ -353,9 +353,9 @@ class Bill:
         return {
             "energy_kwh": self.training.kwh,
             "co2_kg": self.training.co2_kg,
-            "inference_kwh": self.inference.kwh,
-            "inference_co2_kg": self.inference.co2_kg,
-            "inference_images": self.images,
+            "inference_kwh": self.inference.kwh if self.images else None,
+            "inference_co2_kg": self.inference.co2_kg if self.images else None,
+            "inference_images": self.images or None,
         }
 
     def state_dict(self) -> dict[str, float]:

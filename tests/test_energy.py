@@ -172,6 +172,7 @@ def test_a_bill_tells_steps_from_evaluations_and_survives_a_checkpoint() -> None
     bill = Bill()
     used = bill.trained(Amount(1.0, 0.1), Amount(3.0, 0.3))
     used = bill.evaluated(used, Amount(3.5, 0.35), images=100)
+    bill.evaluated(used, used, images=100)  # over before the meter could be read: nothing per image follows from it
     bill.evaluated(used, None, images=100)  # the meter is gone
     columns = bill.columns()
     assert columns["energy_kwh"] == 2.0
@@ -183,7 +184,12 @@ def test_a_bill_tells_steps_from_evaluations_and_survives_a_checkpoint() -> None
 
 
 def test_what_nobody_measured_is_null() -> None:
-    assert set(Bill().columns().values()) == {None}
+    bill = Bill()
+    assert set(bill.columns().values()) == {None}
+    used = bill.trained(Amount(), Amount(1.0, 0.1))
+    bill.evaluated(used, used, images=100)
+    assert bill.columns()["energy_kwh"] == 1.0
+    assert bill.columns()["inference_kwh"] is None
 
 
 def test_an_unknown_country_is_refused() -> None:
