@@ -52,7 +52,7 @@ def _watts(row: Row) -> float | None:
     """None at a trial's first evaluation in this process, and where nobody measures."""
     if row["energy_kwh"] is None:
         return None
-    now = (row["energy_kwh"] + row["inference_kwh"]) * JOULES_PER_KWH, time.monotonic()
+    now = (row["energy_kwh"] + (row["inference_kwh"] or 0.0)) * JOULES_PER_KWH, time.monotonic()
     before = _last.get(row["trial_id"])
     _last.clear()
     _last[row["trial_id"]] = now

@@ -153,7 +153,7 @@ class RayCluster:
         for process in reversed(self._processes):
             below += psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
-        _, alive = psutil.wait_procs(below, timeout=10)
+        _, alive = psutil.wait_procs(below, timeout=3)
         for each in alive:
             each.kill()
         for process in self._processes:
