@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdtune import trial
 from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
+from kdtune.energy import Amount
 from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
 from kdtune.spec import Teacher, TrialConfig
@@ -278,6 +279,16 @@ def test_no_steps_only_evaluate(tiny: TrialConfig) -> None:
     assert (evaluation.step, evaluation.loss, evaluation.losses, evaluation.grad_norms) == (0, None, {}, {})
     assert evaluation.miou is not None
     assert not evaluation.diverged
+
+
+def test_every_image_of_an_evaluation_is_billed_once(tiny: TrialConfig) -> None:
+    """Readings a kWh apart: three times two steps, three evaluations of four images; in the second none can be read."""
+    readings = iter([0, 1, 2, 3, 3, 4, 5])
+    state = list(trial.run(tiny, Site(), spent=lambda: Amount(float(next(readings)))))[-1][1]
+    assert state.bill.training.kwh == 3
+    assert state.bill.inference.kwh == 2
+    assert state.bill.images == 2 * 4
+    assert next(readings, None) is None
 
 
 # numbers by hand
