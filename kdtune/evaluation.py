@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kdtune.base import Model, UserError, compute_device
 from kdtune.costs import IMAGES
-from kdtune.energy import Amount, check_country, counted, metered_here
+from kdtune.energy import Amount, Bill, check_country, counted, metered_here
 from kdtune.files import Folder, absolute, read_file
 from kdtune.rows import absent_note
 from kdtune.spec import TrialConfig, Value, told
@@ -34,7 +34,7 @@ class Measured:
     miou: float  # percent
     per_class_iou: list[float | None]  # percent; none where labels and predictions lack the class
     seconds: float  # reading, network and confusion matrix
-    energy: Amount | None = None  # of the pass
+    energy: Amount | None = None  # of the pass; none where it was too short for a reading
     country: str = "DEU"
     counted: bool = False  # by the machine's counters; else estimated
 
@@ -131,11 +131,12 @@ def evaluate(
         before, began = spent(), time.perf_counter()
         matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for it
         seconds = time.perf_counter() - began
-        after = spent()
-    used = after - before if before is not None and after is not None else None
+        bill = Bill()
+        bill.evaluated(before, spent(), len(val))
+    energy = bill.inference if bill.images else None
     miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return Measured(config, name, len(val), miou, per_class, seconds, used, country, counted())
+    return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted())
 
 
 def _weights_file(checkpoint: str) -> str:
