@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from kdtune import tables
-from kdtune.answers import gathered, study_name
-from kdtune.auth import require_token, use_token
+from kdtune.answers import tables
+from kdtune.answers.query import gathered, study_name
 from kdtune.base import RunError, UserError, did_you_mean
-from kdtune.files import absolute
-from kdtune.lock import locked
-from kdtune.spec import STAGE_REFERENCE, TEACHER, StudySpec, TrialConfig, Value, told
-from kdtune.storage import Storage
-from kdtune.stored import storage_root as storage_root
-from kdtune.study_file import load_study as load_study
-from kdtune.study_file import override
+from kdtune.cluster.auth import require_token, use_token
+from kdtune.filesystem.folder import absolute
+from kdtune.filesystem.lock import locked
+from kdtune.records.storage import Storage
+from kdtune.records.stored_study import storage_root as storage_root
+from kdtune.study.file import load_study as load_study
+from kdtune.study.file import override
+from kdtune.study.spec import STAGE_REFERENCE, TEACHER, StudySpec, TrialConfig, Value, told
 
 if TYPE_CHECKING:
     from kdtune.base import LossTerm
     from kdtune.loading.pack import PackMode
-    from kdtune.logbook import Publish
-    from kdtune.progress import Reporter
-    from kdtune.trial import Trainer
+    from kdtune.records.logbook import Publish
+    from kdtune.records.progress import Reporter
+    from kdtune.training.trial import Trainer
 
 
 READABLE = 500  # values of a table that the end of a launch still shows
@@ -67,7 +67,7 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     if settings:
         study = override(study, settings)
     if any(config.uses_teacher for config in study.templates().values()):
-        from kdtune.teachers import fitted  # torch is imported now, not for studies without a teacher
+        from kdtune.training.teachers import fitted  # torch is imported now, not for studies without a teacher
 
         study = fitted(study)
     names = [stage.name for stage in study.stages]
@@ -130,7 +130,7 @@ def launch(
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
 
     ``command``: what a user types to launch it again, for those who watch it from elsewhere. ``trainer``: runs a
-    configuration in place of ``kdtune.trial.run``; workers must be able to import it.
+    configuration in place of ``kdtune.training.trial.run``; workers must be able to import it.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
@@ -140,10 +140,10 @@ def launch(
         use_token()
     else:
         require_token()
-    from kdtune import trial
-    from kdtune.logbook import here, logbook
-    from kdtune.progress import Reporter
-    from kdtune.runner import Launch  # Ray and torch are imported now, not for --help
+    from kdtune.records.logbook import here, logbook
+    from kdtune.records.progress import Reporter
+    from kdtune.search.launch import Launch  # Ray and torch are imported now, not for --help
+    from kdtune.training import trial
 
     options = options or Options()
     study = adjusted(study, options)
@@ -164,7 +164,7 @@ def launch(
 def _publisher(submission_id: str | None) -> "Publish | None":
     if submission_id is None:
         return None
-    from kdtune.jobs import publisher
+    from kdtune.cluster.jobs import publisher
 
     return publisher(submission_id)
 
@@ -176,7 +176,7 @@ class Results:
     storage: Storage
 
     def table(self, name: str) -> pa.Table:
-        """A table by its name, as data: one of ``kdtune.tables.NAMES``, ``history`` or ``nodes``.
+        """A table by its name, as data: one of ``kdtune.answers.tables.NAMES``, ``history`` or ``nodes``.
 
         Raises:
             UserError: the study has not been launched with this storage, or there is no table of that name.
@@ -236,7 +236,7 @@ def _speeds(where: Storage) -> dict[str, float]:
 
 def print_summary(where: Storage, styled: bool) -> None:
     """The tables that answer the study's question, on standard output."""
-    from kdtune.layouts import render
+    from kdtune.answers.layouts import render
 
     stored = Results(where).all()
     for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
@@ -341,10 +341,10 @@ def _trained(
     spec: StudySpec, stage: str, config: TrialConfig, data_root: str | None, output: str, pack: "PackMode" = "always"
 ) -> Iterator[str]:
     """Runs a trial in this process from where its journal says; the last line says where its weights are."""
-    from kdtune.energy import check_country, metered_here
-    from kdtune.journal import Planned, follow
-    from kdtune.rows import absent_note
-    from kdtune.trial import Site
+    from kdtune.records.journal import Planned, follow
+    from kdtune.records.rows import absent_note
+    from kdtune.training.energy import check_country, metered_here
+    from kdtune.training.trial import Site
 
     for path, reference in config.checkpoints().items():
         if reference.startswith(STAGE_REFERENCE):

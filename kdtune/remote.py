@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kdtune import api
-from kdtune.auth import use_token
 from kdtune.base import RunError, UserError
-from kdtune.files import absolute
-from kdtune.lock import LEASE
-from kdtune.logbook import (
+from kdtune.cluster.auth import use_token
+from kdtune.filesystem.folder import absolute
+from kdtune.filesystem.lock import LEASE
+from kdtune.records.logbook import (
     LOG_EVERY,
     STOP,
     Launched,
@@ -26,13 +26,13 @@ from kdtune.logbook import (
     without_credentials,
     write_launch,
 )
-from kdtune.spec import STAGE_REFERENCE, StudySpec
-from kdtune.status import Status, holder, status_of
-from kdtune.storage import Storage
-from kdtune.study_file import load_study
+from kdtune.records.status import Status, holder, status_of
+from kdtune.records.storage import Storage
+from kdtune.study.file import load_study
+from kdtune.study.spec import STAGE_REFERENCE, StudySpec
 
 if TYPE_CHECKING:
-    from kdtune.jobs import JobState, Submission
+    from kdtune.cluster.jobs import JobState, Submission
 
 QUICK = 3.0  # seconds that a look at the cluster may take
 KILLED_WITHIN = 20.0  # seconds in which Ray ends a job: SIGTERM, SIGKILL three seconds later
@@ -74,7 +74,7 @@ def detach(
     words += ["--pack", options.pack]
     words += [word for name in options.loggers for word in ("--log", name)]
     use_token()
-    from kdtune import jobs  # Ray is imported now, when it knows of the token
+    from kdtune.cluster import jobs  # Ray is imported now, when it knows of the token
 
     job = jobs.submit(study, words, address, where.root)
     launched = Launched(
@@ -133,7 +133,7 @@ def ask(launch: Launched | None, address: str | None) -> "tuple[JobState | None,
     if target is None:
         return None, "the address of its cluster is not known; give --address"
     use_token()
-    from kdtune import jobs
+    from kdtune.cluster import jobs
 
     try:
         return jobs.state_of(launch.submission_id, target, QUICK), None
@@ -179,7 +179,7 @@ def logs(study: str, storage: str | None, address: str | None, *, follow: bool, 
     if launch.submission_id:
         target = _target(launch, address)
         use_token()
-        from kdtune import jobs
+        from kdtune.cluster import jobs
 
         try:
             if target is not None:
@@ -248,7 +248,7 @@ def stop(study: str, storage: str | None, address: str | None, timeout: float, n
 
 def _stop_job(where: Storage, launch: Launched, address: str | None) -> str:
     """Has Ray end a job, and notes that nobody else will note its end."""
-    from kdtune import jobs
+    from kdtune.cluster import jobs
 
     target, name = _target(launch, address), launch.submission_id
     assert target is not None

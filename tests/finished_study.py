@@ -7,8 +7,8 @@ from zlib import crc32
 
 import pyarrow as pa
 
-from kdtune.standings import Row
-from kdtune.tables import Tables
+from kdtune.answers.ranking import Row
+from kdtune.answers.tables import Tables
 
 TIME = pa.timestamp("us", tz="UTC")
 LAMBDAS = ["lambda_pi", "lambda_pa", "lambda_ho", "lambda_ifv", "lambda_cwd"]

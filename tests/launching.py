@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 
 from kdtune.api import results
-from kdtune.storage import Storage
+from kdtune.records.storage import Storage
 
 STUDY = """
 name: tiny

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdtune import results
-from kdtune.growing import TableWriter
-from kdtune.journal import Planned, new_record
+from kdtune.records.journal import Planned, new_record
+from kdtune.records.live_tables import TableWriter
+from kdtune.records.storage import Record, Storage
 from kdtune.report import report
-from kdtune.spec import StudySpec, TrialConfig
-from kdtune.storage import Record, Storage
-from kdtune.study_file import load_study
+from kdtune.study.file import load_study
+from kdtune.study.spec import StudySpec, TrialConfig
 
 BEGAN = 1_767_323_045.25  # 2026-01-02 03:04:05.25 UTC
 GAIN = {"student": 0.0, "pi": 1.3, "pi+pa": 1.9, "pi+ho": 1.4, "pi+ifv": 0.7}  # mIoU points

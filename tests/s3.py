@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from kdtune import stores
+from kdtune.filesystem import object_stores
 
 KEY_ID, SECRET = "AKIAMADEUPFORTESTS01", "made/up+secret0for1tests2only3of4the5suite"
 # ends with its standard input, so with the tests, however they end
@@ -74,7 +74,7 @@ def use(patch: pytest.MonkeyPatch, address: str) -> None:
         patch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "KDTUNE_STORAGE_PATIENCE"):
         patch.delenv(name, raising=False)
-    stores._object_store.cache_clear()  # what another test opened by the same name speaks to another server
+    object_stores._object_store.cache_clear()  # what another test opened by the same name speaks to another server
 
 
 def environment(address: str) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kdtune.spec import StudySpec
-from kdtune.study_file import read
+from kdtune.study.file import read
+from kdtune.study.spec import StudySpec
 
 TEXT = """\
 name: small

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 from finished_study import everything
 
+from kdtune.answers.formats import parquet_bytes
+from kdtune.answers.tables import NAMES, table
 from kdtune.cli import main
 from kdtune.errors import UserError
-from kdtune.files import Folder
-from kdtune.formats import parquet_bytes
-from kdtune.stored import TABLES, Stored, studies
-from kdtune.tables import NAMES, table
+from kdtune.filesystem.folder import Folder
+from kdtune.records.stored_study import TABLES, Stored, studies
 
 STUDY = """
 base:

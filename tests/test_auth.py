@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.auth import MODE, TOKEN, TOKEN_PATH, require_token, use_token
+from kdtune.cluster.auth import MODE, TOKEN, TOKEN_PATH, require_token, use_token
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_token_that_is_there_is_sent(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_many_makers_agree(home: Path) -> None:
-    code = "from kdtune.auth import require_token; require_token()\n"
+    code = "from kdtune.cluster.auth import require_token; require_token()\n"
     code += "from pathlib import Path; print(Path('~/.ray/auth_token').expanduser().read_text())"
     command = [sys.executable, "-c", code]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]

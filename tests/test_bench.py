@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdtune import bench, rows
-from kdtune.bench import WINDOW, told
-from kdtune.storage import Storage
+from kdtune.bench import core
+from kdtune.bench.core import WINDOW, told
+from kdtune.records import rows
+from kdtune.records.storage import Storage
 from tests.launching import kdtune
 
 TRIALS, EVALUATIONS = 60, 5
@@ -60,11 +61,11 @@ def test_marginal_time_is_that_of_the_last_trials(monkeypatch: pytest.MonkeyPatc
     seconds, cpu = (itertools.accumulate([each] * WINDOW + [3 * each] * WINDOW) for each in (1.0, 0.25))
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(time, "process_time", lambda: next(cpu))
-    clock = bench._Clock(2 * WINDOW)
+    clock = core._Clock(2 * WINDOW)
     for _ in range(2 * WINDOW):
         clock.trial_ended({})
-    assert clock.marginal(2 * WINDOW) == bench._Moment(3.0, 0.75)
-    assert clock.marginal(WINDOW + 50) == bench._Moment(2.0, 0.5)
+    assert clock.marginal(2 * WINDOW) == core._Moment(3.0, 0.75)
+    assert clock.marginal(WINDOW + 50) == core._Moment(2.0, 0.5)
 
 
 def test_figures_stand_upright_where_they_are_many(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from kdtune.api import results
 from kdtune.base import RunError, UserError
-from kdtune.bench_search import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
-from kdtune.points import WORST
-from kdtune.spec import Halving
-from kdtune.study_file import load_study
+from kdtune.bench.early_stopping import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
+from kdtune.search.stage_context import WORST
+from kdtune.study.file import load_study
+from kdtune.study.spec import Halving
 from tests.launching import STUDY, kdtune, write_study
 
 THIRD = Halving(grace=1 / 3, reduction_factor=2)  # rungs at 30 and 60 of 90 steps

@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from kdtune import bench_terms
 from kdtune.base import SegOutput, UserError
-from kdtune.bench_terms import LOOP, ClassLoop, Setting, loss_terms
+from kdtune.bench import terms
+from kdtune.bench.terms import LOOP, ClassLoop, Setting, loss_terms
 from kdtune.losses.intra_class_variation import IntraClassVariation
 
 SMALL = Setting(classes=3, crop=32, batch=2, steps=2, teacher_backbone="resnet18")
@@ -26,7 +26,7 @@ def test_the_loop_over_classes_is_the_same_term() -> None:
 
 def test_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     """A row per variant and number of classes, the baselines among them whatever is asked for."""
-    monkeypatch.setattr(bench_terms, "_memory", lambda name, setting: 2**20)
+    monkeypatch.setattr(terms, "_memory", lambda name, setting: 2**20)
     told = loss_terms(["ifv"], SMALL, [3, 4], f"{tmp_path}/terms.parquet")
     table = pq.read_table(f"{tmp_path}/terms.parquet").to_pylist()
     assert [(row["term"], row["classes"]) for row in table] == [
@@ -44,5 +44,5 @@ def test_an_unknown_term_is_named() -> None:
 
 def test_memory_of_a_processor_is_measured() -> None:
     """A step holds at least the student's gradients and momenta, 12 million numbers each."""
-    assert bench_terms._resident("VmHWM") >= bench_terms._resident("VmRSS") // 2 > 2**24
-    assert bench_terms._resident_growth("ce", SMALL) >= 0
+    assert terms._resident("VmHWM") >= terms._resident("VmRSS") // 2 > 2**24
+    assert terms._resident_growth("ce", SMALL) >= 0

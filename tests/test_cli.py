@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from small_study import write
 
+from kdtune.answers.published import STUDIES
+from kdtune.answers.tables import NAMES
 from kdtune.cli import main
 from kdtune.losses import LOSSES
-from kdtune.published import STUDIES
-from kdtune.study_file import study_names
-from kdtune.tables import NAMES
+from kdtune.study.file import study_names
 
 SMALLEST = ["--set", "recipe.num_steps=2", "--set", "dataset.num_train=4", "--set", "dataset.num_val=2"]
 

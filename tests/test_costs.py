@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from tiny import NETWORK, finished, study
 
-from kdtune.bill import bill
-from kdtune.costs import emissions_table, nodes_table
+from kdtune.answers.search_cost import bill
+from kdtune.records.energy_tables import emissions_table, nodes_table
 
 PI: dict[str, Any] = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}, "losses.pi": {"weight": 0.5}}
 

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from finished_study import everything
 
-from kdtune.crosses import CROSSES
-from kdtune.designs import Design
-from kdtune.layouts import FORMATS, render_data
-from kdtune.published import published_all
-from kdtune.tables import NAMES, Tables, table
+from kdtune.answers.all_studies import CROSSES
+from kdtune.answers.layouts import FORMATS, render_data
+from kdtune.answers.planned_grid import Design
+from kdtune.answers.published import published_all
+from kdtune.answers.tables import NAMES, Tables, table
 
 
 def printed(name: str, form: str = "text") -> str:

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from finished_study import grid, seeds, tables, trial
 
-from kdtune.designs import Design, StageDesign, design
-from kdtune.layouts import render
-from kdtune.standings import Row
-from kdtune.study_file import dump, load_study
-from kdtune.tables import Tables, table
+from kdtune.answers.layouts import render
+from kdtune.answers.planned_grid import Design, StageDesign, design
+from kdtune.answers.ranking import Row
+from kdtune.answers.tables import Tables, table
+from kdtune.study.file import dump, load_study
 
 RATES, DECAYS = (5e-2, 1e-2, 5e-3), (5e-4, 5e-5, 5e-6)
 

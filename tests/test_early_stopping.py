@@ -10,9 +10,9 @@ from ray.tune.schedulers import MedianStoppingRule
 from ray.tune.schedulers.async_hyperband import _Bracket
 from tiny import study
 
-from kdtune.early_stopping import Known, Median, Rungs, scheduler
-from kdtune.points import SCORE
-from kdtune.spec import Halving, SchedulerName
+from kdtune.search.early_stopping import Known, Median, Rungs, scheduler
+from kdtune.search.stage_context import SCORE
+from kdtune.study.spec import Halving, SchedulerName
 
 STEPS = range(10, 101, 10)
 HALVING = Halving(grace=0.1, reduction_factor=2)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from kdtune.base import UserError
-from kdtune.energy import (
+from kdtune.training.energy import (
     Amount,
     Bill,
     Interval,

@@ -17,20 +17,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from kdtune import entropy, entropy_counts
+from kdtune.analysis import entropy, entropy_counts
+from kdtune.analysis.entropy_counts import BINS, UNITS, Asked, Counts, count, tally
+from kdtune.analysis.entropy_run import measure, teacher_of
 from kdtune.api import Options
 from kdtune.base import UserError
-from kdtune.bench_entropy import entropy as bench
-from kdtune.bench_entropy import exact
+from kdtune.bench.entropy import entropy as bench
+from kdtune.bench.entropy import exact
 from kdtune.datasets.synth import write_synthetic
-from kdtune.entropy_counts import BINS, UNITS, Asked, Counts, count, tally
-from kdtune.entropy_run import measure, teacher_of
-from kdtune.files import Folder
+from kdtune.filesystem.folder import Folder
 from kdtune.models import MODELS
-from kdtune.spec import TrialConfig
-from kdtune.storage import Storage
-from kdtune.trial import Site
-from kdtune.weights import weights_bytes
+from kdtune.records.storage import Storage
+from kdtune.study.spec import TrialConfig
+from kdtune.training.trial import Site
+from kdtune.training.weights import weights_bytes
 from tests.launching import STUDY, kdtune, write_study
 from tests.ray_cluster import NoNamespace, RayCluster
 from tests.tiny import NETWORK, config, finished, study, write_tables
@@ -171,9 +171,9 @@ def test_memory_does_not_grow_with_the_images(file: Path) -> None:
     """Enlarged logits of a crop of 192 x 192 are 1.8 MB: thirty of them kept would be seen."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from kdtune.bench_terms import _resident\n"
-        "from kdtune.entropy_counts import Asked, count\n"
-        "from kdtune.trial import Site\n"
+        "from kdtune.bench.terms import _resident\n"
+        "from kdtune.analysis.entropy_counts import Asked, count\n"
+        "from kdtune.training.trial import Site\n"
         "from tests.test_entropy import with_teacher\n"
         "data = {'name': 'demo', 'size': [192, 192], 'num_train': 40}\n"
         "trial = with_teacher(Path(sys.argv[1]), data)\n"

@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from kdtune.analysis.evaluation import evaluate
 from kdtune.api import train
 from kdtune.base import UserError
-from kdtune.evaluation import evaluate
-from kdtune.trial import Site
-from kdtune.weights import WeightsRecord, weights_bytes
+from kdtune.training.trial import Site
+from kdtune.training.weights import WeightsRecord, weights_bytes
 from tests.launching import command
 from tests.tiny import BASE, NETWORK, config
 

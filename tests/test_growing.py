@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from tiny import NETWORK, finished, study
 
-from kdtune import growing, rows
-from kdtune.growing import Grown, TableWriter
-from kdtune.rows import Row
-from kdtune.storage import Record, Storage
+from kdtune.records import live_tables, rows
+from kdtune.records.live_tables import Grown, TableWriter
+from kdtune.records.rows import Row
+from kdtune.records.storage import Record, Storage
 
 TEACHER: dict[str, Any] = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}
 TERMS = ("pi", "pa", "ho", "cwd")
@@ -130,12 +130,12 @@ def test_writings_are_further_apart_the_longer_they_take(storage: Storage, monke
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     writer = TableWriter(storage, study())
     assert not writer.due()
-    now[0] += growing.EVERY
+    now[0] += live_tables.EVERY
     assert writer.due()
     monkeypatch.setattr(Storage, "write_tables", lambda self, tables: now.__setitem__(0, now[0] + 3.0))
     writer.add(finished("student", 50.0))
     assert writer.write({}) == pytest.approx(6.0)  # the tables, and superseded
-    now[0] += growing.SHARE * 6.0 - 0.5
+    now[0] += live_tables.SHARE * 6.0 - 0.5
     assert not writer.due()
     now[0] += 1.0
     assert writer.due()

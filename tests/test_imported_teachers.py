@@ -15,8 +15,8 @@ from kdtune.api import results
 from kdtune.datasets.synth import write_synthetic
 from kdtune.models.pspnet import PSPNetModel
 from kdtune.models.published import SEMSEG_NAMES, SKD_NAMES
-from kdtune.study_file import load_study
-from kdtune.weights import Weights
+from kdtune.study.file import load_study
+from kdtune.training.weights import Weights
 from tests.launching import command, kdtune
 
 # Sizes and steps alone. The cells of a crop of 64 are 8 x 8, and one step of training is enough to pass through all.

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import Split, UserError
+from kdtune.cluster.inspection import Answer, look, settle
 from kdtune.datasets.synth import write_synthetic
-from kdtune.inspection import Answer, look, settle
-from kdtune.journal import Planned, follow, new_record
 from kdtune.loading.content import Content
-from kdtune.spec import TrialConfig
-from kdtune.storage import Record, Storage
-from kdtune.trial import Part, Site, load_split, part
+from kdtune.records.journal import Planned, follow, new_record
+from kdtune.records.storage import Record, Storage
+from kdtune.study.spec import TrialConfig
+from kdtune.training.trial import Part, Site, load_split, part
 
 Images = Sequence[tuple[str, str]]
 GOOD: Images = (("a", "11"), ("b", "22"))

@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 
 from kdtune.base import UserError
 from kdtune.cli import main
-from kdtune.jobs import Unreachable, entrypoint, package, state_of
-from kdtune.logbook import Launched, read_launch, write_launch
-from kdtune.study_file import load_study
+from kdtune.cluster.jobs import Unreachable, entrypoint, package, state_of
+from kdtune.records.logbook import Launched, read_launch, write_launch
+from kdtune.study.file import load_study
 from tests.launching import STUDY, journals, kdtune, same_as, under_way, until, write_study
 from tests.ray_cluster import NoNamespace, RayCluster
 
@@ -56,7 +56,7 @@ def test_no_word_of_the_user_reaches_the_shell(tmp_path: Path) -> None:
 
 def test_evil_options_of_a_launch_stay_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command line to the entrypoint: the file's name, ``--set``, storage and data root."""
-    from kdtune import jobs
+    from kdtune.cluster import jobs
 
     made = tmp_path / "made"
     study = write_study(tmp_path).rename(tmp_path / "x; touch made; .yaml")
@@ -160,7 +160,7 @@ def test_what_a_cluster_cannot_or_must_not_see(tmp_path: Path, words: tuple[str,
 def test_a_job_that_cannot_be_asked_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     launch = Launched(started_at="2026-01-02T03:04:05.000+00:00", submission_id="tiny-1", address=CLOSED)
-    from kdtune.storage import Storage
+    from kdtune.records.storage import Storage
 
     write_launch(Storage(str(tmp_path), "tiny").folder, launch)
     done = CliRunner().invoke(main, ["status", "tiny", "--storage", str(tmp_path)])
@@ -230,7 +230,7 @@ def test_submitted_watched_stopped_and_continued(nodes: RayCluster, tmp_path: Pa
     """Three submissions: one is stopped in order, one by Ray since it does not react, the last one finishes."""
     storage, alone = tmp_path / "storage", tmp_path / "alone"
     study = write_study(tmp_path, LONGER)
-    from kdtune.storage import Storage
+    from kdtune.records.storage import Storage
 
     folder = Storage(str(storage), "tiny").folder
     words = ("launch", study, "--storage", storage, *OPTIONS, "--address", nodes.dashboard, "--detach")

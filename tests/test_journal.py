@@ -13,13 +13,13 @@ import safetensors.torch
 from tiny import config, evaluations, teacher
 from torch import Tensor
 
-from kdtune import trial
 from kdtune.base import LossTerm, SegOutput, UserError
-from kdtune.journal import Overtaken, Planned, fail, follow, new_record, stop
-from kdtune.spec import TrialConfig
-from kdtune.storage import WEIGHTS, Record, Storage
-from kdtune.trial import Site
-from kdtune.weights import read_record
+from kdtune.records.journal import Overtaken, Planned, fail, follow, new_record, stop
+from kdtune.records.storage import WEIGHTS, Record, Storage
+from kdtune.study.spec import TrialConfig
+from kdtune.training import trial
+from kdtune.training.trial import Site
+from kdtune.training.weights import read_record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OWN = {"train_seconds", "images_per_second", "peak_memory_mb", "started_at", "finished_at", "seconds"} | {
@@ -216,10 +216,10 @@ def test_a_process_killed_at_any_moment_can_be_gone_on_from(
     which = tiny.replace({"recipe.num_steps": 120, "recipe.eval_every": 12})
     program = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from kdtune.journal import Planned, follow\n"
-        "from kdtune.spec import TrialConfig\n"
-        "from kdtune.storage import Storage\n"
-        "from kdtune.trial import Site\n"
+        "from kdtune.records.journal import Planned, follow\n"
+        "from kdtune.study.spec import TrialConfig\n"
+        "from kdtune.records.storage import Storage\n"
+        "from kdtune.training.trial import Site\n"
         "which = TrialConfig.model_validate_json(sys.argv[1])\n"
         "for record in follow(Planned('s', 'student', 'base', which), Site(), Storage(sys.argv[2], 's')):\n"
         "    print(record['row']['step'], flush=True)\n"

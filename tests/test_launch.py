@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdtune.api import results
-from kdtune.rows import best_config
+from kdtune.records.rows import best_config
 from tests.launching import STUDY, TRIALS, essence, journals, kdtune, write_study
 
 pytestmark = pytest.mark.slow

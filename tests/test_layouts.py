@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from finished_study import everything, grid, tables, trial
 
-from kdtune.layouts import FORMATS, parquet_bytes, render, render_comparison, render_data, scientific
-from kdtune.published import published
-from kdtune.tables import NAMES, Tables, compare, table
+from kdtune.answers.layouts import FORMATS, parquet_bytes, render, render_comparison, render_data, scientific
+from kdtune.answers.published import published
+from kdtune.answers.tables import NAMES, Tables, compare, table
 
 
 def test_grid_layout_marks_stopped_diverged_failed_and_missing() -> None:

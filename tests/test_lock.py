@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import UserError
-from kdtune.files import Folder
-from kdtune.lock import NAME, holder, locked
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.lock import NAME, holder, locked
 from tests.machines import on_machine
 from tests.s3 import Server, environment, proxied, serving, use
 
@@ -186,7 +186,7 @@ def test_a_lock_lost_between_two_beats_is_left_alone_too(folder: Folder) -> None
 
 
 def test_a_stopped_launch_is_taken_over_by_a_new_process(folder: Folder) -> None:
-    program = "import sys; from kdtune.files import Folder; from kdtune.lock import locked\n"
+    program = "import sys; from kdtune.filesystem.folder import Folder; from kdtune.filesystem.lock import locked\n"
     program += "with locked(Folder(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, folder.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from kdtune import logbook as logbooks
 from kdtune.base import Interrupted
-from kdtune.files import Folder
-from kdtune.lock import Held
-from kdtune.logbook import (
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.lock import Held
+from kdtune.records import logbook as logbooks
+from kdtune.records.logbook import (
     LOG_LINES,
     STOP,
     Launched,
@@ -29,7 +29,7 @@ from kdtune.logbook import (
     without_credentials,
     write_launch,
 )
-from kdtune.progress import Reporter, Several
+from kdtune.records.progress import Reporter, Several
 
 JOB = json.dumps({"metadata": {"job_submission_id": "tiny-1", "job_name": "tiny"}, "runtime_env": {}})
 

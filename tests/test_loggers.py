@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import UserError
-from kdtune.files import Folder
-from kdtune.loggers import callbacks, folder_of, reported
+from kdtune.cluster.loggers import callbacks, folder_of, reported
+from kdtune.filesystem.folder import Folder
 from tests.launching import journals, kdtune, write_study
 
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import NETWORK, finished, study
 
-from kdtune.growing import TableWriter
-from kdtune.storage import Storage
-from kdtune.stored import TABLES
+from kdtune.records.live_tables import TableWriter
+from kdtune.records.storage import Storage
+from kdtune.records.stored_study import TABLES
 
 README = Path(__file__).parent.parent / "README.md"
 TEACHER = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.study_file import study_names
+from kdtune.study.file import study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import UserError
-from kdtune.files import Folder
-from kdtune.patience import StorageError, patience, patiently, waiting
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.patience import StorageError, patience, patiently, waiting
 
 BROKEN = Path("/proc/self/mem")  # its first byte cannot be read: EIO, as of a disk that fails
 needs_broken = pytest.mark.skipif(not BROKEN.exists(), reason="no file here that cannot be read")

@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pytest
 
+from kdtune.answers.layouts import FORMATS, render_data
+from kdtune.answers.published import STUDIES, published
+from kdtune.answers.ranking import standings
+from kdtune.answers.tables import NAMES, Row
 from kdtune.base import UserError
-from kdtune.layouts import FORMATS, render_data
-from kdtune.published import STUDIES, published
-from kdtune.standings import standings
-from kdtune.tables import NAMES, Row
 
 EVERY = [(study, name) for study in STUDIES for name in ("optimal", "temperature", "final")]
 EVERY += [(study, name) for study in STUDIES[:2] for name in ("grid", "weights")]

@@ -10,8 +10,8 @@ from tiny import config, finished, study, write_tables
 
 from kdtune.api import results
 from kdtune.cli import main
-from kdtune.logbook import Launched, write_launch
-from kdtune.storage import WEIGHTS, Storage
+from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.storage import WEIGHTS, Storage
 from tests.s3 import Server, serving, use
 
 

@@ -18,19 +18,21 @@ from click.testing import CliRunner
 from html_page import Page
 from PIL import Image
 
-from kdtune import entropy, results, significance, tables
+from kdtune import results
+from kdtune.analysis import entropy
+from kdtune.answers import significance, tables
+from kdtune.answers.published import published
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
 from kdtune.datasets.demo import Demo
 from kdtune.loading.images import read_directly
-from kdtune.published import published
+from kdtune.records.storage import Record, Storage
 from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
 from kdtune.report.panels import palette_of, panels, predicted
-from kdtune.spec import StudySpec, TrialConfig
-from kdtune.storage import Record, Storage
-from kdtune.study_file import load_study
-from kdtune.train import confusion
+from kdtune.study.file import load_study
+from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.training.loop import confusion
 
 STATUSES = {1: "stopped", 4: "stopped", 5: "diverged", 8: "failed"}
 EVIL = "<script>alert(\"1\")</script>&amp;<b x='y'>$a_b$"
@@ -205,7 +207,7 @@ def test_panels_show_labels_and_predictions_in_the_datasets_colours(
     split = read_directly(config.dataset, "val", None)
     palette = np.array(palette_of(config.dataset), np.uint8)
     network = config.student.build(config.dataset.num_classes)
-    from kdtune.weights import load_weights, read_weights
+    from kdtune.training.weights import load_weights, read_weights
 
     source = finished[0].checkpoint_uri(teacher["trial_id"])
     load_weights(network, read_weights(source), source)

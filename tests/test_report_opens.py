@@ -12,8 +12,8 @@ import pytest
 import report_study
 from test_report import STATUSES, evil_study
 
+from kdtune.records.storage import Storage
 from kdtune.report.page import Section, page
-from kdtune.storage import Storage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny import NETWORK, config, finished, study
 
-from kdtune.rows import (
+from kdtune.records.rows import (
     Row,
     absent_note,
     best_config,

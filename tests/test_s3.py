@@ -17,9 +17,9 @@ import pytest
 from pyarrow import fs
 
 from kdtune.base import UserError
-from kdtune.files import Folder, absolute
-from kdtune.patience import FIRST, StorageError, waiting
-from kdtune.storage import Storage
+from kdtune.filesystem.folder import Folder, absolute
+from kdtune.filesystem.patience import FIRST, StorageError, waiting
+from kdtune.records.storage import Storage
 from tests.launching import kdtune
 from tests.s3 import KEY_ID, SECRET, Proxy, Server, environment, proxied, serving, use
 
@@ -343,7 +343,7 @@ def test_pyarrow_is_still_asked_which_options_there_are(server: Server) -> None:
 
 
 def test_what_pyarrow_itself_does(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why ``kdtune.stores`` is as it is: an interrupted stream becomes an object. If this fails, it can be simpler."""
+    """Why ``object_stores`` is as it is: an interrupted stream becomes an object. If this fails, it can be simpler."""
     use(monkeypatch, server.address)
     system, path = fs.FileSystem.from_uri("s3://bucket/half")
 

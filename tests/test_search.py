@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from kdtune import cluster
-from kdtune.auth import MODE, require_token
 from kdtune.base import Interrupted
-from kdtune.cluster import PROCESSOR_TRIALS, Halt, Share
-from kdtune.early_stopping import Known, Median, Rungs
-from kdtune.points import SCORE, WORST
-from kdtune.search import finished
-from kdtune.searchers import FromPlan
-from kdtune.spec import Halving, StudySpec, shuffled
+from kdtune.cluster import session
+from kdtune.cluster.auth import MODE, require_token
+from kdtune.cluster.session import PROCESSOR_TRIALS, Halt, Share
+from kdtune.search.early_stopping import Known, Median, Rungs
+from kdtune.search.searchers import FromPlan
+from kdtune.search.stage import finished
+from kdtune.search.stage_context import SCORE, WORST
+from kdtune.study.spec import Halving, StudySpec, shuffled
 from tests.alone import alone
 from tests.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 
@@ -49,8 +49,8 @@ def halving() -> Halving:
 def test_what_trains_nothing_is_interrupted_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     halt = Halt()
-    with cluster.interruptible(halt):
-        with pytest.raises(Interrupted, match="nothing finished is lost"), cluster.promptly():
+    with session.interruptible(halt):
+        with pytest.raises(Interrupted, match="nothing finished is lost"), session.promptly():
             os.kill(os.getpid(), number)
         assert halt.reason is None
         os.kill(os.getpid(), number)  # from here on the launch ends in order again
@@ -139,7 +139,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_ray(body: Callable[..., Any], *arguments: Any) -> Any:
     """With Ray in this process, as a launch starts it."""
-    with cluster.cluster(None, "test", Halt()):
+    with session.cluster(None, "test", Halt()):
         return body(*arguments)
 
 
@@ -190,9 +190,9 @@ def shares() -> tuple[int, list[Share], list[float]]:
         }
     )
     single = spec.model_copy(update={"max_concurrent": 1})
-    found = [cluster.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100))]
+    found = [session.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100))]
     needy = spec.model_copy(update={"max_concurrent": 2, "needs_gpu": True})
-    return cores, found, [cluster.share(needy, spec.stages[0], 9, joined=joined).gpus for joined in (False, True)]
+    return cores, found, [session.share(needy, spec.stages[0], 9, joined=joined).gpus for joined in (False, True)]
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def asking_at_the_end() -> tuple[set[str], set[str]]:
     """A launch's threads: those that ask Ray while it runs, those still there when it ends; a question takes 1 s."""
     import ray
 
-    from kdtune import meters
+    from kdtune.cluster import meters
 
     answer, end = ray.nodes, ray.shutdown
     ends: list[set[str]] = []
@@ -226,9 +226,9 @@ def asking_at_the_end() -> tuple[set[str], set[str]]:
         ends.append(threads())
         end()
 
-    cluster.ASKED_EVERY = meters.LOOK_EVERY = 0.01
+    session.ASKED_EVERY = meters.LOOK_EVERY = 0.01
     ray.nodes, ray.shutdown = slowly, shutdown
-    with cluster.cluster(None, "test", Halt()), meters.Meters("DEU", lambda totals: None, print):
+    with session.cluster(None, "test", Halt()), meters.Meters("DEU", lambda totals: None, print):
         time.sleep(3)
         meanwhile = threads()
     return meanwhile, ends[0]

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
+from kdtune.answers.published import STUDIES, published
 from kdtune.base import Model, SegNet
-from kdtune.published import STUDIES, published
-from kdtune.spec import STAGE_REFERENCE, Stage, StudySpec, TrialConfig
-from kdtune.study_file import dump, load_study, read, search_spaces, study_names
+from kdtune.study.file import dump, load_study, read, search_spaces, study_names
+from kdtune.study.spec import STAGE_REFERENCE, Stage, StudySpec, TrialConfig
 
 WEIGHTS = ("weight-pa", "weight-ho", "weight-ifv")
 STAGES = ("student", "distill", "temperature", "weight-pi", *WEIGHTS, "final", "initialization")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import UserError
-from kdtune.files import Folder
-from kdtune.storage import Storage
-from kdtune.weights import read_weights
+from kdtune.filesystem.folder import Folder
+from kdtune.records.storage import Storage
+from kdtune.training.weights import read_weights
 from tests.launching import STUDY, kdtune, write_study
 
 

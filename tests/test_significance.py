@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from finished_study import tables, trial
 
-from kdtune.significance import Gain, gains, holm, paired_t, welch_t
-from kdtune.standings import Row
+from kdtune.answers.ranking import Row
+from kdtune.answers.significance import Gain, gains, holm, paired_t, welch_t
 
 # Student 1908, Biometrika 6: hours of sleep that two drugs gained ten patients. The figures are those that R prints for
 # t.test(extra ~ group, data = sleep), paired and not.

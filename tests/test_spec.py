@@ -13,9 +13,9 @@ import torch
 from pydantic import ValidationError
 from small_study import small
 
-from kdtune.journal import Planned
-from kdtune.spec import Range, Stage, StudySpec, TrialConfig, shuffled
-from kdtune.trial import Site, run
+from kdtune.records.journal import Planned
+from kdtune.study.spec import Range, Stage, StudySpec, TrialConfig, shuffled
+from kdtune.training.trial import Site, run
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 
@@ -176,7 +176,7 @@ def test_ids_are_the_same_in_another_process(tmp_path: Path) -> None:
     spec = small(tmp_path)
     own = [config.trial_id(name) for name, config in spec.templates().items()]
     program = (
-        "import sys; from kdtune.study_file import load_study\n"
+        "import sys; from kdtune.study.file import load_study\n"
         "for name, config in load_study(sys.argv[1]).templates().items(): print(config.trial_id(name))"
     )
     found = subprocess.run(

@@ -16,10 +16,10 @@ from tiny import finished, study, write_tables
 
 from kdtune.base import UserError
 from kdtune.cli import main
-from kdtune.lock import LEASE, locked
-from kdtune.logbook import Launched, write_launch
-from kdtune.status import holder, lines, status_of
-from kdtune.storage import Record, Storage
+from kdtune.filesystem.lock import LEASE, locked
+from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.status import holder, lines, status_of
+from kdtune.records.storage import Record, Storage
 
 VERSIONS = {"kdtune": "0.1.0"}
 

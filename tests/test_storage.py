@@ -15,10 +15,10 @@ from tiny import NETWORK, config, finished, study
 
 from kdtune.api import print_summary
 from kdtune.base import UserError
-from kdtune.files import Folder
-from kdtune.growing import TableWriter
-from kdtune.storage import TABLES, WEIGHTS, Record, Storage
-from kdtune.weights import read_weights
+from kdtune.filesystem.folder import Folder
+from kdtune.records.live_tables import TableWriter
+from kdtune.records.storage import TABLES, WEIGHTS, Record, Storage
+from kdtune.training.weights import read_weights
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
 LAMBDAS = {f"lambda_{name}": REAL for name in ("pi", "pa", "ho", "ifv", "cwd", "fitnet", "at")}
@@ -255,7 +255,7 @@ def test_a_trial_is_found_without_a_list_of_the_journal(storage: Storage, monkey
 
 
 def test_thousands_of_journals_are_read_in_parts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtune.storage.AT_ONCE", 3)
+    monkeypatch.setattr("kdtune.records.storage.AT_ONCE", 3)
     records = [finished("student", float(i), {"recipe.lr": 0.01 * (i + 1)}) for i in range(8)]
     for record in records:
         storage.claim(record)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from kdtune.files import Folder
-from kdtune.lock import LEASE
-from kdtune.lock import NAME as LOCK
-from kdtune.storage import Storage
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.lock import LEASE
+from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.records.storage import Storage
 from tests.launching import PLAIN, STUDY, command, essence, kdtune, write_study
 from tests.machines import on_machine
 from tests.s3 import SECRET, Server, proxied, serving, use

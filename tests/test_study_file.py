@@ -8,8 +8,8 @@ import pytest
 from small_study import TEXT, small, write
 
 from kdtune.base import UserError
-from kdtune.spec import StudySpec
-from kdtune.study_file import dump, find, load_study, override, parse_set, read, study_names
+from kdtune.study.file import dump, find, load_study, override, parse_set, read, study_names
+from kdtune.study.spec import StudySpec
 
 TOP = (
     "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, country_iso_code, "

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from finished_study import everything, grid, seeds, tables, trial
 
+from kdtune.answers.layouts import render
+from kdtune.answers.published import published
+from kdtune.answers.ranking import standings
+from kdtune.answers.tables import compare, table
 from kdtune.base import UserError
-from kdtune.layouts import render
-from kdtune.published import published
-from kdtune.standings import standings
-from kdtune.tables import compare, table
 
 
 def test_grid_is_sorted_as_in_the_paper_and_stopped_is_never_best() -> None:

@@ -21,11 +21,11 @@ from kdtune.cli import main
 from kdtune.models.external import ExternalModel
 from kdtune.models.pspnet import PSPNetModel
 from kdtune.models.published import SKD_NAMES, layout_of
-from kdtune.spec import StudySpec, Teacher
-from kdtune.study_file import load_study
-from kdtune.teachers import CAFFE
-from kdtune.trial import frozen_teacher
-from kdtune.weights import WeightsRecord, read_record, weights_bytes
+from kdtune.study.file import load_study
+from kdtune.study.spec import StudySpec, Teacher
+from kdtune.training.teachers import CAFFE
+from kdtune.training.trial import frozen_teacher
+from kdtune.training.weights import WeightsRecord, read_record, weights_bytes
 from tests.launching import command
 from tests.models.test_pspnet import case_of, golden, state_by_recipe
 from tests.test_imported_teachers import in_layout

@@ -14,15 +14,15 @@ from losses.golden import Case, cases
 from tiny import config, evaluations, noise, teacher, through_a_file, untimed
 from torch import Tensor
 
-from kdtune import trial
 from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
-from kdtune.energy import Amount
 from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
-from kdtune.spec import Teacher, TrialConfig
-from kdtune.train import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate, sliding
-from kdtune.trial import Site, frozen_teacher, load_splits
-from kdtune.weights import weights_bytes
+from kdtune.study.spec import Teacher, TrialConfig
+from kdtune.training import trial
+from kdtune.training.energy import Amount
+from kdtune.training.loop import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate, sliding
+from kdtune.training.trial import Site, frozen_teacher, load_splits
+from kdtune.training.weights import weights_bytes
 from tests.alone import alone
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ class Convolution(SegNet):
 @pytest.mark.parametrize("case", cases("skd_sliding"))
 def test_sliding_is_the_references(case: Case, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     window = tuple(case.args["tile_size"])
-    monkeypatch.setattr("kdtune.train.MAX_PIXELS", at_once * window[0] * window[1])
+    monkeypatch.setattr("kdtune.training.loop.MAX_PIXELS", at_once * window[0] * window[1])
     network, image = Convolution(case.input("conv_weight")), case.input("image")
     two = torch.cat((image, image.flip(-1)))
     logits = sliding(lambda tiles: network(tiles).logits, two, window)
@@ -381,8 +381,8 @@ def test_seconds_count_steps_and_waiting_for_data_but_no_evaluation(
             clock[0] += 10  # reading
             yield batch
 
-    monkeypatch.setattr("kdtune.train.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("kdtune.train.train_batches", slow)
+    monkeypatch.setattr("kdtune.training.loop.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("kdtune.training.loop.train_batches", slow)
     split, seconds = noise([(32, 48)] * 4), []
     state = Run(tiny.student.build(12), {"ce": tiny.losses["ce"].build(tiny.student.build(12), None)}, tiny.recipe)
     for evaluation in fit(tiny, state, None, split, split, CPU):

@@ -13,7 +13,7 @@ from tiny import config
 
 from kdtune.base import SegNet, UserError
 from kdtune.models.pspnet import PSPNetModel
-from kdtune.weights import Weights, WeightsRecord, load_weights, read_record, read_weights, weights_bytes
+from kdtune.training.weights import Weights, WeightsRecord, load_weights, read_record, read_weights, weights_bytes
 
 
 def network(seed: int = 0, classes: int = 12, **changes: Any) -> SegNet:

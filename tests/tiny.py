@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdtune.growing import TableWriter
-from kdtune.journal import Planned, new_record
 from kdtune.loading.pack import Packed
-from kdtune.spec import StudySpec, TrialConfig
-from kdtune.storage import Record, Storage
-from kdtune.train import Evaluation
-from kdtune.trial import Site, run
-from kdtune.weights import weights_bytes
+from kdtune.records.journal import Planned, new_record
+from kdtune.records.live_tables import TableWriter
+from kdtune.records.storage import Record, Storage
+from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.training.loop import Evaluation
+from kdtune.training.trial import Site, run
+from kdtune.training.weights import weights_bytes
 
 NETWORK = {"name": "pspnet", "backbone": "resnet18", "width": 0.0625}
 BASE = {

@@ -7,17 +7,18 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from kdtune import entropy, tables
+from kdtune.analysis import entropy
+from kdtune.answers import tables
 from kdtune.base import UserError
+from kdtune.records.rows import weight_stages
+from kdtune.records.storage import Storage
 from kdtune.report.answer import lead, opening_sections
 from kdtune.report.page import page
 from kdtune.report.rest import closing_sections
 from kdtune.report.searches import search_sections
 from kdtune.report.study import Study
 from kdtune.report.svg import drawing
-from kdtune.rows import weight_stages
-from kdtune.spec import TEACHER, StudySpec
-from kdtune.storage import Storage
+from kdtune.study.spec import TEACHER, StudySpec
 
 
 def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:

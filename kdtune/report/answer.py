@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdtune.answers.ranking import Row
 from kdtune.losses import LOSSES
 from kdtune.report import dots, facts
 from kdtune.report.facts import ALONE, FINAL, method_name
 from kdtune.report.page import Section, details, escape, figure, grid, note, number, paragraph, tile
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
-from kdtune.spec import TEACHER
-from kdtune.standings import Row
+from kdtune.study.spec import TEACHER
 
 WHAT = (
     "Semantic segmentation gives every pixel of an image a class, such as road or person. How well a network does is "

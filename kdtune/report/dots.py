@@ -7,10 +7,10 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from kdtune.answers.ranking import Row
 from kdtune.report.facts import method_name
 from kdtune.report.figures import COLOURS, MIOU, SIGNS, canvas, legend, short
 from kdtune.report.svg import BLUE, INK, MUTED, ORANGE, PAPER
-from kdtune.standings import Row
 
 ALPHA = 0.05  # of p-values that are corrected for the number of methods
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
@@ -19,7 +19,7 @@ CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
 def gains(title: str, found: Sequence[Any]) -> Figure:
     """Difference to the tuned student alone with its 95 % interval, a line per method [mIoU points].
 
-    ``found``: gains of ``kdtune.significance``, each with a difference.
+    ``found``: gains of ``kdtune.answers.significance``, each with a difference.
     """
     figure, axes = canvas(0.42 * len(found) + 1.2, title)
     places = range(len(found))

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from kdtune.rows import best_config
-from kdtune.significance import Gain
-from kdtune.spec import TEACHER, TrialConfig
-from kdtune.standings import Row
+from kdtune.answers.ranking import Row
+from kdtune.answers.significance import Gain
+from kdtune.records.rows import best_config
+from kdtune.study.spec import TEACHER, TrialConfig
 
 if TYPE_CHECKING:
     from kdtune.base import SegmentationDataset

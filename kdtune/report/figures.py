@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kdtune.layouts import scientific
+from kdtune.answers.layouts import scientific
+from kdtune.answers.ranking import Row
 from kdtune.report.page import plain
 from kdtune.report.svg import BLUE, GREEN, MUTED, ORANGE, PAPER, PURPLE, RULE, SKY, VERMILION
-from kdtune.standings import Row
 
 WIDTH = 5.0  # inches
 MIOU = "mIoU [%]"

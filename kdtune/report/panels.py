@@ -15,11 +15,11 @@ from kdtune.base import IGNORE, SegmentationDataset, SegNet, UserError, compute_
 from kdtune.loading.batches import normalise
 from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
+from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
-from kdtune.spec import TrialConfig
-from kdtune.storage import Storage
-from kdtune.train import autocast, enlarged, sliding
-from kdtune.weights import load_weights, read_weights
+from kdtune.study.spec import TrialConfig
+from kdtune.training.loop import autocast, enlarged, sliding
+from kdtune.training.weights import load_weights, read_weights
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]

@@ -6,13 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.colors import Normalize
 
-from kdtune import tables
+from kdtune.answers import tables
+from kdtune.answers.ranking import Row
 from kdtune.report import facts, figures
 from kdtune.report.figures import Curve
 from kdtune.report.page import Section, details, figure, grid, note, paragraph, preformatted
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
-from kdtune.standings import Row
 
 CSV_ROWS = 300_000  # evaluations that the page still holds as text
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdtune import published, significance, tables
+from kdtune.answers import published, significance, tables
+from kdtune.answers.ranking import Row
 from kdtune.base import UserError
+from kdtune.records.storage import Storage
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, FINAL, Contender
 from kdtune.report.page import details, table
-from kdtune.spec import StudySpec
-from kdtune.standings import Row
-from kdtune.storage import Storage
+from kdtune.study.spec import StudySpec
 
 SHOWN = {
     **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "difference", "low", "high"), ".2f"),

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from tiny import config, noise, teacher, through_a_file, untimed
 from torch import Tensor, nn
 
-from kdtune import trial
 from kdtune.base import IGNORE, Loss, LossTerm, SegNet, SegOutput, Tap
-from kdtune.rows import hyperparameters
-from kdtune.spec import TrialConfig
-from kdtune.train import Run, fit
-from kdtune.trial import Site
+from kdtune.records.rows import hyperparameters
+from kdtune.study.spec import TrialConfig
+from kdtune.training import trial
+from kdtune.training.loop import Run, fit
+from kdtune.training.trial import Site
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

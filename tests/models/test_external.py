@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdtune.base import SegNet, Tap, UserError
 from kdtune.models.external import ExternalModel
-from kdtune.weights import load_weights, weights_bytes
+from kdtune.training.weights import load_weights, weights_bytes
 
 CLASSES = 5
 LRASPP = {

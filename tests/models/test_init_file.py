@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from small_study import small, write
 from tiny import config
 
-from kdtune.spec import WarmStart
-from kdtune.study_file import override, read
-from kdtune.trial import Site, run
-from kdtune.weights import weights_bytes
+from kdtune.study.file import override, read
+from kdtune.study.spec import WarmStart
+from kdtune.training.trial import Site, run
+from kdtune.training.weights import weights_bytes
 
 FILE = "weights/r18.pth"
 

@@ -1,0 +1,177 @@
+"""A network from a file, on the validation images of a dataset: mIoU, the IoU of each class, images per second."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import ValidationError
+
+from kdtune.base import Model, UserError, compute_device
+from kdtune.filesystem.folder import Folder, absolute, read_file
+from kdtune.records.energy_tables import IMAGES
+from kdtune.records.rows import absent_note
+from kdtune.records.storage import WEIGHTS
+from kdtune.study.spec import TrialConfig, Value, told
+from kdtune.training.energy import Amount, Bill, check_country, counted, metered_here
+from kdtune.training.loop import confusion, intersection_over_union
+from kdtune.training.teachers import check_classes, given_model, model_from
+from kdtune.training.trial import Site, load_split
+from kdtune.training.weights import WeightsRecord, load_weights, read_record, read_weights
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network makes of a dataset's validation images."""
+
+    config: TrialConfig
+    device: str
+    images: int
+    miou: float  # percent
+    per_class_iou: list[float | None]  # percent; none where labels and predictions lack the class
+    seconds: float  # reading, network and confusion matrix
+    energy: Amount | None = None  # of the pass; none where it was too short for a reading
+    country: str = "DEU"
+    counted: bool = False  # by the machine's counters; else estimated
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the whole pass."""
+        return self.images / self.seconds
+
+    @property
+    def per_10000(self) -> Amount | None:
+        """Energy and emissions per 10,000 images."""
+        return None if self.energy is None else self.energy * (IMAGES / self.images)
+
+    def write(self, file: str) -> None:
+        """One row of Parquet.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        row = {
+            "model": self.config.student.model_dump_json(),
+            "dataset": self.config.dataset.name,
+            "images": self.images,
+            "miou": self.miou,
+            "per_class_iou": self.per_class_iou,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "energy_kwh_per_10000_images": self.per_10000 and self.per_10000.kwh,
+            "co2_kg_per_10000_images": self.per_10000 and self.per_10000.co2_kg,
+            "country": self.country,
+            "measured": self.counted,
+            "device": self.device,
+            "torch_version": str(torch.__version__),
+        }
+        try:
+            pq.write_table(pa.Table.from_pylist([row]), file)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written: {error.strerror or error}") from None
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        dataset = self.config.dataset
+        width = max(len(name) for name in dataset.class_names)
+        for name, iou in zip(dataset.class_names, self.per_class_iou, strict=True):
+            yield f"{name:{width}} {'absent' if iou is None else f'{iou:6.2f}'}"
+        yield f"{'mIoU':{width}} {self.miou:6.2f} [%]"
+        note = absent_note(dataset.class_names, self.per_class_iou)
+        if note:
+            yield note
+        yield (
+            f"{self.images} images of {dataset.name} in {self.seconds:.1f} s: {self.images_per_second:.2f} images/s, "
+            f"reading included, on {self.device}"
+        )
+        if self.per_10000 is not None:
+            yield (
+                f"per {IMAGES:,} images: {self.per_10000.kwh:.3g} kWh, {self.per_10000.co2_kg:.3g} kg CO2-equivalent "
+                f"({self.country}; {'measured' if self.counted else 'estimated: this processor shows no counter'})"
+            )
+
+
+def evaluate(
+    checkpoint: str,
+    dataset: str,
+    site: Site,
+    settings: Mapping[str, Value],
+    model: str | None = None,
+    country: str = "DEU",
+) -> Measured:
+    """One pass over the validation images, as a trial's evaluations do it.
+
+    Args:
+        checkpoint: a file of weights, or the folder of a trial's checkpoint.
+        dataset: its name.
+        site: where the data lies.
+        settings: ``dataset.*`` and ``recipe.*`` by dotted path, e.g. ``recipe.eval_window``.
+        model: the network as YAML; none: as the file's record says.
+        country: whose electricity it is, ISO 3166-1 alpha-3.
+
+    Raises:
+        UserError: data or weights are missing, do not fit each other, or nothing says which network it is.
+    """
+    check_country(country)
+    file = _weights_file(checkpoint)
+    record = read_record(file)
+    config = _config(dataset, _network(file, record, model), settings)
+    if record is not None:
+        check_classes(file, record, config.dataset)
+    device = compute_device()
+    network = config.student.build(config.dataset.num_classes)
+    load_weights(network, read_weights(file), file)
+    network.to(device)
+    val = load_split(config, "val", site)
+    with metered_here(country) as spent:
+        before, began = spent(), time.perf_counter()
+        matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for it
+        seconds = time.perf_counter() - began
+        bill = Bill()
+        bill.evaluated(before, spent(), len(val))
+    energy = bill.inference if bill.images else None
+    miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted())
+
+
+def _weights_file(checkpoint: str) -> str:
+    inside = (Folder(absolute(checkpoint)) / WEIGHTS).uri
+    return inside if not checkpoint.endswith(SUFFIXES) and read_file(inside) is not None else checkpoint
+
+
+def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
+    if model is not None:
+        return model_from(given_model(model), f"--model {model}")
+    if record is None:
+        raise UserError(
+            f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
+            "convert the file with `kdtune teacher import`"
+        )
+    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
+        raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
+    return model_from(record.model, f"{file}: its kdtune record")
+
+
+def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialConfig:
+    """A trial that trains nothing."""
+    foreign = [path for path in settings if not path.startswith(("dataset.", "recipe."))]
+    if foreign:
+        raise UserError(f"--set {foreign[0]}: an evaluation has only dataset.* and recipe.*")
+    data = {
+        "dataset": {"name": dataset},
+        "student": model.model_copy(update={"init": "random"}),
+        "losses": {"ce": {"weight": 1.0}},
+        "recipe": {"lr": 1.0, "weight_decay": 0.0, "num_steps": 0},
+    }
+    try:
+        return TrialConfig.model_validate(data).replace(settings)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        path = ".".join(str(part) for part in fault["loc"])
+        where = f"--data {dataset}" if path.startswith("dataset.name") else f"--set {path}"
+        raise UserError(f"{where}: {told(fault)}") from None

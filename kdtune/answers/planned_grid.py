@@ -1,0 +1,69 @@
+"""What a study planned, from its ``study.yaml``: the grid's cells that a table must show, filled or not.
+
+The file is read as it is: building the study from it would import torch and every network and loss.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdtune.study.names import column_at
+
+
+@dataclass(frozen=True)
+class StageDesign:
+    """A stage: what it starts from, its seeds, and its axes by their columns in the tables."""
+
+    name: str
+    starts: tuple[str, ...] = ()
+    seeds: frozenset[int] = frozenset()
+    axes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # none of a search that draws its points
+    fixed: Mapping[str, float] = field(default_factory=dict)  # of a stage that starts from the study's base
+
+    def cells(self, columns: Sequence[str]) -> list[dict[str, float]]:
+        """Every combination of the values of those of these columns that the stage sweeps; none if it sweeps none."""
+        swept = [name for name in columns if name in self.axes]
+        if not swept:
+            return []
+        return [dict(zip(swept, cell, strict=True)) for cell in itertools.product(*(self.axes[n] for n in swept))]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study: its dataset, its student's backbone, its stages by name."""
+
+    study: str
+    dataset: str | None = None
+    student: str | None = None
+    stages: Mapping[str, StageDesign] = field(default_factory=dict)
+
+
+def design(study: str, data: Mapping[str, Any] | None) -> Design:
+    """The design of a study whose ``study.yaml`` holds this; without one, nothing is known of it."""
+    if data is None:
+        return Design(study)
+    base = data["base"]
+    student = base["student"]
+    stages = {stage["name"]: _stage(stage, base["recipe"]) for stage in data["stages"]}
+    return Design(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages)
+
+
+def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> StageDesign:
+    grid = stage["grid"] if stage["search"] == "grid" else {}
+    axes = {column_at(path): _numbers(path, values) for path, values in grid.items()}
+    recipe = {f"recipe.{name}": value for name, value in recipe.items()} if not stage["start_from"] else {}
+    fixed = {column_at(path): _numbers(path, [value]) for path, value in {**recipe, **stage["set"]}.items()}
+    return StageDesign(
+        stage["name"],
+        tuple(stage["start_from"]),
+        frozenset(stage["seeds"]),
+        {name: values for name, values in axes.items() if name and values},
+        {name: values[0] for name, values in fixed.items() if name and values},
+    )
+
+
+def _numbers(path: str, values: Sequence[Any]) -> tuple[float, ...]:
+    """The values as tables have them: a term of weight 0 is not used, and has no columns."""
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    return tuple(number for number in numbers if number or not path.startswith("losses."))

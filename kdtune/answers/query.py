@@ -1,0 +1,80 @@
+"""``kdtune results``: tables from storage and from the paper, in a format. Starts neither torch nor Ray."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+
+import pyarrow as pa
+
+from kdtune.answers import formats, layouts, tables
+from kdtune.answers import published as paper
+from kdtune.answers.all_studies import CROSSES
+from kdtune.answers.planned_grid import design
+from kdtune.answers.tables import Tables
+from kdtune.records import stored_study
+from kdtune.records.stored_study import TABLES, Stored, storage_root
+
+
+def study_name(given: str) -> str:
+    """A study's name, if need be from its file."""
+    if given.endswith((".yaml", ".yml")):
+        from kdtune.study.file import load_study  # with torch and all that a study may name
+
+        return load_study(given).name
+    return given
+
+
+def gathered(studies: Sequence[Stored], *, history: bool = True) -> Tables:
+    """The stored tables of these studies as one each, columns by their names, and what the studies planned.
+
+    ``history``: read it, too; it is the largest, and no table of ``kdtune results`` needs it.
+
+    Raises:
+        UserError: one of them has not been launched with this storage.
+    """
+    wanted = [field.name for field in fields(Tables) if field.name in TABLES and (history or field.name != "history")]
+    parts = {name: [study.table(name) for study in studies] for name in wanted}
+    joined = {name: pa.concat_tables(data, promote_options="default") for name, data in parts.items()}
+    joined.setdefault("history", pa.schema([]).empty_table())
+    return Tables(**joined, designs={s.study: design(s.study, s.read_study()) for s in studies})
+
+
+def shown(
+    study: str | None, storage: str | None, table: str, form: str, *, published: bool, compare: bool, styled: bool
+) -> str | bytes:
+    """A table of a study, or of all studies of a storage (or of the paper), in a format.
+
+    Raises:
+        UserError: no results there, or the paper does not print the table.
+    """
+    if published:
+        data = paper.published(study, table) if study else paper.published_all(table)
+    else:
+        root = storage_root(storage)
+        names = [study_name(study)] if study else stored_study.studies(root)
+        study = names[0] if study else None
+        found = gathered([Stored(root, name) for name in names], history=False)
+        data = _compared(study, table, found) if compare else tables.table(table, found, study)
+    if form == "parquet":
+        return formats.parquet_bytes(data)
+    if compare:
+        return layouts.render_comparison(table, data, study, form, styled=styled)
+    return layouts.render_data(table, data, study, form, styled=styled, layout=None if study else CROSSES[table])
+
+
+def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
+    """Measured beside published; of all studies those that are the paper's, each line with its study."""
+    beside = partial(tables.compare, table)
+    if study is not None:
+        return beside(tables.table(table, found, study), paper.published(study, table))
+    printed = [name for name in found.studies if name in paper.printing(table)]
+    if not printed:
+        tables.refuse(
+            f"no study of this storage is one of which the paper prints a table '{table}'; "
+            f"it prints one for: {', '.join(paper.printing(table)) or 'none'}"
+        )
+    parts = [
+        tables.named(beside(tables.table(table, found, name), paper.published(name, table)), name, found.designs[name])
+        for name in printed
+    ]
+    return pa.concat_tables(parts, promote_options="default")

@@ -1,0 +1,96 @@
+"""What a launch also writes for tools that follow experiments, by Tune's own callbacks; the record is the journal.
+
+``tensorboard`` needs nothing more; ``mlflow`` and ``wandb`` are extras of the package, and read where to write, and as
+whom, from the variables that their own documentation names.
+"""
+
+import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.logger.tensorboardx import TBXLoggerCallback
+
+from kdtune.base import UserError
+from kdtune.filesystem.folder import Folder
+
+NAMES = ("tensorboard", "mlflow", "wandb")
+REPORTED = (  # of a trial's row and of its last evaluation
+    *("miou", "images_per_second", "peak_memory_mb", "energy_kwh"),
+    *("loss", "lr_now"),
+)
+
+NameOf = Callable[[Any], str]  # a trial of Tune's -> our name of it
+
+
+def folder_of(study: Folder) -> Path:
+    """Where TensorBoard's files of a study lie: beside its tables, or on this machine where those lie elsewhere."""
+    local = study.local
+    if local is not None:
+        return local / "tensorboard"
+    return Path.home() / ".cache" / "kdtune" / "tensorboard" / study.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def callbacks(names: Sequence[str], study: Folder, study_name: str, stage: str, name_of: NameOf) -> list[Any]:
+    """Tune's callbacks of these names, for one stage.
+
+    Raises:
+        UserError: an extra is not installed, or says not as whom to write.
+    """
+    makers: dict[str, Callable[[], Any]] = {
+        "tensorboard": lambda: TensorBoard(folder_of(study), name_of),
+        "mlflow": lambda: _mlflow(study_name, stage),
+        "wandb": lambda: _wandb(study_name, stage),
+    }
+    return [makers[name]() for name in names]
+
+
+def reported(row: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that a person follows, without those that there are none of."""
+    terms = {name: value for name, value in last.items() if name.startswith("loss_")}
+    known = {name: value for name, value in {**row, **last}.items() if name in REPORTED}
+    return {name: float(value) for name, value in (known | terms).items() if value is not None}
+
+
+class TensorBoard(TBXLoggerCallback):  # type: ignore[misc]
+    """Tune's logger, with a folder per trial under our name of it: Tune's own folders are moved when a stage ends."""
+
+    def __init__(self, folder: Path, name_of: NameOf) -> None:
+        super().__init__()
+        self._folder, self._name_of = folder, name_of
+
+    def __getstate__(self) -> dict[str, Any]:  # Tune keeps callbacks in a file that nobody reads; ours hold open files
+        return {}
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Opens the trial's file; one that goes on in another launch gets one more."""
+        if trial in self._trial_writer:
+            self._trial_writer[trial].close()
+        self._trial_writer[trial] = self._summary_writer_cls(str(self._folder / self._name_of(trial)), flush_secs=30)
+        self._trial_result[trial] = {}
+
+
+def _mlflow(study: str, stage: str) -> tune.Callback:
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    try:
+        return MLflowLoggerCallback(experiment_name=study, tags={"study": study, "stage": stage})
+    except (ImportError, RuntimeError):
+        raise UserError("--log mlflow needs the package mlflow: pip install 'kdtune[mlflow]'") from None
+
+
+def _wandb(study: str, stage: str) -> tune.Callback:
+    import os
+
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    try:
+        made = WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", "kdtune"), group=f"{study}/{stage}")
+        made.setup()  # says now, not in the middle of the stage, that there is no key
+    except RuntimeError:
+        raise UserError("--log wandb needs the package wandb: pip install 'kdtune[wandb]'") from None
+    except ValueError as error:
+        raise UserError(f"--log wandb: {str(error).splitlines()[0]}; or set WANDB_MODE=offline") from None
+    return made

@@ -1,0 +1,145 @@
+"""The energy meters of a launch, one actor on each node that can hold a trial; see ``kdtune.training.energy``.
+
+The driver makes them, reads them and keeps what they said; a trial's worker finds the one of its node by name. They end
+with the driver. A trial runs without one, too: then its energy is null.
+"""
+
+import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kdtune.base import Lost
+from kdtune.cluster.nodes import able
+from kdtune.training.energy import Amount, Meter, Totals
+
+LOOK_EVERY = 5.0  # seconds between the driver's looks at the nodes and their meters
+START_WITHIN = 60.0  # seconds for a node's meter to begin, before a trial goes on without
+ANSWER_WITHIN = 10.0  # seconds for a meter to answer its driver
+FOUND_WITHIN = 15.0  # seconds that the first trial on a new node waits for the meter there
+
+
+def _name(node_id: str) -> str:
+    return f"kdtune-meter-{node_id}"
+
+
+class Meters:
+    """In the driver: has a meter on every node, those that join later included, and reads them."""
+
+    def __init__(self, country: str, keep: Callable[[list[Totals]], None], warn: Callable[[str], None]) -> None:
+        """``keep``: told of all nodes' totals every few seconds, from a thread; of nodes that left, the last ones."""
+        self._country, self._keep, self._warn = country, keep, warn
+        self._actors: dict[str, Any] = {}
+        self._beginning: dict[Any, str] = {}  # a meter's word that it reads -> its node
+        self._totals: dict[str, Totals] = {}
+        self._done = threading.Event()
+        self._reading = threading.Lock()
+        self._thread = threading.Thread(target=self._go_on, daemon=True, name="kdtune-meters")
+
+    def __enter__(self) -> "Meters":
+        """Begins; the first trials wait for the meters, which begin while their processes do."""
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Reads no more; the meters end with Ray, which ends a process whose threads ask it something later."""
+        self._done.set()
+        if not isinstance(error, Lost):  # then no answer comes
+            self._thread.join(2 * ANSWER_WITHIN)
+
+    def read(self) -> list[Totals]:
+        """What each node used until now."""
+        with self._reading:
+            asked = {actor.totals.remote(): node for node, actor in self._actors.items()}
+            answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN)[0] if asked else []
+            for each in answered:
+                with contextlib.suppress(RayError):  # its node has left, or its meter did not begin
+                    self._totals[asked[each]] = ray.get(each)
+            return list(self._totals.values())
+
+    def _go_on(self) -> None:
+        while not self._done.wait(LOOK_EVERY):
+            with contextlib.suppress(Exception):  # Ray or the storage may be gone, which others tell
+                self._look()
+                self._warn_of_faults()
+                self._keep(self.read())
+
+    def _look(self) -> None:
+        for node in able():
+            if node.id not in self._actors:
+                at = NodeAffinitySchedulingStrategy(node.id, soft=False)
+                actor = ray.remote(num_cpus=0)(Meter).options(name=_name(node.id), scheduling_strategy=at)
+                self._actors[node.id] = actor.remote(node.name, self._country)
+                self._beginning[self._actors[node.id].ready.remote()] = node.name
+
+    def _warn_of_faults(self) -> None:
+        if not self._beginning:
+            return
+        for each in ray.wait(list(self._beginning), num_returns=len(self._beginning), timeout=0)[0]:
+            node = self._beginning.pop(each)
+            try:
+                ray.get(each)
+            except RayError as error:
+                self._warn(f"energy is not metered on node {node}: {str(error).strip().splitlines()[-1]}")
+
+
+class Spent:
+    """In a worker: what this process has used since its trial began."""
+
+    def __init__(self, meter: Any, pid: int) -> None:
+        self._meter, self._pid = meter, pid
+
+    def __call__(self) -> Amount | None:
+        """See ``kdtune.training.energy.Spent``; none once the meter is gone."""
+        found: Amount | None = self._ask("reading")
+        return found
+
+    def end(self) -> None:
+        """The trial has ended: what this process does from now on is not its."""
+        if self._meter is not None:
+            self._meter.end.remote(self._pid)  # nobody needs the answer
+
+    def _ask(self, method: str, *values: Any, within: float = ANSWER_WITHIN) -> Any:
+        if self._meter is None:
+            return None
+        try:
+            return ray.get(getattr(self._meter, method).remote(self._pid, *values), timeout=within)
+        except (RayError, TimeoutError):
+            self._meter = None
+            return None
+
+    def begin(self, gpus: Mapping[int, float]) -> "Spent":
+        """A trial begins in this process."""
+        self._ask("begin", gpus, within=START_WITHIN)
+        return self
+
+
+_waited = False  # in this process, for a meter that may never come
+
+
+def spent(gpus: float) -> Spent:
+    """The meter's view of the trial that begins in this worker, which has so many GPUs or such a share of one."""
+    found = [int(index) for index in ray.get_gpu_ids() if str(index).isdecimal()]  # MIG's have names
+    return Spent(_meter(), os.getpid()).begin(dict.fromkeys(found, min(gpus, 1.0)))
+
+
+def _meter() -> Any:
+    global _waited
+    name, end = _name(ray.get_runtime_context().get_node_id()), time.monotonic() + FOUND_WITHIN
+    while True:
+        try:
+            return ray.get_actor(name)
+        except ValueError:
+            if _waited or time.monotonic() > end:
+                _waited = True
+                return None
+            time.sleep(0.2)

@@ -1,0 +1,109 @@
+"""The nodes of a Ray cluster, each asked for its data before any trial starts.
+
+Ray is imported where it is used: by then ``kdtune.cluster.environment`` has set what Ray reads when it is imported.
+"""
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdtune.base import RunError, UserError
+from kdtune.cluster.inspection import Answer, look
+from kdtune.loading.content import Content
+from kdtune.records.progress import Reporter
+from kdtune.study.spec import TrialConfig
+from kdtune.training.trial import Site
+
+TOLD_EVERY = 30.0  # seconds between lines on the nodes that still pack
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as Ray knows it, and as people are told of it: several may share a host or, behind NAT, an address."""
+
+    id: str
+    name: str
+
+
+def able() -> list[Node]:
+    """The live nodes that can hold a trial, in order of addresses: those with a GPU if any has one, else a processor.
+
+    A head node that is started with ``--num-cpus 0`` needs no data.
+    """
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    kind = "GPU" if any(node["Resources"].get("GPU") for node in alive) else "CPU"
+    found = [
+        Node(node["NodeID"], f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']}, {node['NodeID'][:8]})")
+        for node in alive
+        if node["Resources"].get(kind)
+    ]
+    return sorted(found, key=lambda node: node.name)
+
+
+def _look(configs: Sequence[TrialConfig], site: Site) -> Answer:
+    """On a node: what it has. The name is that of its host, where Ray's is not known to who asks."""
+    try:
+        return Answer(platform.node(), look(configs, site))
+    except UserError as error:
+        return Answer(platform.node(), fault=str(error))
+
+
+def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter) -> list[Answer]:
+    """What each node has of the datasets of these configurations, packed there by now; all nodes at the same time.
+
+    A cluster without a node for trials, which would start one for the first trial, starts it for this.
+
+    Raises:
+        RunError: no node is left to answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # a process that ends with the task, for it holds torch; a fault is told, not tried again
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_look)
+
+    def on(node: Node) -> Any:
+        return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
+
+    tasks: dict[Any, Node | None] = {on(node).remote(configs, site): node for node in able()}
+    if not tasks:
+        tasks = {task.options(num_cpus=1).remote(configs, site): None}
+    found: list[Answer] = []
+    contents: dict[str, Content] = {}  # one for all nodes that have the same
+    told_at = time.monotonic()
+    while tasks:
+        done, _ = ray.wait(list(tasks), num_returns=1, timeout=1.0)  # a signal is heard in between
+        for each in done:
+            answer = _answer(each, tasks.pop(each), progress)
+            if answer is not None:
+                shared = {where: contents.setdefault(what.key, what) for where, what in answer.parts.items()}
+                found.append(replace(answer, parts=shared))
+        if tasks and time.monotonic() - told_at >= TOLD_EVERY:
+            told_at = time.monotonic()
+            waited = ", ".join(node.name if node else "the first node of the cluster" for node in tasks.values())
+            progress.note(f"data: {len(found)} nodes have looked; waiting for {waited}")
+    if not found:
+        raise RunError("every node left the cluster while the data was looked at")
+    return sorted(found, key=lambda answer: answer.node)
+
+
+def _answer(task: Any, node: Node | None, progress: Reporter) -> Answer | None:
+    """A node's answer under its name; none of one that left, which no trial will run on either."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    name = node.name if node else "the first node of the cluster"
+    try:
+        answer: Answer = ray.get(task)
+        return replace(answer, node=node.name) if node else answer
+    except RayError as error:
+        if node is not None and node.id not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+            progress.warn(f"node {name} left the cluster while its data was looked at")
+            return None
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        return Answer(name, fault=f"cannot look at its data: {type(cause).__name__}: {lines[-1] if lines else ''}")

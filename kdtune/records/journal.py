@@ -1,0 +1,219 @@
+"""A trial that leaves a trace: runs it from where its journal says, and writes every evaluation down."""
+
+import contextlib
+import logging
+import os
+import platform
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import kdtune
+from kdtune.base import UserError, compute_device
+from kdtune.records import rows
+from kdtune.records.storage import KEPT_STATES, Record, Storage, new_row
+from kdtune.study.spec import TrialConfig
+from kdtune.training import trial
+from kdtune.training.energy import Spent, unmeasured
+from kdtune.training.loop import Evaluation, Run
+from kdtune.training.weights import WeightsRecord
+
+LESS_MEMORY = (
+    "run fewer trials at once (--max-concurrent, or a larger --gpus-per-trial), or lower recipe.batch_size; "
+    "launched again, the study tries this trial anew"
+)
+
+_log = logging.getLogger("kdtune")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial of a plan: which it is, and what it runs."""
+
+    study: str
+    stage: str
+    start: str
+    config: TrialConfig
+
+    @property
+    def trial_id(self) -> str:
+        """See ``TrialConfig.trial_id``."""
+        return self.config.trial_id(self.stage)
+
+
+class Overtaken(Exception):
+    """Another process has claimed the trial: this one was believed dead, and must write nothing more."""
+
+
+def new_record(planned: Planned) -> Record:
+    """The journal of a trial before its first evaluation."""
+    facts = rows.hyperparameters(planned.config) | {
+        "kdtune_version": kdtune.__version__,
+        "torch_version": str(torch.__version__),
+    }
+    row = new_row(planned.study, planned.stage, planned.trial_id, planned.start, facts)
+    return {"row": row, "history": [], "states": [], "attempt": 0}
+
+
+def follow(
+    planned: Planned,
+    site: trial.Site,
+    storage: Storage,
+    note: Callable[[str], None] = _log.warning,
+    trainer: trial.Trainer = trial.run,
+    spent: Spent = unmeasured,
+) -> Iterator[Record]:
+    """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
+
+    It begins with a claim, so that what an earlier process of the same trial may still write is not read any more.
+    Each evaluation is one commit: the state first, then the journal that names it, then the state before the last
+    goes. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the
+    reason in its row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of
+    damaged states. ``spent`` tells the energy that this process has used for the trial.
+
+    Raises:
+        UserError: bad input.
+        Overtaken: another process has claimed the trial.
+        OSError: storage is away, or full.
+    """
+    record, saved = _resumed(planned, storage, note)
+    record["row"] |= _place() | {"status": "running", "error": None}
+    record["row"]["started_at"] = record["row"]["started_at"] or time.time()
+    storage.claim(record)
+    try:
+        run: Run | None = None
+        for evaluation, run in trainer(planned.config, site, saved, spent):
+            _note(record, evaluation, planned.config)
+            record["row"] |= run.bill.columns()
+            if storage.overtaken(record):
+                raise Overtaken
+            if evaluation.diverged:
+                record["row"]["error"] = evaluation.error
+                break
+            if evaluation.step >= planned.config.recipe.num_steps:
+                storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
+                break
+            _commit(record, storage, evaluation.step, run)
+            yield record
+        yield _end(record, "diverged" if record["row"]["miou"] is None else "completed", storage)
+    except (UserError, OSError, Overtaken) as error:
+        if not record["states"] and not isinstance(error, Overtaken):
+            with contextlib.suppress(OSError):
+                storage.withdraw(record)
+        raise
+    except Exception as error:
+        record["row"]["error"] = _short(error)
+        yield _end(record, "failed", storage)
+
+
+def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:
+    """The trial's journal with its last good state, the journal cut where that state is; a new one if there is none."""
+    trial_id = planned.trial_id
+    record = storage.record(trial_id)
+    for i, state in enumerate(record["states"] if record else []):
+        saved = storage.read_state(trial_id, state)
+        if record is not None and saved is not None:
+            record["states"] = record["states"][i:]
+            record["history"] = [entry for entry in record["history"] if entry["step"] <= state["step"]]
+            return record, saved
+        note(f"{storage.folder.uri}/checkpoints/{trial_id}/{state['file']}: damaged or missing, and skipped")
+    attempt = record["attempt"] if record else 0
+    return new_record(planned) | {"attempt": attempt}, None
+
+
+def _commit(record: Record, storage: Storage, step: int, run: Run) -> None:
+    """The state, then the journal that names it; the states before the last two go."""
+    trial_id = record["row"]["trial_id"]
+    written = storage.write_state(trial_id, record["attempt"], step, run.state_dict())
+    states = [written, *record["states"]]
+    record["states"] = states[:KEPT_STATES]
+    storage.write_record(record)
+    for state in states[KEPT_STATES:]:  # by name: a process that was overtaken must not remove its successor's
+        storage.remove_state(trial_id, state)
+
+
+def stop(record: Record, storage: Storage) -> Record:
+    """Notes that the scheduler stopped a trial. Its states stay: without early stopping it can go on."""
+    record["row"] |= {"status": "stopped", "finished_at": time.time()}
+    storage.write_record(record)
+    return record
+
+
+def fail(record: Record, reason: str, storage: Storage) -> Record:
+    """Notes that a trial's process was lost too often; a claim, for what was lost may still run."""
+    record["row"] |= {"status": "failed", "error": reason, "finished_at": time.time()}
+    storage.claim(record)
+    return record
+
+
+def _end(record: Record, status: str, storage: Storage) -> Record:
+    """The last commit of a trial. A completed one keeps its weights only."""
+    record["row"] |= {"status": status, "finished_at": time.time()}
+    if status in ("completed", "diverged"):
+        record["states"] = []
+    storage.write_record(record)
+    if not record["states"]:
+        storage.remove_states(record["row"]["trial_id"])
+    return record
+
+
+def _weights_record(planned: Planned) -> WeightsRecord:
+    config = planned.config
+    return WeightsRecord(
+        model=config.student.model_dump(mode="json"),
+        num_classes=config.dataset.num_classes,
+        dataset=config.dataset.name,
+        classes=tuple(config.dataset.class_names),
+        source={"study": planned.study, "trial": planned.trial_id},
+    )
+
+
+def _place() -> dict[str, Any]:
+    device = compute_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"node": platform.node(), "device": name}
+
+
+def _note(record: Record, evaluation: Evaluation, config: TrialConfig) -> None:
+    """Adds an evaluation to row and history."""
+    row, history = record["row"], record["history"]
+    entry = {"study": row["study"], "stage": row["stage"], "trial_id": row["trial_id"]}
+    entry |= {"step": evaluation.step, "miou": evaluation.miou, "loss": evaluation.loss}
+    entry |= {f"loss_{name}": value for name, value in evaluation.losses.items()}
+    entry |= {f"grad_norm_{name}": value for name, value in evaluation.grad_norms.items()}
+    history.append(entry | {"lr_now": evaluation.lr_now, "seconds": evaluation.seconds})
+    known = [entry["miou"] for entry in history if entry["miou"] is not None]
+    row |= {
+        "miou": evaluation.miou,
+        "miou_best": max(known, default=None),
+        "step": evaluation.step,
+        "per_class_iou": evaluation.per_class_iou or None,
+        "train_seconds": evaluation.seconds,
+        "images_per_second": evaluation.step * config.recipe.batch_size / evaluation.seconds
+        if evaluation.seconds > 0
+        else None,
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+def _peak_memory_mb() -> float:
+    """Of the GPU where there is one, else of this process since it began (trials before this one included)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def _short(error: Exception) -> str:
+    """The error and the line of kdtune it came from; the whole traceback is in the worker's log."""
+    traceback.print_exc()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"out of memory: {told}; {LESS_MEMORY}"
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}kdtune{os.sep}" in f.filename]
+    where = f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"

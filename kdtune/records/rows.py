@@ -1,0 +1,270 @@
+"""Columns: what a trial's row holds, and the Arrow schemas of the tables.
+
+``kdtune.study.names.column`` is the only place where a hyperparameter's path becomes the name of a column.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from kdtune.losses import LOSSES
+from kdtune.study.names import column as column
+from kdtune.study.spec import StudySpec, TrialConfig
+
+Row = dict[str, Any]
+FINISHED = ("completed", "stopped", "diverged", "failed")
+
+_TIME = pa.timestamp("us", tz="UTC")
+_TRIALS_HEAD = [
+    ("study", pa.string()),
+    ("stage", pa.string()),
+    ("trial_id", pa.string()),
+    ("config_id", pa.string()),
+    ("start", pa.string()),
+    ("method", pa.string()),
+    ("config", pa.string()),
+    ("status", pa.string()),
+    ("lr", pa.float64()),
+    ("weight_decay", pa.float64()),
+    ("temperature", pa.float64()),
+]
+_TRIALS_TAIL = [
+    ("init", pa.string()),
+    ("seed", pa.int64()),
+    ("miou", pa.float64()),
+    ("miou_best", pa.float64()),
+    ("step", pa.int64()),
+    ("steps_total", pa.int64()),
+    ("per_class_iou", pa.list_(pa.float64())),
+    ("train_seconds", pa.float64()),
+    ("images_per_second", pa.float64()),
+    ("peak_memory_mb", pa.float64()),
+    ("energy_kwh", pa.float64()),
+    ("co2_kg", pa.float64()),
+    ("inference_kwh", pa.float64()),
+    ("inference_co2_kg", pa.float64()),
+    ("inference_images", pa.int64()),
+    ("node", pa.string()),
+    ("device", pa.string()),
+    ("error", pa.string()),
+    ("started_at", _TIME),
+    ("finished_at", _TIME),
+    ("kdtune_version", pa.string()),
+    ("torch_version", pa.string()),
+]
+_HISTORY_HEAD = [
+    ("study", pa.string()),
+    ("stage", pa.string()),
+    ("trial_id", pa.string()),
+    ("step", pa.int64()),
+    ("miou", pa.float64()),
+    ("loss", pa.float64()),
+]
+_OPTIMAL_TAIL = [
+    ("miou", pa.float64()),
+    ("miou_std", pa.float64()),
+    ("seeds", pa.int64()),
+    ("trials", pa.int64()),
+    ("trials_stopped", pa.int64()),
+]
+FINAL = pa.schema(
+    [
+        ("study", pa.string()),
+        ("method", pa.string()),
+        ("miou_mean", pa.float64()),
+        ("miou_std", pa.float64()),
+        ("seeds", pa.int64()),
+        ("best", pa.bool_()),
+        ("within_one_std", pa.bool_()),
+    ]
+)
+NODES = pa.schema(
+    [
+        ("study", pa.string()),
+        ("launch", pa.string()),
+        ("node", pa.string()),
+        ("seconds", pa.float64()),
+        ("energy_kwh", pa.float64()),
+        ("co2_kg", pa.float64()),
+        ("trials_kwh", pa.float64()),
+        ("idle_kwh", pa.float64()),
+        ("cpu_kwh", pa.float64()),
+        ("ram_kwh", pa.float64()),
+        ("gpu_kwh", pa.float64()),
+        ("meter_cpu_seconds", pa.float64()),
+        ("country", pa.string()),
+        ("measured", pa.bool_()),
+    ]
+)
+EMISSIONS = pa.schema(
+    [
+        ("study", pa.string()),
+        ("model", pa.string()),
+        ("phase", pa.string()),
+        ("miou", pa.float64()),
+        ("images", pa.int64()),
+        ("energy_kwh", pa.float64()),
+        ("co2_kg", pa.float64()),
+        ("country", pa.string()),
+        ("measured", pa.bool_()),
+    ]
+)
+
+
+def absent_note(
+    class_names: Sequence[str], per_class_iou: Sequence[float | None] | None, most: int | None = None
+) -> str | None:
+    """Names the classes that have no IoU, if there are any: a mean compares only with means over the same classes.
+
+    ``most``: no more names than this.
+    """
+    iou = per_class_iou or [0.0] * len(class_names)  # diverged before its first evaluation
+    absent = [name for name, value in zip(class_names, iou, strict=True) if value is None]
+    if not absent:
+        return None
+    more = f" and {len(absent) - most} more" if most is not None and len(absent) > most else ""
+    return (
+        f"{len(absent)} of {len(class_names)} classes are in neither the labels nor the predictions and left the mean: "
+        f"{', '.join(absent[:most])}{more}"
+    )
+
+
+def hyperparameters(config: TrialConfig) -> Row:
+    """The columns of ``trials.parquet`` that the configuration decides. A part that is not used has none."""
+    row: Row = {
+        "config_id": config.config_id,
+        "method": config.method,
+        "config": config.model_dump_json(),
+        "lr": config.recipe.lr,
+        "weight_decay": config.recipe.weight_decay,
+        "init": config.initialisation,
+        "seed": config.seed,
+        "steps_total": config.recipe.num_steps,
+    }
+    for name, term in config.active_losses.items():
+        if not term.task:
+            numbers = {k: v for k, v in term.model_dump().items() if isinstance(v, int | float) and v is not True}
+            row |= {column(name, field): float(value) for field, value in numbers.items() if value is not False}
+    return row
+
+
+def distillation_terms() -> list[str]:
+    """The names of all terms but the task's own; each has its ``lambda_`` column."""
+    return [name for name in LOSSES.names() if not LOSSES.resolve(name).task]
+
+
+def trials_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
+    """Fixed columns, ``lambda_<loss>`` of every known term, and the further parameters that these rows (names) have."""
+    fixed = [name for name, _ in _TRIALS_HEAD + _TRIALS_TAIL]
+    lambdas = [f"lambda_{name}" for name in distillation_terms()]
+    seen = {key for row in rows for key in row} - {*fixed, *lambdas}
+    more = [(name, pa.float64()) for name in [*lambdas, *sorted(seen)]]
+    return pa.schema(_TRIALS_HEAD + more + _TRIALS_TAIL)
+
+
+def trials_table(rows: Sequence[Row]) -> pa.Table:
+    """``trials.parquet`` or ``superseded.parquet`` of these rows."""
+    schema = trials_schema(rows)
+    return pa.Table.from_pylist([_with_times(row) for row in rows], schema=schema)
+
+
+def _with_times(row: Row) -> Row:
+    """Journals hold seconds since 1970; tables hold timestamps in UTC. NaN, which JSON lacks, is null."""
+    times = {key: row.get(key) for key in ("started_at", "finished_at")}
+    return row | {k: None if t is None else datetime.fromtimestamp(t, UTC) for k, t in times.items()}
+
+
+def history_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
+    """Fixed columns, and the losses and gradient norms of every term that these rows (names) have."""
+    terms = sorted({key for row in rows for key in row if key.startswith(("loss_", "grad_norm_"))})
+    tail = [("lr_now", pa.float64()), ("seconds", pa.float64())]
+    return pa.schema(_HISTORY_HEAD + [(term, pa.float64()) for term in terms] + tail)
+
+
+def history_table(rows: Sequence[Row]) -> pa.Table:
+    """``history.parquet``: an evaluation per row; a loss that a trial does not have is null."""
+    return pa.Table.from_pylist(list(rows), schema=history_schema(rows))
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1); none for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def best_config(rows: Sequence[Row], seeds: int = 1) -> list[Row]:
+    """The rows (seeds) of the best configuration: highest mean of the last evaluation, all seeds completed.
+
+    Ties go to the earlier in ``rows``, which is the order of the plan. Empty when no configuration completed; one that
+    has fewer than ``seeds`` rows is still running.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["start"], row["config_id"]), []).append(row)
+    finished = [group for group in groups.values() if len(group) >= seeds]
+    complete = [g for g in finished if all(r["status"] == "completed" and _finite(r["miou"]) for r in g)]
+    return max(complete, key=lambda group: statistics.fmean(r["miou"] for r in group), default=[])
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def optimal_table(study: StudySpec, rows: Mapping[str, Sequence[Row]]) -> pa.Table:
+    """``optimal.parquet``: the best configuration of each stage but those that only make weights."""
+    names = [
+        n for n in trials_schema([r for stage in rows.values() for r in stage]).names if n not in dict(_TRIALS_TAIL)
+    ]
+    numbers = [n for n in names if n not in dict(_TRIALS_HEAD[:8])]
+    made = weight_stages(study)
+    seeds = {stage.name: len(stage.seeds) for stage in study.stages}
+    table = []
+    for stage, trials in rows.items():
+        winners = best_config(trials, seeds.get(stage, 1)) if stage not in made else []
+        if winners:
+            mean, std = mean_std([row["miou"] for row in winners])
+            table.append(
+                {key: winners[0].get(key) for key in numbers}
+                | {"study": study.name, "stage": stage, "trial_id": winners[0]["trial_id"]}
+                | {"miou": mean, "miou_std": std, "seeds": len(winners), "trials": len(trials)}
+                | {"trials_stopped": sum(row["status"] == "stopped" for row in trials)}
+            )
+    head = [("study", pa.string()), ("stage", pa.string()), ("trial_id", pa.string())]
+    schema = pa.schema(head + [(name, pa.float64()) for name in numbers] + _OPTIMAL_TAIL)
+    return pa.Table.from_pylist(table, schema=schema)
+
+
+def weight_stages(study: StudySpec) -> set[str]:
+    """The stages that only make weights for others (``stage:NAME``), such as ``teacher``."""
+    found = {"teacher"}
+    for config in [study.base, *study.templates().values()]:
+        references = config.checkpoints().values()
+        found |= {ref.removeprefix("stage:") for ref in references if ref.startswith("stage:")}
+    return found
+
+
+def final_table(study: StudySpec, rows: Sequence[Row]) -> pa.Table:
+    """``final.parquet``: mean and standard deviation of each method; only of those whose seeds all completed."""
+    seeds = max((len(stage.seeds) for stage in study.stages if stage.name == "final"), default=1)
+    table = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        best = best_config([row for row in rows if row["method"] == method], seeds)
+        if best:
+            mean, std = mean_std([row["miou"] for row in best])
+            table.append(
+                {
+                    "study": study.name,
+                    "method": method,
+                    "miou_mean": mean,
+                    "miou_std": std,
+                    "seeds": len(best),
+                }
+            )
+    top = max(table, key=lambda row: row["miou_mean"], default={"miou_mean": 0.0})
+    for row in table:
+        row["best"] = row is top
+        row["within_one_std"] = row["miou_mean"] >= top["miou_mean"] - (top["miou_std"] or 0.0)
+    return pa.Table.from_pylist(table, schema=FINAL)

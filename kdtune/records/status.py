@@ -1,0 +1,248 @@
+"""How far a study is, told by its storage alone: any machine that reads it can ask, and Ray need not run there."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from kdtune.base import UserError
+from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.lock import LEASE, alive_here
+from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.records.logbook import Launched, read_launch
+from kdtune.records.progress import duration
+from kdtune.records.rows import FINISHED, Row
+from kdtune.records.storage import Storage
+from kdtune.study.spec import StudySpec
+from kdtune.study.spec import told as told_of
+
+State = Literal["running", "submitted", "silent", "ended"]
+FINAL = ("completed", "diverged", "stopped")  # not failed: such a trial is tried again
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What the lock tells of the launch that runs, or none does."""
+
+    state: Literal["running", "silent", "none"]  # silent: of another host, and not heard of for longer than its lease
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is under way."""
+
+    trial_id: str
+    step: int
+    steps_total: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The trials of a stage, counted."""
+
+    name: str
+    planned: int
+    completed: int = 0
+    stopped: int = 0
+    diverged: int = 0
+    failed: int = 0
+    under_way: tuple[Trial, ...] = ()
+    best: float | None = None  # mIoU [percent] of the best completed trial
+    best_trial: str | None = None
+    steps_left: int = 0  # at most: a trial may be stopped early
+
+    @property
+    def finished(self) -> int:
+        """The trials that have ended, in whatever way."""
+        return self.completed + self.stopped + self.diverged + self.failed
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study, running or not."""
+
+    study: str
+    storage: str
+    state: State
+    told: str  # the state in words
+    launch: Launched | None
+    stages: tuple[Stage, ...]
+    seconds_left: float | None  # at most, of all stages, at the pace of this launch; none: nothing to tell it from
+    energy_kwh: float | None = None  # of all nodes and launches until now, idle time included; none: not metered
+    co2_kg: float | None = None
+    notes: tuple[str, ...] = ()
+    job: Mapping[str, str | None] | None = None  # what the cluster says of it
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial of every stage has ended."""
+        return all(stage.planned and stage.finished >= stage.planned for stage in self.stages)
+
+
+def holder(folder: Folder) -> Holder:
+    """Whether a launch runs. One of another host is judged by the age of its lock; clocks may differ a little."""
+    content = folder.read(LOCK)
+    if content is None:
+        return Holder("none")
+    found = json.loads(content)
+    alive = alive_here(found)
+    if alive is False:
+        return Holder("none", f"process {found['pid']} on {found['host']} was killed")
+    who = f"process {found['pid']} on {found['host']}"
+    if alive:
+        return Holder("running", who)
+    age = max(0.0, time.time() - folder.facts().get(LOCK, (0, time.time()))[1])
+    return Holder("running" if age < LEASE else "silent", f"{who}, last seen {duration(age)} ago")
+
+
+def status_of(where: Storage) -> Status:
+    """The status of a study.
+
+    Raises:
+        UserError: it has never been launched with this storage.
+    """
+    launch, data = read_launch(where.folder), where.read_study()
+    if launch is None and data is None:
+        raise UserError(
+            f"{where.folder.uri}: study '{where.study}' has not been launched with this storage; "
+            "name another one with --storage"
+        )
+    state, told = _state(holder(where.folder), launch)
+    began = datetime.fromisoformat(launch.started_at).timestamp() if launch else 0.0
+    try:
+        stages, pace = _stages(where, StudySpec.model_validate(data), began) if data else ([], 0.0)
+    except ValidationError as error:
+        raise UserError(
+            f"{where.folder.uri}/study.yaml: not a study of this version of kdtune: {told_of(error.errors()[0])}"
+        ) from None
+    chosen = launch.stages if launch else ()
+    left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)
+    seconds = left / pace if pace and state == "running" else None
+    found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds, *_energy(where))
+    return replace(found, told="finished") if found.done and state == "ended" else found
+
+
+def _energy(where: Storage) -> tuple[float | None, float | None]:
+    nodes = [node for launch in where.energy().values() for node in launch]
+    if not nodes:
+        return None, None
+    return sum(node["energy_kwh"] for node in nodes), sum(node["co2_kg"] for node in nodes)
+
+
+def _state(holder: Holder, launch: Launched | None) -> tuple[State, str]:
+    if holder.state != "none":
+        since = f", since {launch.started_at[:19]} UTC" if launch else ""
+        text = "running" if holder.state == "running" else "not heard of for longer than its lock holds; it may be dead"
+        return holder.state, f"{text}: {holder.told}{since}"
+    if launch is None:
+        return "ended", "not running"
+    if launch.outcome is not None:
+        return "ended", f"not running; the last launch ended at {(launch.ended_at or '')[:19]} UTC: {launch.outcome}"
+    if launch.host is None:
+        return "submitted", f"submitted at {launch.started_at[:19]} UTC; its driver has not begun"
+    return "ended", f"not running; the last launch, process {launch.pid} on {launch.host}, ended without a word"
+
+
+def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage], float]:
+    """Every stage, and the steps per second since the launch began.
+
+    Trials that ended are in the table; journals are read for the others only, since there may be thousands.
+    """
+    plan = where.plan()
+    table = where.finished()
+    final = {id_ for id_, row in table.items() if row["status"] in FINAL}
+    open_ = {id_ for ids in plan.values() for id_ in ids} - final
+    rows = table | {id_: record["row"] for id_, record in where.records(open_).items()}
+    names = dict.fromkeys([*plan, *(stage.name for stage in study.stages)])
+    order = {stage.name: i for i, stage in enumerate(study.stages)}
+    stages = [_stage(name, study, plan.get(name, []), rows) for name in sorted(names, key=lambda n: order.get(n, -1))]
+    planned = [rows[id_] for ids in plan.values() for id_ in ids if id_ in rows]
+    elapsed = time.time() - began
+    return stages, sum(_made(row, began) for row in planned) / elapsed if elapsed > 0 else 0.0
+
+
+def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, Row]) -> Stage:
+    known = [rows[id_] for id_ in ids if id_ in rows]
+    counts = Counter(row["status"] for row in known)
+    under_way = [
+        Trial(row["trial_id"], row["step"] or 0, row["steps_total"]) for row in known if row["status"] == "running"
+    ]
+    completed = [row for row in known if row["status"] == "completed" and row["miou"] is not None]
+    best = max(completed, key=lambda row: row["miou"], default=None)
+    planned, steps = _planned(name, study, len(ids))
+    unfinished = planned - sum(counts[status] for status in FINISHED)
+    return Stage(
+        name,
+        planned,
+        **{status: counts[status] for status in FINISHED},
+        under_way=tuple(under_way),
+        best=best["miou"] if best else None,
+        best_trial=best["trial_id"] if best else None,
+        steps_left=max(0, unfinished * steps - sum(trial.step for trial in under_way)),
+    )
+
+
+def _planned(name: str, study: StudySpec, ids: int) -> tuple[int, int]:
+    """How many trials a stage has, and steps each. The evaluation of a given teacher is in the plan alone."""
+    found = [stage for stage in study.stages if stage.name == name]
+    if not found:
+        return ids, 0
+    stage, steps = found[0], study.templates()[name].recipe.num_steps
+    if stage.search == "tpe":
+        return max(ids, stage.samples or 0), steps
+    return ids or len(stage.points(list(study.template_starts(stage)), study.seed)), steps
+
+
+def _made(row: Row, began: float) -> float:
+    """The steps that a trial made since the launch began; of one that went on, by the share of its time."""
+    if not row["step"] or not row["train_seconds"]:
+        return 0.0
+    end = row["finished_at"] or time.time()
+    return float(row["step"] * min(1.0, max(0.0, end - began) / row["train_seconds"]))
+
+
+def lines(status: Status) -> list[str]:
+    """The status as text."""
+    found = [f"study {status.study}: {status.told}", f"results: {status.storage}"]
+    launch = status.launch
+    if launch and launch.submission_id:
+        found.append(f"job {launch.submission_id}: {_said(status.job)}")
+    if launch and launch.dashboard and status.state in ("running", "submitted"):
+        found.append(f"dashboard: {launch.dashboard}")
+    if status.stages:
+        width = max(len(stage.name) for stage in status.stages)
+        word = "running" if status.state == "running" else "cut off"
+        heads = ("planned", "completed", "stopped", "diverged", "failed", word)
+        found.append(f"{'stage':{width}}  {'  '.join(heads)}  best mIoU")
+        for stage in status.stages:
+            counts = (stage.planned, stage.completed, stage.stopped, stage.diverged, stage.failed, len(stage.under_way))
+            cells = "  ".join(f"{n or '-':>{len(head)}}" for n, head in zip(counts, heads, strict=True))
+            best = "" if stage.best is None else f"{stage.best:9.2f}  {stage.best_trial}"
+            found.append(f"{stage.name:{width}}  {cells}  {best}".rstrip())
+    trials = [trial for stage in status.stages for trial in stage.under_way]
+    found += [f"{word} {t.trial_id}: step {t.step} of {t.steps_total}" for t in trials[:20]]
+    found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
+    if status.seconds_left is not None:
+        found.append(f"at most about {duration(status.seconds_left)} left at the pace of this launch")
+    if status.energy_kwh is not None and status.co2_kg is not None:
+        found.append(
+            f"energy so far: {status.energy_kwh:.3g} kWh, {status.co2_kg:.3g} kg CO2-equivalent, idle included"
+        )
+    if launch and launch.command and status.state == "ended" and launch.outcome != "finished":
+        found.append(f"continue with: {launch.command}")
+    return [*found, *(f"note: {note}" for note in status.notes)]
+
+
+def _said(job: Mapping[str, str | None] | None) -> str:
+    """The state of a job, with its reason: of one that failed, the last line of its log."""
+    if job is None:
+        return "not asked"
+    words = [line for line in (job["message"] or "").splitlines() if line.strip()]
+    reason = words[-1 if job["status"] == "FAILED" else 0] if words else ""
+    return f"{job['status']} {reason}".strip()

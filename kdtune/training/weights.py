@@ -1,0 +1,197 @@
+"""Weights of a network to and from a file, and the record that says whose weights they are."""
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import PositiveInt, ValidationError
+from torch import Tensor
+
+from kdtune.base import Config, SegNet, UserError
+from kdtune.filesystem.folder import Folder, read_file
+
+Weights = dict[str, Tensor]
+
+RECORD = "kdtune"  # its key in the metadata of a safetensors file
+HEADS = ("fc.", "classifier.")  # of torchvision's classification networks
+WRAPPERS = ("state_dict", "model")  # under which training scripts save a state dict beside other things
+
+
+class WeightsRecord(Config):
+    """Whose weights a file holds; kdtune writes it into every file of weights."""
+
+    model: dict[str, Any]  # as in a study; read as data: nothing is built from what a file says
+    num_classes: PositiveInt
+    dataset: str | None = None
+    classes: tuple[str, ...] | None = None  # names, in the order of the logits
+    source: dict[str, str] = {}  # what it was made from: layout and sha256 of another file, or a trial
+
+
+def read_weights(uri: str) -> Weights:
+    """A state dict from a safetensors file or from what ``torch.save`` wrote; nothing in it is executed.
+
+    Raises:
+        UserError: no such file, or not a file of weights.
+    """
+    folder, name = Folder(uri).split()
+    if folder.local is not None and (folder.local / name).is_dir():
+        raise UserError(f"{uri}: is a folder, not a weights file")
+    content = folder.read(name)
+    if content is None:
+        raise UserError(f"{uri}: no such weights file")
+    try:
+        if name.endswith(".safetensors"):
+            found = safetensors.torch.load(content)
+        else:
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            wrapped = (found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping))
+            found = next(wrapped, found)
+        return {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+    except Exception as error:  # pickle, zip and safetensors each raise their own kinds
+        reason = _refusal(uri, content, error)
+        raise UserError(f"{uri}: not a file of weights (safetensors or a plain state dict): {reason}") from None
+
+
+def _refusal(uri: str, content: bytes, error: Exception) -> str:
+    """Why a file was not read, and what to do."""
+    text = str(error)
+    foreign = re.search(r"Unsupported (?:global|class|operand)[^\n]*|Trying to \w+ [^\n]*", text)
+    if "Weights only load failed" in text and foreign:
+        named = re.search(r"GLOBAL ([\w.]+)", foreign[0])
+        what = f"it holds {named[1]}" if named else foreign[0].rstrip(".")
+        return (
+            f"{what}, which is no tensor and could run code when it is read; if you trust the file, re-save it as a "
+            f"plain state dict: torch.save(torch.load('{uri}', weights_only=False)['state_dict'], 'plain.pth')"
+        )
+    if not content:
+        return "it is empty; get it again"
+    cut = ("central directory", "not fully covered", "MetadataIncompleteBuffer", "HeaderTooSmall", "unexpected EOF")
+    if isinstance(error, EOFError) or any(sign in text for sign in (*cut, "InvalidHeaderLength")):
+        if content[:2] == b"PK" or content[:1] == b"\x80" or uri.endswith(".safetensors"):
+            return "it is cut off or damaged; get it again"
+    return next(iter(text.splitlines()), type(error).__name__)
+
+
+def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes:
+    """The network's parameters and buffers as safetensors, with a record of whose they are."""
+    tensors: Weights = {}
+    seen: set[int] = set()
+    for key, value in network.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        tensors[key] = tensor.clone() if place in seen else tensor  # safetensors refuses memory that is shared
+        seen.add(place)
+    metadata = {RECORD: json.dumps(record.model_dump(mode="json"), sort_keys=True)} if record else None
+    content: bytes = safetensors.torch.save(tensors, metadata)
+    return content
+
+
+def read_header(uri: str) -> dict[str, Any] | None:
+    """The header of a safetensors file, key -> type and shape; none if it is no such file. On disk, no tensor is read.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    folder, name = Folder(uri).split()
+    if not name.endswith(".safetensors"):
+        return None
+    if folder.local is not None:
+        path = folder.local / name
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            content = file.read(min(size, path.stat().st_size))
+    else:
+        whole = read_file(uri)
+        if whole is None:
+            return None
+        size = int.from_bytes(whole[:8], "little")
+        content = whole[8 : 8 + size]
+    try:
+        header: dict[str, Any] = json.loads(content[:size])
+    except ValueError:
+        raise UserError(f"{uri}: not a safetensors file, or damaged; get it again") from None
+    return header
+
+
+def read_record(uri: str) -> WeightsRecord | None:
+    """The record in a file of weights; none if the file has none or is not there.
+
+    Raises:
+        UserError: the file or its record is damaged.
+    """
+    text = ((read_header(uri) or {}).get("__metadata__") or {}).get(RECORD)
+    if text is None:
+        return None
+    try:
+        return WeightsRecord.model_validate_json(text)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"{uri}: its kdtune record cannot be read (at '{where}'): another version wrote it") from None
+
+
+def load_weights(network: SegNet, weights: Weights, source: str, part: str = "all") -> None:
+    """Copies weights into a network; ``part`` "backbone" takes only those of the backbone.
+
+    For the backbone, a state dict of torchvision's classification network serves as well as one of the whole network.
+
+    Raises:
+        UserError: keys or shapes differ; names the first of each kind.
+    """
+    if part == "backbone":
+        target, given = network.backbone, _of_backbone(network, weights)
+    else:
+        target, given = network, _own_names(weights, network.state_dict())
+    own = target.state_dict()
+    optional = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in given and key not in optional]
+    extra = [key for key in given if key not in own]
+    shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
+    if missing or extra or shapes:
+        parts = [
+            f"{len(missing)} missing, first {missing[0]}" if missing else "",
+            f"{len(extra)} unknown, first {extra[0]}" if extra else "",
+            _shapes(shapes, own, given),
+        ]
+        raise UserError(
+            f"{source}: weights of another architecture: {'; '.join(filter(None, parts))}; "
+            "give a checkpoint of the network that the study names, or change the study's model"
+        )
+    target.load_state_dict(given, strict=False)
+
+
+def _own_names(weights: Weights, own: Weights) -> Weights:
+    """A file of another package's network has its keys without kdtune's ``network.``."""
+    if all(key.startswith("network.") for key in own) and not weights.keys() & own.keys():
+        return {f"network.{key}": value for key, value in weights.items()}
+    return weights
+
+
+def _of_backbone(network: SegNet, weights: Weights) -> Weights:
+    """The backbone's weights under its own keys: of a whole network, or of torchvision's classification network."""
+    own = network.backbone.state_dict()
+    path = next(name for name, module in network.named_modules() if module is network.backbone)
+    for prefix in (f"{path}.", f"{path}.".removeprefix("network.")):
+        if prefix and any(key.startswith(prefix) for key in weights):
+            return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    stages = {key.split(".")[1] for key in own if key.startswith("features.")}
+    return {
+        key: value
+        for key, value in weights.items()
+        if key in own
+        or not (key.startswith(HEADS) or (key.startswith("features.") and key.split(".")[1] not in stages))
+    }
+
+
+def _shapes(keys: list[str], own: Weights, given: Weights) -> str:
+    if not keys:
+        return ""
+    key = keys[0]
+    return (
+        f"{len(keys)} of other shape, first {key} is {tuple(given[key].shape)}, the network has {tuple(own[key].shape)}"
+    )
