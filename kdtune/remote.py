@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kdtune import api
 from kdtune.base import RunError, UserError
 from kdtune.cluster.auth import use_token
 from kdtune.filesystem.folder import absolute
@@ -28,8 +27,11 @@ from kdtune.records.logbook import (
 )
 from kdtune.records.status import Status, holder, status_of
 from kdtune.records.storage import Storage
+from kdtune.records.stored_study import storage_root
+from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
-from kdtune.study.spec import STAGE_REFERENCE, StudySpec
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import STAGE_REFERENCE
 
 if TYPE_CHECKING:
     from kdtune.cluster.jobs import JobState, Submission
@@ -43,7 +45,7 @@ Say = Callable[[str], None]
 def stored(study: str, storage: str | None) -> Storage:
     """Where a study's results are, by its name or its file."""
     name = load_study(study).name if study.endswith((".yaml", ".yml")) else study
-    return Storage(api.storage_root(storage), name)
+    return Storage(storage_root(storage), name)
 
 
 def detach(
@@ -52,7 +54,7 @@ def detach(
     storage: str | None,
     data_root: str | None,
     address: str | None,
-    options: api.Options,
+    options: Options,
     command: str | None = None,
 ) -> "Submission":
     """Submits the launch of a study to a cluster as a Ray job; the study is sent as the options leave it.
@@ -62,9 +64,9 @@ def detach(
     """
     if not address:
         raise UserError("--detach needs a cluster: --address http://HOST:8265 (its dashboard), or RAY_ADDRESS")
-    study = api.adjusted(study, options)
+    study = adjusted(study, options)
     _refuse_relative(study)
-    where = Storage(api.storage_root(storage), study.name)
+    where = Storage(storage_root(storage), study.name)
     _refuse_second(where, address)
     words = ["--storage", where.root]
     folder = data_root or os.environ.get("KDTUNE_DATA_ROOT")

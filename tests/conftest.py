@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from kdtune.study.spec import TrialConfig
+    from kdtune.study.trial_config import TrialConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,10 @@ from kdtune import results
 from kdtune.records.journal import Planned, new_record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import Record, Storage
-from kdtune.report import report
+from kdtune.report.build import report
 from kdtune.study.file import load_study
-from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
 
 BEGAN = 1_767_323_045.25  # 2026-01-02 03:04:05.25 UTC
 GAIN = {"student": 0.0, "pi": 1.3, "pi+pa": 1.9, "pi+ho": 1.4, "pi+ifv": 0.7}  # mIoU points

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdtune.bench import core
-from kdtune.bench.core import WINDOW, told
+from kdtune.bench import orchestration
+from kdtune.bench.figures import told
+from kdtune.bench.orchestration import WINDOW
 from kdtune.records import rows
 from kdtune.records.storage import Storage
 from tests.launching import kdtune
@@ -61,11 +62,11 @@ def test_marginal_time_is_that_of_the_last_trials(monkeypatch: pytest.MonkeyPatc
     seconds, cpu = (itertools.accumulate([each] * WINDOW + [3 * each] * WINDOW) for each in (1.0, 0.25))
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     monkeypatch.setattr(time, "process_time", lambda: next(cpu))
-    clock = core._Clock(2 * WINDOW)
+    clock = orchestration._Clock(2 * WINDOW)
     for _ in range(2 * WINDOW):
         clock.trial_ended({})
-    assert clock.marginal(2 * WINDOW) == core._Moment(3.0, 0.75)
-    assert clock.marginal(WINDOW + 50) == core._Moment(2.0, 0.5)
+    assert clock.marginal(2 * WINDOW) == orchestration._Moment(3.0, 0.75)
+    assert clock.marginal(WINDOW + 50) == orchestration._Moment(2.0, 0.5)
 
 
 def test_figures_stand_upright_where_they_are_many(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from kdtune.base import RunError, UserError
 from kdtune.bench.early_stopping import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
 from kdtune.search.stage_context import WORST
 from kdtune.study.file import load_study
-from kdtune.study.spec import Halving
+from kdtune.study.stage import Halving
 from tests.launching import STUDY, kdtune, write_study
 
 THIRD = Halving(grace=1 / 3, reduction_factor=2)  # rungs at 30 and 60 of 90 steps

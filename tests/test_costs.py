@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tiny import NETWORK, finished, study
 
-from kdtune.answers.search_cost import bill
+from kdtune.answers.search_cost import cost_rows
 from kdtune.records.energy_tables import emissions_table, nodes_table
 
 PI: dict[str, Any] = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}, "losses.pi": {"weight": 0.5}}
@@ -84,7 +84,7 @@ def test_the_parts_of_the_bill_are_the_nodes_total() -> None:
         row("student", 50.0, {"recipe.lr": 0.3}, status="stopped", **used(0.5, 0.25)) | {"step": 2, "steps_total": 6},
         row("distill", 65.0, PI, **used(3.0, 0.5)),
     ]
-    found = bill(trials, [node(), node(node="m", energy_kwh=4.0, co2_kg=2.0, trials_kwh=1.0, idle_kwh=3.0)])
+    found = cost_rows(trials, [node(), node(node="m", energy_kwh=4.0, co2_kg=2.0, trials_kwh=1.0, idle_kwh=3.0)])
     parts = {line["stage"] or line["part"]: line for line in found}
     assert list(parts) == ["student", "distill", "other", "idle", "total"]
     assert parts["total"]["energy_kwh"] == 14.0
@@ -99,7 +99,7 @@ def test_the_parts_of_the_bill_are_the_nodes_total() -> None:
 
 
 def test_a_bill_without_meters_has_steps_alone() -> None:
-    (line,) = bill([row("student", 60.0)], [])
+    (line,) = cost_rows([row("student", 60.0)], [])
     assert (line["steps"], line["energy_kwh"], line["kwh_not_used"]) == (6, None, 0.0)
 
 

@@ -7,9 +7,9 @@ import pytest
 from finished_study import everything
 
 from kdtune.answers.all_studies import CROSSES
-from kdtune.answers.layouts import FORMATS, render_data
-from kdtune.answers.planned_grid import Design
+from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.published import published_all
+from kdtune.answers.rendering import FORMATS, render_data
 from kdtune.answers.tables import NAMES, Tables, table
 
 
@@ -74,8 +74,8 @@ def both(student: str = "efficientnet_b0") -> Tables:
         if "lambda_cwd" in data.column_names:
             other = other.rename_columns([name.replace("lambda_cwd", "lambda_at") for name in data.column_names])
         parts.append(pa.concat_tables([data, other], promote_options="default"))
-    designs = {"s": Design("s", "camvid", "resnet18"), "t": Design("t", "camvid", student)}
-    return Tables(*parts[:-1], designs, parts[-1])
+    plans = {"s": PlannedStudy("s", "camvid", "resnet18"), "t": PlannedStudy("t", "camvid", student)}
+    return Tables(*parts[:-1], plans, parts[-1])
 
 
 def test_measured_studies_are_crossed_by_dataset_and_student() -> None:
@@ -107,6 +107,6 @@ def test_verdicts_name_their_study() -> None:
     ]
     rows = [row | {"status": "completed", "miou": 71.0 + row["seed"], "trial_id": f"p{row['seed']}"} for row in pi]
     trials = pa.concat_tables([data.trials, pa.Table.from_pylist(rows, schema=data.trials.schema)])
-    found = Tables(trials, data.history, data.optimal, data.final, data.emissions, data.designs)
+    found = Tables(trials, data.history, data.optimal, data.final, data.emissions, data.planned)
     printed = render_data("final", table("final", found, None), None, "text", layout=CROSSES["final"])
     assert re.search(r"^t, L_CE \+ L_PI: no comparison: 2 of 3 seeds have finished$", printed, re.M)

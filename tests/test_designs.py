@@ -6,23 +6,23 @@ import pytest
 import yaml
 from finished_study import grid, seeds, tables, trial
 
-from kdtune.answers.layouts import render
-from kdtune.answers.planned_grid import Design, StageDesign, design
+from kdtune.answers.planned_grid import PlannedStage, PlannedStudy, planned_study
 from kdtune.answers.ranking import Row
+from kdtune.answers.rendering import render
 from kdtune.answers.tables import Tables, table
 from kdtune.study.file import dump, load_study
 
 RATES, DECAYS = (5e-2, 1e-2, 5e-3), (5e-4, 5e-5, 5e-6)
 
 
-def planned(trials: list[Row], *stages: StageDesign) -> Tables:
+def planned(trials: list[Row], *stages: PlannedStage) -> Tables:
     given = tables(trials)
-    plan = Design("s", "cityscapes", "resnet18", {stage.name: stage for stage in stages})
+    plan = PlannedStudy("s", "cityscapes", "resnet18", {stage.name: stage for stage in stages})
     return Tables(given.trials, given.history, given.optimal, given.final, given.emissions, {"s": plan})
 
 
 def test_the_papers_study_as_it_is_written_to_storage() -> None:
-    found = design("x", yaml.safe_load(dump(load_study("cityscapes-resnet"))))
+    found = planned_study("x", yaml.safe_load(dump(load_study("cityscapes-resnet"))))
     assert (found.study, found.dataset, found.student) == ("x", "cityscapes", "resnet18")
     for name in ("student", "distill"):
         assert dict(found.stages[name].axes) == {"lr": RATES, "weight_decay": DECAYS}
@@ -40,18 +40,18 @@ def test_a_search_that_draws_its_points_has_no_cells_and_a_weight_of_0_no_column
     data = yaml.safe_load(dump(spec))
     data["stages"][0] |= {"search": "random", "samples": 4}
     data["stages"][4]["grid"] = {"losses.pa.weight": [0, 0.1], "student.width": [0.5, 1.0]}
-    found = design("x", data)
+    found = planned_study("x", data)
     assert found.stages["student"].axes == {}
     assert found.stages[data["stages"][4]["name"]].axes == {"lambda_pa": (0.1,)}
 
 
 def test_nothing_is_known_without_a_file() -> None:
-    assert design("x", None) == Design("x")
+    assert planned_study("x", None) == PlannedStudy("x")
 
 
 def test_cells_of_the_grid_that_no_trial_has_filled_are_shown_as_missing() -> None:
     axes = {"lr": RATES, "weight_decay": DECAYS}
-    found = planned(grid(), StageDesign("student", axes=axes), StageDesign("distill", axes=axes))
+    found = planned(grid(), PlannedStage("student", axes=axes), PlannedStage("distill", axes=axes))
     rows = table("grid", found, "s").to_pylist()
     assert [row["stage"] for row in rows] == ["student"] * 9 + ["distill"] * 9
     at = {(row["stage"], row["lr"], row["weight_decay"]): row for row in rows}
@@ -67,7 +67,7 @@ def test_cells_of_the_grid_that_no_trial_has_filled_are_shown_as_missing() -> No
 
 
 def test_a_stage_that_has_not_begun_is_shown_once_another_has() -> None:
-    rates = StageDesign("distill", axes={"lr": RATES}, fixed={"weight_decay": 5e-4})
+    rates = PlannedStage("distill", axes={"lr": RATES}, fixed={"weight_decay": 5e-4})
     rows = table("grid", planned(grid()[:3], rates), "s").to_pylist()
     assert [(r["lr"], r["weight_decay"], r["miou"]) for r in rows[3:]] == [(rate, 5e-4, None) for rate in RATES]
     assert not table("grid", planned([], rates), "s").num_rows
@@ -75,12 +75,12 @@ def test_a_stage_that_has_not_begun_is_shown_once_another_has() -> None:
 
 
 def test_a_rate_of_the_file_is_the_rate_of_a_trial() -> None:
-    found = planned([trial("student", 70.0, lr=0.1 + 0.2)], StageDesign("student", axes={"lr": (0.3,)}))
+    found = planned([trial("student", 70.0, lr=0.1 + 0.2)], PlannedStage("student", axes={"lr": (0.3,)}))
     assert table("grid", found, "s").num_rows == 1
 
 
 def test_planned_seeds_are_waited_for() -> None:
-    stage = StageDesign("temperature", seeds=frozenset({1, 2, 3}), axes={"temperature": (1.0, 2.0, 3.0)})
+    stage = PlannedStage("temperature", seeds=frozenset({1, 2, 3}), axes={"temperature": (1.0, 2.0, 3.0)})
     found = planned(seeds([70.0, 71.0], temperature=1.0) + seeds([80.0, 81.0, 82.0], temperature=2.0), stage)
     rows = table("temperature", found, "s").to_pylist()
     assert [(r["temperature"], r["miou_mean"], r["seeds"], r["status"]) for r in rows] == [
@@ -95,7 +95,7 @@ def test_planned_seeds_are_waited_for() -> None:
 
 def test_a_given_teacher_has_other_seeds_than_the_stage_that_would_train_it() -> None:
     ablated = [trial("initialization", 60.0 + s, seed=s, init="random", start="student") for s in (21, 22)]
-    trained = StageDesign("teacher", seeds=frozenset({5}))
+    trained = PlannedStage("teacher", seeds=frozenset({5}))
     rows = table("initialization", planned([trial("teacher", 78.0), *ablated], trained), "s").to_pylist()
     assert [(r["method"], r["miou_mean"]) for r in rows] == [("teacher", 78.0), ("student", 81.5)]
 
@@ -103,7 +103,7 @@ def test_a_given_teacher_has_other_seeds_than_the_stage_that_would_train_it() ->
 @pytest.mark.parametrize("name", ["final", "initialization"])
 def test_methods_that_are_still_to_come_are_shown_as_missing(name: str) -> None:
     trials = [*grid(), *(trial(name, 70.0 + s, seed=s, start="student") for s in (1, 2))]
-    rows = table(name, planned(trials, StageDesign(name, ("student", "distill"), frozenset({1, 2}))), "s").to_pylist()
+    rows = table(name, planned(trials, PlannedStage(name, ("student", "distill"), frozenset({1, 2}))), "s").to_pylist()
     assert [(r["method"], r["miou_mean"], r["seeds"]) for r in rows if r["method"] == "pi"] == [("pi", None, 0)]
 
 

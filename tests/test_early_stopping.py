@@ -12,7 +12,7 @@ from tiny import study
 
 from kdtune.search.early_stopping import Known, Median, Rungs, scheduler
 from kdtune.search.stage_context import SCORE
-from kdtune.study.spec import Halving, SchedulerName
+from kdtune.study.stage import Halving, SchedulerName
 
 STEPS = range(10, 101, 10)
 HALVING = Halving(grace=0.1, reduction_factor=2)

@@ -11,16 +11,9 @@ import psutil
 import pytest
 
 from kdtune.base import UserError
-from kdtune.training.energy import (
-    Amount,
-    Bill,
-    Interval,
-    Meter,
-    Use,
-    check_country,
-    metered_here,
-    share_out,
-)
+from kdtune.training.energy import Amount, Bill
+from kdtune.training.energy_counter import check_country
+from kdtune.training.energy_meter import Interval, Meter, Use, metered_here, share_out
 
 
 def test_trials_on_one_gpu_share_it_by_what_they_asked_for() -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from kdtune.analysis import entropy, entropy_counts
 from kdtune.analysis.entropy_counts import BINS, UNITS, Asked, Counts, count, tally
 from kdtune.analysis.entropy_run import measure, teacher_of
-from kdtune.api import Options
 from kdtune.base import UserError
 from kdtune.bench.entropy import entropy as bench
 from kdtune.bench.entropy import exact
@@ -28,8 +27,9 @@ from kdtune.datasets.synth import write_synthetic
 from kdtune.filesystem.folder import Folder
 from kdtune.models import MODELS
 from kdtune.records.storage import Storage
-from kdtune.study.spec import TrialConfig
-from kdtune.training.trial import Site
+from kdtune.search.options import Options
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Site
 from kdtune.training.weights import weights_bytes
 from tests.launching import STUDY, kdtune, write_study
 from tests.ray_cluster import NoNamespace, RayCluster
@@ -173,7 +173,7 @@ def test_memory_does_not_grow_with_the_images(file: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from kdtune.bench.terms import _resident\n"
         "from kdtune.analysis.entropy_counts import Asked, count\n"
-        "from kdtune.training.trial import Site\n"
+        "from kdtune.training.site import Site\n"
         "from tests.test_entropy import with_teacher\n"
         "data = {'name': 'demo', 'size': [192, 192], 'num_train': 40}\n"
         "trial = with_teacher(Path(sys.argv[1]), data)\n"

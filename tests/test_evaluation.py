@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kdtune.analysis.evaluation import evaluate
-from kdtune.api import train
 from kdtune.base import UserError
-from kdtune.training.trial import Site
+from kdtune.search.in_process import train
+from kdtune.training.site import Site
 from kdtune.training.weights import WeightsRecord, weights_bytes
 from tests.launching import command
 from tests.tiny import BASE, NETWORK, config

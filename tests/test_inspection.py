@@ -13,8 +13,8 @@ from kdtune.datasets.synth import write_synthetic
 from kdtune.loading.content import Content
 from kdtune.records.journal import Planned, follow, new_record
 from kdtune.records.storage import Record, Storage
-from kdtune.study.spec import TrialConfig
-from kdtune.training.trial import Part, Site, load_split, part
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Part, Site, load_split, part
 
 Images = Sequence[tuple[str, str]]
 GOOD: Images = (("a", "11"), ("b", "22"))

@@ -16,9 +16,9 @@ from torch import Tensor
 from kdtune.base import LossTerm, SegOutput, UserError
 from kdtune.records.journal import Overtaken, Planned, fail, follow, new_record, stop
 from kdtune.records.storage import WEIGHTS, Record, Storage
-from kdtune.study.spec import TrialConfig
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
-from kdtune.training.trial import Site
+from kdtune.training.site import Site
 from kdtune.training.weights import read_record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,9 +217,9 @@ def test_a_process_killed_at_any_moment_can_be_gone_on_from(
     program = (
         "import sys, torch; torch.set_num_threads(1)\n"
         "from kdtune.records.journal import Planned, follow\n"
-        "from kdtune.study.spec import TrialConfig\n"
+        "from kdtune.study.trial_config import TrialConfig\n"
         "from kdtune.records.storage import Storage\n"
-        "from kdtune.training.trial import Site\n"
+        "from kdtune.training.site import Site\n"
         "which = TrialConfig.model_validate_json(sys.argv[1])\n"
         "for record in follow(Planned('s', 'student', 'base', which), Site(), Storage(sys.argv[2], 's')):\n"
         "    print(record['row']['step'], flush=True)\n"

@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from finished_study import everything, grid, tables, trial
 
-from kdtune.answers.layouts import FORMATS, parquet_bytes, render, render_comparison, render_data, scientific
+from kdtune.answers.cells import scientific
+from kdtune.answers.comparison import compare
+from kdtune.answers.formats import parquet_bytes
 from kdtune.answers.published import published
-from kdtune.answers.tables import NAMES, Tables, compare, table
+from kdtune.answers.rendering import FORMATS, render, render_comparison, render_data
+from kdtune.answers.tables import NAMES, Tables, table
 
 
 def test_grid_layout_marks_stopped_diverged_failed_and_missing() -> None:

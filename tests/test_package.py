@@ -41,7 +41,7 @@ def test_wheel_carries_the_studies_and_the_published_values(tmp_path: Path) -> N
     (wheel,) = tmp_path.glob("kdtune-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"kdtune/search_spaces/{name}.yaml" for name in study_names()} <= names
-    assert "kdtune/published/cityscapes-resnet.json" in names
+    assert "kdtune/answers/published/cityscapes-resnet.json" in names
     assert "kdtune/report/page.css" in names
     assert not [name for name in names if name.startswith("tests/")]
     # from the wheel, outside of the checkout: the studies are found where the package is

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from kdtune.answers.layouts import FORMATS, render_data
 from kdtune.answers.published import STUDIES, published
-from kdtune.answers.ranking import standings
+from kdtune.answers.ranking import best_and_near
+from kdtune.answers.rendering import FORMATS, render_data
 from kdtune.answers.tables import NAMES, Row
 from kdtune.base import UserError
 
@@ -77,7 +77,7 @@ def test_final_pi_is_the_best_temperature(study: str) -> None:
 @pytest.mark.parametrize("table", ["temperature", "final"])
 def test_marks_follow_the_rule_but_for_two(study: str, table: str) -> None:
     printed = rows(study, table)
-    marks = standings([row["miou_mean"] for row in printed], [row["miou_std"] for row in printed])
+    marks = best_and_near([row["miou_mean"] for row in printed], [row["miou_std"] for row in printed])
     off = [
         row["temperature"]
         for row, (best, near) in zip(printed, marks, strict=True)

@@ -31,8 +31,9 @@ from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
 from kdtune.report.panels import palette_of, panels, predicted
 from kdtune.study.file import load_study
-from kdtune.study.spec import StudySpec, TrialConfig
-from kdtune.training.loop import confusion
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.evaluation import confusion
 
 STATUSES = {1: "stopped", 4: "stopped", 5: "diverged", 8: "failed"}
 EVIL = "<script>alert(\"1\")</script>&amp;<b x='y'>$a_b$"

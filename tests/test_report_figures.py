@@ -15,7 +15,8 @@ from kdtune.base import IGNORE, SegmentationDataset
 from kdtune.datasets.ade20k import Ade20k
 from kdtune.report import dots, figures
 from kdtune.report.panels import VOID, _coloured, _thinned, palette_of
-from kdtune.report.svg import THEMED, drawing, inline_svg
+from kdtune.report.style import THEMED
+from kdtune.report.svg import drawing, inline_svg
 
 
 def test_many_points_become_an_image() -> None:

@@ -10,7 +10,6 @@ from kdtune.records.rows import (
     Row,
     absent_note,
     best_config,
-    column,
     final_table,
     history_table,
     hyperparameters,
@@ -19,6 +18,7 @@ from kdtune.records.rows import (
     trials_schema,
     weight_stages,
 )
+from kdtune.study.names import column
 
 TEACHER = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}
 

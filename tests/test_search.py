@@ -13,12 +13,14 @@ import pytest
 from kdtune.base import Interrupted
 from kdtune.cluster import session
 from kdtune.cluster.auth import MODE, require_token
-from kdtune.cluster.session import PROCESSOR_TRIALS, Halt, Share
+from kdtune.cluster.halt import Halt, interruptible, promptly
+from kdtune.cluster.share import PROCESSOR_TRIALS, Share, share
 from kdtune.search.early_stopping import Known, Median, Rungs
 from kdtune.search.searchers import FromPlan
 from kdtune.search.stage import finished
 from kdtune.search.stage_context import SCORE, WORST
-from kdtune.study.spec import Halving, StudySpec, shuffled
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Halving, shuffled
 from tests.alone import alone
 from tests.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 
@@ -49,8 +51,8 @@ def halving() -> Halving:
 def test_what_trains_nothing_is_interrupted_at_once(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     halt = Halt()
-    with session.interruptible(halt):
-        with pytest.raises(Interrupted, match="nothing finished is lost"), session.promptly():
+    with interruptible(halt):
+        with pytest.raises(Interrupted, match="nothing finished is lost"), promptly():
             os.kill(os.getpid(), number)
         assert halt.reason is None
         os.kill(os.getpid(), number)  # from here on the launch ends in order again
@@ -190,9 +192,9 @@ def shares() -> tuple[int, list[Share], list[float]]:
         }
     )
     single = spec.model_copy(update={"max_concurrent": 1})
-    found = [session.share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100))]
+    found = [share(each, spec.stages[0], n) for each, n in ((spec, 1), (spec, 100), (single, 100))]
     needy = spec.model_copy(update={"max_concurrent": 2, "needs_gpu": True})
-    return cores, found, [session.share(needy, spec.stages[0], 9, joined=joined).gpus for joined in (False, True)]
+    return cores, found, [share(needy, spec.stages[0], 9, joined=joined).gpus for joined in (False, True)]
 
 
 @pytest.mark.slow

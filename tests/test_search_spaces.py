@@ -10,7 +10,9 @@ import yaml
 from kdtune.answers.published import STUDIES, published
 from kdtune.base import Model, SegNet
 from kdtune.study.file import dump, load_study, read, search_spaces, study_names
-from kdtune.study.spec import STAGE_REFERENCE, Stage, StudySpec, TrialConfig
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Stage
+from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
 
 WEIGHTS = ("weight-pa", "weight-ho", "weight-ifv")
 STAGES = ("student", "distill", "temperature", "weight-pi", *WEIGHTS, "final", "initialization")

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 from small_study import small
 
 from kdtune.records.journal import Planned
-from kdtune.study.spec import Range, Stage, StudySpec, TrialConfig, shuffled
-from kdtune.training.trial import Site, run
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Range, Stage, shuffled
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Site
+from kdtune.training.trial import run
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from tiny import NETWORK, config, finished, study
 
-from kdtune.api import print_summary
+from kdtune.answers.query import summary
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.records.live_tables import TableWriter
-from kdtune.records.storage import TABLES, WEIGHTS, Record, Storage
+from kdtune.records.storage import WEIGHTS, Record, Storage
+from kdtune.records.stored_study import TABLES
 from kdtune.training.weights import read_weights
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
@@ -295,10 +296,10 @@ def test_tables_are_arrow(folder: Path, storage: Storage) -> None:
 def test_a_launch_ends_without_a_table_that_nobody_can_read(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kdtune.api.READABLE", 3)
+    monkeypatch.setattr("kdtune.answers.query.READABLE", 3)
     for count in (3, 4):
         write(storage, [finished("student", 50.0, {"recipe.lr": 0.01 * (i + 1)}) for i in range(count)])
-        print_summary(storage, styled=False)
+        print(summary(storage, styled=False), end="")
     readable, long = capsys.readouterr().out.split("kdtune results tiny --table grid --format csv")
     assert "tiny: student, mIoU [%]" in readable
     assert readable.endswith("tiny: grid of 4 values: ")

@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 from finished_study import everything, grid, seeds, tables, trial
 
-from kdtune.answers.layouts import render
+from kdtune.answers.comparison import compare
 from kdtune.answers.published import published
-from kdtune.answers.ranking import standings
-from kdtune.answers.tables import compare, table
+from kdtune.answers.ranking import best_and_near
+from kdtune.answers.rendering import render
+from kdtune.answers.tables import table
 from kdtune.base import UserError
 
 
@@ -71,10 +72,10 @@ def test_a_seed_that_has_not_finished_leaves_no_mean() -> None:
 
 
 def test_standings_of_ties_nulls_and_single_runs() -> None:
-    marks = standings([72.75, 72.44, None, 72.43], [0.31, 0.1, None, 9.0])
+    marks = best_and_near([72.75, 72.44, None, 72.43], [0.31, 0.1, None, 9.0])
     assert marks == [(True, True), (False, True), (False, False), (False, False)]
-    assert standings([36.32, 36.31], [None, None]) == [(True, True), (False, False)]
-    assert standings([None], [None]) == [(False, False)]
+    assert best_and_near([36.32, 36.31], [None, None]) == [(True, True), (False, False)]
+    assert best_and_near([None], [None]) == [(False, False)]
 
 
 def test_a_mean_that_is_not_a_number_is_none() -> None:

@@ -15,15 +15,16 @@ from click.testing import CliRunner
 from small_study import write
 from torch import Tensor, nn
 
-from kdtune.api import Options, adjusted
 from kdtune.base import Preprocessing, SegOutput, UserError
 from kdtune.cli import main
 from kdtune.models.external import ExternalModel
 from kdtune.models.pspnet import PSPNetModel
 from kdtune.models.published import SKD_NAMES, layout_of
+from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
-from kdtune.study.spec import StudySpec, Teacher
-from kdtune.training.teachers import CAFFE
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import Teacher
+from kdtune.training.teacher_import import CAFFE
 from kdtune.training.trial import frozen_teacher
 from kdtune.training.weights import WeightsRecord, read_record, weights_bytes
 from tests.launching import command

@@ -17,11 +17,13 @@ from torch import Tensor
 from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
 from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
-from kdtune.study.spec import Teacher, TrialConfig
+from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training import trial
 from kdtune.training.energy import Amount
-from kdtune.training.loop import CHECK_EVERY, Run, confusion, fit, intersection_over_union, poly_rate, sliding
-from kdtune.training.trial import Site, frozen_teacher, load_splits
+from kdtune.training.evaluation import confusion, intersection_over_union, sliding
+from kdtune.training.loop import CHECK_EVERY, Run, fit, poly_rate
+from kdtune.training.site import Site, load_splits
+from kdtune.training.trial import frozen_teacher
 from kdtune.training.weights import weights_bytes
 from tests.alone import alone
 
@@ -131,7 +133,7 @@ class Convolution(SegNet):
 @pytest.mark.parametrize("case", cases("skd_sliding"))
 def test_sliding_is_the_references(case: Case, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     window = tuple(case.args["tile_size"])
-    monkeypatch.setattr("kdtune.training.loop.MAX_PIXELS", at_once * window[0] * window[1])
+    monkeypatch.setattr("kdtune.training.evaluation.MAX_PIXELS", at_once * window[0] * window[1])
     network, image = Convolution(case.input("conv_weight")), case.input("image")
     two = torch.cat((image, image.flip(-1)))
     logits = sliding(lambda tiles: network(tiles).logits, two, window)

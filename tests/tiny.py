@@ -13,9 +13,11 @@ from kdtune.loading.pack import Packed
 from kdtune.records.journal import Planned, new_record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import Record, Storage
-from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training.loop import Evaluation
-from kdtune.training.trial import Site, run
+from kdtune.training.site import Site
+from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
 
 NETWORK = {"name": "pspnet", "backbone": "resnet18", "width": 0.0625}

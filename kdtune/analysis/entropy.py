@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import kdtune
 from kdtune.analysis.entropy_counts import BINS, UNITS, Asked, Counts
 from kdtune.filesystem.folder import Folder
-from kdtune.study.spec import TrialConfig
+from kdtune.study.trial_config import TrialConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,13 @@ from ray.exceptions import RayError, RayTaskError
 from kdtune.analysis.entropy_counts import Asked, Counts, count
 from kdtune.base import RunError, UserError
 from kdtune.cluster import session
+from kdtune.cluster.halt import Halt, promptly, refuse_halted
+from kdtune.cluster.share import PROCESSOR_TRIALS, has_gpu
 from kdtune.loading.content import content_key
 from kdtune.loading.pack import dataset_root
-from kdtune.study.spec import StudySpec, TrialConfig
-from kdtune.training.trial import Site
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Site
 
 PER_TASK = 16  # images: a lost node costs that many, and every node has its share
 MOST_TASKS = 1000  # however many images are asked for: only a node knows how many there are
@@ -59,15 +62,15 @@ def count_on(
         RunError: interrupted, or nodes were lost again and again.
     """
     parts = min(-(-asked.images // PER_TASK), MOST_TASKS)
-    halt = session.Halt()
-    with session.cluster(address, study.name, halt), session.promptly():
+    halt = Halt()
+    with session.cluster(address, study.name, halt), promptly():
         resources, threads = _resources(study)
         # a shard of a lost node is counted again on another: what it counts does not depend on where
         task = ray.remote(**resources, max_retries=3)(_shard)
         tasks = [task.remote(config, source, asked, site, (i, parts), threads) for i in range(parts)]
         total, first = Counts.none(len(asked.temperatures)), None
         while tasks:
-            session.refuse_halted(halt)
+            refuse_halted(halt)
             done, tasks = ray.wait(tasks, num_returns=1, timeout=1.0)  # a signal is heard in between
             for each in done:
                 shard = _answer(each)
@@ -79,10 +82,10 @@ def count_on(
 
 def _resources(study: StudySpec) -> tuple[dict[str, float], int]:
     """Of a task, and torch's threads in it: a GPU's share as a trial's, else as much as a trial at most has."""
-    if session.has_gpu():
+    if has_gpu():
         return {"num_gpus": study.gpus_per_trial, "num_cpus": 1}, 1
     cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    each = max(1, int(min((n for n in cpus if n), default=1)) // session.PROCESSOR_TRIALS)
+    each = max(1, int(min((n for n in cpus if n), default=1)) // PROCESSOR_TRIALS)
     return {"num_cpus": each}, each
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from kdtune.base import Split, UserError, compute_device
 from kdtune.loading.batches import normalise
 from kdtune.loading.images import Images
-from kdtune.study.spec import TrialConfig
-from kdtune.training.loop import autocast, enlarged, sliding
-from kdtune.training.trial import Site, frozen_teacher, load_split
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.evaluation import autocast, enlarged, sliding
+from kdtune.training.site import Site, load_split
+from kdtune.training.trial import frozen_teacher
 
 # A prime: the entropy of a tie, such as ln 2 of ln 4, then lies on no edge, where rounding would choose the bin.
 BINS = 199

@@ -10,16 +10,19 @@ import pyarrow as pa
 
 from kdtune.analysis import entropy
 from kdtune.analysis.entropy_counts import Asked, count
-from kdtune.api import Options, adjusted, data_folder, storage_root
 from kdtune.base import UserError
 from kdtune.cluster.auth import use_token
 from kdtune.filesystem.folder import Folder, absolute, read_file
+from kdtune.loading.pack import data_folder
 from kdtune.records.rows import best_config
 from kdtune.records.storage import Storage
+from kdtune.records.stored_study import storage_root
+from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
-from kdtune.study.spec import STAGE_REFERENCE, StudySpec, TrialConfig
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
+from kdtune.training.site import Site
 from kdtune.training.teachers import absent
-from kdtune.training.trial import Site
 
 TOLD_EVERY = 30.0  # seconds
 

@@ -14,11 +14,15 @@ from kdtune.filesystem.folder import Folder, absolute, read_file
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
 from kdtune.records.storage import WEIGHTS
-from kdtune.study.spec import TrialConfig, Value, told
-from kdtune.training.energy import Amount, Bill, check_country, counted, metered_here
-from kdtune.training.loop import confusion, intersection_over_union
-from kdtune.training.teachers import check_classes, given_model, model_from
-from kdtune.training.trial import Site, load_split
+from kdtune.study.faults import told
+from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.training.energy import Amount, Bill
+from kdtune.training.energy_counter import check_country, counted
+from kdtune.training.energy_meter import metered_here
+from kdtune.training.evaluation import confusion, intersection_over_union
+from kdtune.training.site import Site, load_split
+from kdtune.training.teacher_import import given_model
+from kdtune.training.teachers import check_classes, model_from
 from kdtune.training.weights import WeightsRecord, load_weights, read_record, read_weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from kdtune.answers.cells import falling, method_crosses, method_terms, notes, number, scientific, score
+from kdtune.answers.columns import loss_columns
+from kdtune.answers.final_tables import METHODS
 from kdtune.answers.formats import Block, Cell
-from kdtune.answers.layouts import LAYOUTS, falling, method_crosses, method_terms, notes, number, scientific, score
+from kdtune.answers.layouts import LAYOUTS
 from kdtune.answers.ranking import Row
-from kdtune.answers.tables import METHODS, STAGES, loss_columns, swept_losses
+from kdtune.answers.search_tables import STAGES, swept_losses
 
 DATASETS = {"voc": "PascalVOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}  # the paper's order
 RATE, DECAY = "\N{GREEK SMALL LETTER MU}(0)", "\N{GREEK SMALL LETTER GAMMA}"  # the paper's signs

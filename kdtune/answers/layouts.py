@@ -1,114 +1,29 @@
-"""The tables of ``kdtune results`` as people read them, laid out like the paper's, in every format."""
+"""The tables of ``kdtune results`` as people read them, each laid out like the paper's."""
 
-import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from kdtune.answers import formats
-from kdtune.answers.formats import Block, Cell, Mark
-from kdtune.answers.formats import parquet_bytes as parquet_bytes
+from kdtune.answers.cells import (
+    amount,
+    falling,
+    loss_symbol,
+    method_crosses,
+    method_terms,
+    notes,
+    number,
+    scientific,
+    score,
+    texts,
+)
+from kdtune.answers.columns import REFERENCES, loss_columns
+from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
-from kdtune.answers.tables import REFERENCES, Tables, loss_columns, refuse, swept_losses, table
-
-FORMATS = ("text", "markdown", "latex", "csv", "json")
+from kdtune.answers.search_tables import swept_losses
 
 Layout = Callable[[pa.Table], list[Block]]
 
-_PAPER_LOSSES = ("pi", "pa", "ho", "ifv")
 _MODELS = {"student": "S", "student+kd": "S + KD", "teacher": "T"}
-
-
-def render(name: str, tables: Tables, study: str | None, format: str, *, styled: bool = False) -> str:
-    """A table of a study in one of ``FORMATS``; Parquet is bytes: ``parquet_bytes(table(...))``.
-
-    Args:
-        name: the table, one of ``kdtune.answers.tables.NAMES``.
-        tables: what the storage holds.
-        study: the study, also the title; None for all, where the table allows it.
-        format: text, markdown and latex are laid out and marked; csv and json are the data.
-        styled: text only: bold and underline as control sequences of a terminal.
-
-    Raises:
-        UserError: an unknown table or format.
-    """
-    return render_data(name, table(name, tables, study), study, format, styled=styled)
-
-
-def render_data(
-    name: str, data: pa.Table, study: str | None, format: str, *, styled: bool = False, layout: Layout | None = None
-) -> str:
-    """Like ``render``, of data that is there already: ``tables.table(...)`` or ``published(...)``.
-
-    ``layout``: another than the table's own, of ``kdtune.answers.all_studies`` say.
-    """
-    chosen = layout or LAYOUTS[name]
-    return _render(data, lambda: chosen(data), _titled(name, study), format, styled)
-
-
-def render_comparison(name: str, data: pa.Table, study: str | None, format: str, *, styled: bool = False) -> str:
-    """What ``tables.compare`` gave, a line per line."""
-    title = f"{name}, measured beside published"
-    return _render(data, lambda: [_plain(title, data)], _titled(name, study), format, styled)
-
-
-def _titled(name: str, study: str | None) -> tuple[str, str]:
-    return study or "all studies", name
-
-
-def _render(
-    data: pa.Table, layout: Callable[[], list[Block]], titled: tuple[str, str], format: str, styled: bool
-) -> str:
-    if format not in FORMATS:
-        refuse(f"unknown format '{format}'; there are: {', '.join(FORMATS)} and, as bytes, parquet")
-    if format in ("csv", "json"):
-        return formats.csv_text(data) if format == "csv" else formats.json_text(data)
-    study, name = titled
-    if not data.num_rows:
-        comment = "% " if format == "latex" else ""
-        return f"{comment}{study}: no trial of table '{name}' has finished yet\n"
-    blocks = [replace(block, title=f"{study}: {block.title}") for block in layout()]
-    if format == "text":
-        return formats.text(blocks, styled=styled)
-    return formats.markdown(blocks) if format == "markdown" else formats.latex(blocks)
-
-
-def scientific(value: float | None) -> str:
-    """As the paper prints rates and weights: 5e-2, 1e+0; three digits at most, ``-`` for none."""
-    if value is None:
-        return "-"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent):+d}" if value else "0"
-
-
-def number(value: float | None, form: str = "g") -> str:
-    return "-" if value is None else f"{value:{form}}"
-
-
-def _loss(column: str) -> str:
-    return column.removeprefix("lambda_").upper()
-
-
-def _mark(row: Row) -> Mark:
-    return "best" if row.get("best") else "near" if row.get("within_one_std") else ""
-
-
-def score(row: Row) -> Cell:
-    """The mIoU [percent] with its deviation; what a trial reached that was stopped, and at which step."""
-    miou, std, status = row.get("miou_mean", row.get("miou")), row.get("miou_std"), row.get("status")
-    if status in ("diverged", "failed"):
-        return Cell(status)
-    if status == "stopped":
-        step, total = row.get("step"), row.get("steps_total")
-        return Cell("stopped" if miou is None or step is None else f"{miou:.2f} @ {step}/{total}")
-    if miou is None:
-        return Cell("-")
-    return Cell(f"{miou:.2f}", _mark(row), "" if std is None else f" ± {std:.2f}")
-
-
-def notes(rows: Sequence[Row]) -> list[str]:
-    return ["a @ s/t: stopped at step s of t"] if any(row.get("status") == "stopped" for row in rows) else []
 
 
 def _stages(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -129,19 +44,10 @@ def _grid_block(stage: str, rows: list[Row]) -> Block:
     title = f"{stage}, mIoU [%] by weight decay (down) and learning rate (across)"
     # a random search, or two starts in one stage, would be mostly holes or hide a trial: one line each
     if len(cells) < len(rows) or len(decays) * len(rates) > 3 * len(rows):
-        lines = [[*_texts(scientific(row["weight_decay"]), scientific(row["lr"])), score(row)] for row in rows]
+        lines = [[*texts(scientific(row["weight_decay"]), scientific(row["lr"])), score(row)] for row in rows]
         return Block(f"{stage}, mIoU [%]", ["weight decay", "learning rate", "mIoU"], lines, notes(rows))
     lines = [[Cell(scientific(d)), *(cells.get((d, rate), Cell("-")) for rate in rates)] for d in decays]
     return Block(title, ["", *map(scientific, rates)], lines, notes(rows))
-
-
-def falling(values: Collection[float | None]) -> list[float | None]:
-    """As the paper orders its axes; what has no value last."""
-    return sorted(values, key=lambda value: -math.inf if value is None else value, reverse=True)
-
-
-def _texts(*words: str) -> list[Cell]:
-    return [Cell(word) for word in words]
 
 
 def _temperature(data: pa.Table) -> list[Block]:
@@ -158,8 +64,8 @@ def _weights(data: pa.Table) -> list[Block]:
     blocks = []
     for stage, rows in _stages(data.to_pylist()).items():
         swept = swept_losses(stage, rows, loss_columns(data))
-        lines = [[*_texts(*(scientific(row[name]) for name in swept)), score(row)] for row in rows]
-        header = [*(f"λ_{_loss(name)}" for name in swept), "mIoU"]
+        lines = [[*texts(*(scientific(row[name]) for name in swept)), score(row)] for row in rows]
+        header = [*(f"λ_{loss_symbol(name)}" for name in swept), "mIoU"]
         blocks.append(Block(f"{stage}, mIoU [%] by loss weight", header, lines, notes(rows)))
     return blocks
 
@@ -195,16 +101,7 @@ def _gain(row: Row, of: str) -> list[Cell]:
     """Difference [mIoU points], its interval, and the corrected p-value."""
     low, high = row[f"gain_{of}_low"], row[f"gain_{of}_high"]
     interval = "-" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
-    return _texts(number(row[f"gain_{of}"], "+.2f"), interval, number(row[f"p_{of}_holm"], ".2g"))
-
-
-def method_crosses(methods: Sequence[str]) -> tuple[list[str], dict[str, list[Cell]]]:
-    """The names of the losses that any of the methods adds to L_CE, and each method's crosses below them."""
-    parts = {method: set(method.split("+")) - {"student"} for method in methods}
-    losses = [*_PAPER_LOSSES, *dict.fromkeys(loss for part in parts.values() for loss in sorted(part))]
-    losses = [loss for loss in dict.fromkeys(losses) if any(loss in part for part in parts.values())]
-    crosses = {method: [Cell("x" if loss in part else "") for loss in losses] for method, part in parts.items()}
-    return [f"L_{loss.upper()}" for loss in losses], crosses
+    return texts(number(row[f"gain_{of}"], "+.2f"), interval, number(row[f"p_{of}_holm"], ".2g"))
 
 
 def _initialization(data: pa.Table) -> list[Block]:
@@ -218,15 +115,9 @@ def _initialization(data: pa.Table) -> list[Block]:
         scores = {row["init"]: score(row) for row in of_method}
         cells = [scores.get(init, scores.get(None, Cell("-"))) for init in inits]  # a teacher has no init
         others = [number(of_method[0][name], ".2f") for name in quoted]
-        lines.append([Cell(method_terms(method)), *cells, *_texts(*others)])
-    header = ["", *inits, *(_loss(name.removeprefix("miou_")) for name in quoted)]
+        lines.append([Cell(method_terms(method)), *cells, *texts(*others)])
+    header = ["", *inits, *(loss_symbol(name.removeprefix("miou_")) for name in quoted)]
     return [Block("mIoU [%] by initial weights of the student's backbone", header, lines)]
-
-
-def method_terms(method: str) -> str:
-    if method == "teacher":
-        return "teacher"
-    return " + ".join(["L_CE", *(f"L_{loss.upper()}" for loss in method.split("+") if loss != "student")])
 
 
 def _emissions(data: pa.Table) -> list[Block]:
@@ -236,8 +127,8 @@ def _emissions(data: pa.Table) -> list[Block]:
     for model in dict.fromkeys(model for model, _ in rows):
         phases = [rows.get((model, phase), {}) for phase in ("training", "inference")]
         miou = next((row["miou"] for row in phases if row.get("miou") is not None), None)
-        amounts = [_amount(row, name) for row in phases for name in ("energy_kwh", "co2_kg")]
-        lines.append(_texts(_MODELS.get(model, model), number(miou, ".2f"), *amounts))
+        amounts = [amount(row, name) for row in phases for name in ("energy_kwh", "co2_kg")]
+        lines.append(texts(_MODELS.get(model, model), number(miou, ".2f"), *amounts))
     title = "energy [kWh] and CO2-equivalent [kg] of training, and of inference per 10,000 images"
     header = ["", "mIoU [%]", "training kWh", "training kg", "inference kWh", "inference kg"]
     guessed = any(row["measured"] is False for row in rows.values())
@@ -249,10 +140,10 @@ def _cost(data: pa.Table) -> list[Block]:
     names = {"other": "(trials: starting, saving, lost steps)", "idle": "(no trial)", "total": "(all)"}
     lines = [
         [
-            *_texts(row["stage"] or names[row["part"]], *(number(row[name]) for name in ("trials", "trials_stopped"))),
-            *_texts(*(number(row[name], ",") for name in ("steps", "steps_not_run"))),
-            *_texts("-" if row["train_seconds"] is None else f"{row['train_seconds'] / 3600:.2f}"),
-            *_texts(*(_amount(row, name) for name in ("energy_kwh", "inference_kwh", "co2_kg", "kwh_not_used"))),
+            *texts(row["stage"] or names[row["part"]], *(number(row[name]) for name in ("trials", "trials_stopped"))),
+            *texts(*(number(row[name], ",") for name in ("steps", "steps_not_run"))),
+            *texts("-" if row["train_seconds"] is None else f"{row['train_seconds'] / 3600:.2f}"),
+            *texts(*(amount(row, name) for name in ("energy_kwh", "inference_kwh", "co2_kg", "kwh_not_used"))),
         ]
         for row in data.to_pylist()
     ]
@@ -262,26 +153,22 @@ def _cost(data: pa.Table) -> list[Block]:
     return [Block("what the search took", [*header, "kWh spared"], lines, notes)]
 
 
-def _amount(row: Row, name: str) -> str:
-    return ("~" if row.get("measured") is False and row.get(name) is not None else "") + number(row.get(name), ".3g")
-
-
 def _optimal(data: pa.Table) -> list[Block]:
     rows: list[Row] = data.to_pylist()
     studies = len({row.get("study") for row in rows}) > 1
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
-            *_texts(*([row["study"]] if studies else []), row["stage"]),
-            *_texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
-            *_texts(*(scientific(row[name]) for name in lambdas)),
+            *texts(*([row["study"]] if studies else []), row["stage"]),
+            *texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
+            *texts(*(scientific(row[name]) for name in lambdas)),
             score(row),
-            *_texts(*(number(row.get(name)) for name in ("seeds", "trials", "trials_stopped"))),
+            *texts(*(number(row.get(name)) for name in ("seeds", "trials", "trials_stopped"))),
         ]
         for row in rows
     ]
     header = [*(["study"] if studies else []), "stage", "lr", "weight decay", "τ"]
-    header += [*(f"λ_{_loss(name)}" for name in lambdas), "mIoU [%]", "seeds", "trials", "stopped"]
+    header += [*(f"λ_{loss_symbol(name)}" for name in lambdas), "mIoU [%]", "seeds", "trials", "stopped"]
     return [Block("best configuration of each stage", header, lines)]
 
 
@@ -304,10 +191,10 @@ def _trials(data: pa.Table) -> list[Block]:
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
-            *_texts(*([row["study"]] if studies else []), row["trial_id"], row["method"], row["status"]),
-            *_texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
-            *_texts(*(scientific(row[name]) for name in lambdas), number(row["miou"], ".2f")),
-            *_texts(f"{number(row['step'])}/{number(row['steps_total'])}", number(row["train_seconds"], ".0f")),
+            *texts(*([row["study"]] if studies else []), row["trial_id"], row["method"], row["status"]),
+            *texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
+            *texts(*(scientific(row[name]) for name in lambdas), number(row["miou"], ".2f")),
+            *texts(f"{number(row['step'])}/{number(row['steps_total'])}", number(row["train_seconds"], ".0f")),
         ]
         for row in rows
     ]
@@ -319,12 +206,12 @@ def _trials(data: pa.Table) -> list[Block]:
         "lr",
         "weight decay",
         "τ",
-        *(f"λ_{_loss(name)}" for name in lambdas),
+        *(f"λ_{loss_symbol(name)}" for name in lambdas),
     ]
     return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines)]
 
 
-def _plain(title: str, data: pa.Table) -> Block:
+def plain(title: str, data: pa.Table) -> Block:
     """Any table, a line per line, without the columns that are null throughout."""
     names = [name for name in data.column_names if data[name].null_count < data.num_rows]
     lines = [[Cell(_any(name, row[name])) for name in names] for row in data.to_pylist()]

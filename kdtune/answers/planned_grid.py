@@ -12,7 +12,7 @@ from kdtune.study.names import column_at
 
 
 @dataclass(frozen=True)
-class StageDesign:
+class PlannedStage:
     """A stage: what it starts from, its seeds, and its axes by their columns in the tables."""
 
     name: str
@@ -30,31 +30,31 @@ class StageDesign:
 
 
 @dataclass(frozen=True)
-class Design:
+class PlannedStudy:
     """A study: its dataset, its student's backbone, its stages by name."""
 
     study: str
     dataset: str | None = None
     student: str | None = None
-    stages: Mapping[str, StageDesign] = field(default_factory=dict)
+    stages: Mapping[str, PlannedStage] = field(default_factory=dict)
 
 
-def design(study: str, data: Mapping[str, Any] | None) -> Design:
-    """The design of a study whose ``study.yaml`` holds this; without one, nothing is known of it."""
+def planned_study(study: str, data: Mapping[str, Any] | None) -> PlannedStudy:
+    """The plan of a study whose ``study.yaml`` holds this; without one, nothing is known of it."""
     if data is None:
-        return Design(study)
+        return PlannedStudy(study)
     base = data["base"]
     student = base["student"]
     stages = {stage["name"]: _stage(stage, base["recipe"]) for stage in data["stages"]}
-    return Design(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages)
+    return PlannedStudy(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages)
 
 
-def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> StageDesign:
+def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
     grid = stage["grid"] if stage["search"] == "grid" else {}
     axes = {column_at(path): _numbers(path, values) for path, values in grid.items()}
     recipe = {f"recipe.{name}": value for name, value in recipe.items()} if not stage["start_from"] else {}
     fixed = {column_at(path): _numbers(path, [value]) for path, value in {**recipe, **stage["set"]}.items()}
-    return StageDesign(
+    return PlannedStage(
         stage["name"],
         tuple(stage["start_from"]),
         frozenset(stage["seeds"]),

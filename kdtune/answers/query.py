@@ -6,13 +6,18 @@ from functools import partial
 
 import pyarrow as pa
 
-from kdtune.answers import formats, layouts, tables
+from kdtune.answers import formats, tables
 from kdtune.answers import published as paper
 from kdtune.answers.all_studies import CROSSES
-from kdtune.answers.planned_grid import design
+from kdtune.answers.columns import refuse
+from kdtune.answers.comparison import compare
+from kdtune.answers.planned_grid import planned_study
+from kdtune.answers.rendering import render, render_comparison, render_data
 from kdtune.answers.tables import Tables
 from kdtune.records import stored_study
 from kdtune.records.stored_study import TABLES, Stored, storage_root
+
+READABLE = 500  # values of a table that the end of a launch still shows
 
 
 def study_name(given: str) -> str:
@@ -36,10 +41,10 @@ def gathered(studies: Sequence[Stored], *, history: bool = True) -> Tables:
     parts = {name: [study.table(name) for study in studies] for name in wanted}
     joined = {name: pa.concat_tables(data, promote_options="default") for name, data in parts.items()}
     joined.setdefault("history", pa.schema([]).empty_table())
-    return Tables(**joined, designs={s.study: design(s.study, s.read_study()) for s in studies})
+    return Tables(**joined, planned={s.study: planned_study(s.study, s.read_study()) for s in studies})
 
 
-def shown(
+def table_in_format(
     study: str | None, storage: str | None, table: str, form: str, *, published: bool, compare: bool, styled: bool
 ) -> str | bytes:
     """A table of a study, or of all studies of a storage (or of the paper), in a format.
@@ -58,23 +63,37 @@ def shown(
     if form == "parquet":
         return formats.parquet_bytes(data)
     if compare:
-        return layouts.render_comparison(table, data, study, form, styled=styled)
-    return layouts.render_data(table, data, study, form, styled=styled, layout=None if study else CROSSES[table])
+        return render_comparison(table, data, study, form, styled=styled)
+    return render_data(table, data, study, form, styled=styled, layout=None if study else CROSSES[table])
 
 
 def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
     """Measured beside published; of all studies those that are the paper's, each line with its study."""
-    beside = partial(tables.compare, table)
+    beside = partial(compare, table)
     if study is not None:
         return beside(tables.table(table, found, study), paper.published(study, table))
     printed = [name for name in found.studies if name in paper.printing(table)]
     if not printed:
-        tables.refuse(
+        refuse(
             f"no study of this storage is one of which the paper prints a table '{table}'; "
             f"it prints one for: {', '.join(paper.printing(table)) or 'none'}"
         )
     parts = [
-        tables.named(beside(tables.table(table, found, name), paper.published(name, table)), name, found.designs[name])
+        tables.named(beside(tables.table(table, found, name), paper.published(name, table)), name, found.planned[name])
         for name in printed
     ]
     return pa.concat_tables(parts, promote_options="default")
+
+
+def summary(where: Stored, styled: bool) -> str:
+    """The tables that answer the study's question, as text."""
+    stored = gathered([where])
+    told = []
+    for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
+        size = tables.table(name, stored, where.study).num_rows
+        if size > READABLE:
+            more = f"kdtune results {where.study} --table {name} --format csv"
+            told.append(f"{where.study}: {name} of {size} values: {more}\n\n")
+        elif size:
+            told.append(render(name, stored, where.study, "text", styled=styled) + "\n")
+    return "".join(told)

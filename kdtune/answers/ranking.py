@@ -13,7 +13,7 @@ Row = dict[str, Any]
 SEVERITY = ("completed", "stopped", "diverged", "failed")
 
 
-def standings(means: Sequence[float | None], stds: Sequence[float | None]) -> list[tuple[bool, bool]]:
+def best_and_near(means: Sequence[float | None], stds: Sequence[float | None]) -> list[tuple[bool, bool]]:
     """Per mean: is it the best (ties: all of them); is it no less than the best mean minus its deviation.
 
     A null mean is neither. Where the best has no deviation, only the best is within it.
@@ -68,5 +68,5 @@ def _score(trial: Row) -> float | None:
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """The rows, with ``best`` and ``within_one_std`` from their ``miou_mean`` and ``miou_std``."""
-    marks = standings([row["miou_mean"] for row in rows], [row["miou_std"] for row in rows])
+    marks = best_and_near([row["miou_mean"] for row in rows], [row["miou_std"] for row in rows])
     return [row | {"best": best, "within_one_std": near} for row, (best, near) in zip(rows, marks, strict=True)]

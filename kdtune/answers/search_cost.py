@@ -15,7 +15,7 @@ TRIAL = (  # what a trial's row must have
 )
 
 
-def bill(trials: Sequence[Row], nodes: Sequence[Row]) -> list[Row]:
+def cost_rows(trials: Sequence[Row], nodes: Sequence[Row]) -> list[Row]:
     """What the search cost: a row per stage, and where nodes are metered what is beside the stages.
 
     ``part`` is ``stage``; ``other``, what trials used beside steps and evaluations; ``idle``, what no trial used;

@@ -15,16 +15,19 @@ from typing import Self
 
 from ray.tune.schedulers import TrialScheduler
 
-from kdtune.api import Options, adjusted, launch
+from kdtune.api import launch
 from kdtune.base import RunError, UserError, did_you_mean
-from kdtune.bench.core import told
+from kdtune.bench.figures import told
 from kdtune.records.progress import Lines
 from kdtune.records.rows import Row, best_config
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.search.early_stopping import Known, Rungs
+from kdtune.search.options import Options, adjusted
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.study.file import load_study
-from kdtune.study.spec import STAGE_REFERENCE, Halving, Stage, StudySpec, Value, shuffled
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Halving, Stage, shuffled
+from kdtune.study.trial_config import STAGE_REFERENCE, Value
 
 CANDIDATES = tuple(Halving(grace=g, reduction_factor=f) for f in (2.0, 3.0, 4.0) for g in (0.1, 0.2, 0.34, 0.5))
 

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from kdtune.api import Options, adjusted, data_folder
 from kdtune.base import IGNORE, Preprocessing, SegNet, compute_device
-from kdtune.bench.core import told
+from kdtune.bench.figures import told
 from kdtune.loading.batches import normalise, train_batches
 from kdtune.loading.images import Images
-from kdtune.loading.pack import dataset_root
+from kdtune.loading.pack import data_folder, dataset_root
 from kdtune.records.rows import Row
+from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
-from kdtune.study.spec import TrialConfig, Value
-from kdtune.training.loop import confusion
-from kdtune.training.trial import Site, load_split, load_splits
+from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.training.evaluation import confusion
+from kdtune.training.site import Site, load_split, load_splits
 
 
 def loading(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:

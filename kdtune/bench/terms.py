@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtune.base import Loss, LossTerm, SegNet, SegOutput, Tap, UserError, compute_device
-from kdtune.bench.core import told
+from kdtune.bench.figures import told
 from kdtune.losses import LOSSES
 from kdtune.losses.cross_entropy import CrossEntropy
 from kdtune.models import MODELS

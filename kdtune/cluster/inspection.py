@@ -10,8 +10,8 @@ from kdtune.base import Split, UserError
 from kdtune.loading.content import Content, content, difference
 from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Record, Storage
-from kdtune.study.spec import TrialConfig
-from kdtune.training.trial import Part, Site, check_labels, load_split, part
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Part, Site, check_labels, load_split, part
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 

@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.base import Lost
 from kdtune.cluster.nodes import able
-from kdtune.training.energy import Amount, Meter, Totals
+from kdtune.training.energy import Amount
+from kdtune.training.energy_meter import Meter, Totals
 
 LOOK_EVERY = 5.0  # seconds between the driver's looks at the nodes and their meters
 START_WITHIN = 60.0  # seconds for a node's meter to begin, before a trial goes on without

@@ -14,7 +14,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from kdtune.records.rows import Row, distillation_terms
-from kdtune.training.energy import JOULES_PER_KWH
+from kdtune.training.energy_meter import JOULES_PER_KWH
 
 MEASURED = {  # column of a trial's row -> what is shown
     "miou": ("kdtune_miou_percent", "mIoU of the last evaluation, in percent."),

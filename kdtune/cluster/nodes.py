@@ -13,8 +13,8 @@ from kdtune.base import RunError, UserError
 from kdtune.cluster.inspection import Answer, look
 from kdtune.loading.content import Content
 from kdtune.records.progress import Reporter
-from kdtune.study.spec import TrialConfig
-from kdtune.training.trial import Site
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.site import Site
 
 TOLD_EVERY = 30.0  # seconds between lines on the nodes that still pack
 

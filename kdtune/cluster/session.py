@@ -1,57 +1,26 @@
-"""Ray under a launch: started or joined, watched, shared out among trials; and the signals that end a launch."""
+"""Ray under a launch: started or joined, and watched, since Ray does not tell a driver that it is gone."""
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
-
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 import ray
 
-from kdtune.base import Interrupted, Lost, RunError, UserError
+from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster.environment import TUNE_ENVIRONMENT
-from kdtune.study.spec import Stage, StudySpec
+from kdtune.cluster.halt import Halt
 
 DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
-PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
+
 ASKED_EVERY = 2.0  # seconds between the watchdog's questions to the control store
+
 ANSWER_WITHIN = 40.0  # seconds; Ray itself ends a driver without a word after 60, and never one whose raylet is gone
-
-
-@dataclass
-class Halt:
-    """Why a launch ends before its plan is done."""
-
-    reason: str | None = None
-    error: Exception | None = None
-
-    def end(self, reason: str, error: Exception | None = None) -> None:
-        """Has the launch end in order; the first reason stays."""
-        if self.reason is None:
-            self.reason, self.error = reason, error
-
-
-def refuse_halted(halt: Halt) -> None:
-    """Nothing, unless the launch is to end.
-
-    Raises:
-        UserError: a trial met bad input.
-        Lost: Ray is gone.
-        Interrupted: by Ctrl-C, SIGTERM or `kdtune stop`.
-    """
-    if halt.error is not None:
-        raise halt.error
-    if halt.reason is not None:
-        raise Interrupted(f"{halt.reason}; nothing finished is lost")
 
 
 @contextlib.contextmanager
@@ -133,108 +102,3 @@ def _refuses(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return False
-
-
-@contextlib.contextmanager
-def interruptible(halt: Halt) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once."""
-    asked = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(130)
-        asked = True
-        halt.end("interrupted")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def promptly() -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends at once what trains nothing, so that there is nothing to end in order.
-
-    Raises:
-        Interrupted: the signal came.
-    """
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("interrupted; nothing finished is lost")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Share:
-    """What each trial gets, and how many run at once."""
-
-    cpus: float
-    gpus: float
-    at_once: int
-
-    @property
-    def threads(self) -> int:
-        """Of torch, per trial."""
-        return max(1, int(self.cpus))
-
-
-def share(study: StudySpec, stage: Stage, num_trials: int, *, joined: bool = False) -> Share:
-    """Divides the cluster, or the nodes that the stage asks for, among the trials of a stage.
-
-    Decided by the whole plan, not by what is left of it: the number of threads changes the last digits, and a continued
-    stage must not differ from an undisturbed one. On a cluster that was ``joined``, and where ``max_concurrent`` is
-    given, a study that needs a GPU asks for as many as that even if they are not there yet: an autoscaler starts nodes
-    for what waits.
-
-    Raises:
-        UserError: no node has the stage's labels.
-    """
-    have: dict[str, float] = {}
-    for node in _nodes(stage):
-        for name in ("CPU", "GPU"):
-            have[name] = have.get(name, 0) + node["Resources"].get(name, 0)
-    cpus, gpus = max(1, int(have.get("CPU", 1))), have.get("GPU", 0)
-    waits = joined and study.needs_gpu and study.max_concurrent is not None and not gpus
-    if gpus or waits:
-        slots = max(1, int(gpus / study.gpus_per_trial + 1e-9))
-        at_once = min(num_trials, study.max_concurrent or slots)
-        return Share(max(1, cpus // slots) if gpus else 1, study.gpus_per_trial, at_once)
-    at_once = min(num_trials, study.max_concurrent or PROCESSOR_TRIALS, cpus)
-    return Share(cpus // at_once, 0, at_once)
-
-
-def _nodes(stage: Stage) -> list[dict[str, Any]]:
-    """The nodes that may run the stage."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    fit = [node for node in alive if all(node["Labels"].get(key) == value for key, value in stage.labels.items())]
-    if not fit:
-        kinds = sorted(
-            {f"{key}={node['Labels'][key]}" for node in alive for key in node["Labels"] if key in stage.labels}
-        )
-        wanted = ", ".join(f"{key}={value}" for key, value in stage.labels.items())
-        raise UserError(
-            f"stage '{stage.name}' asks for nodes labelled {wanted}, and the cluster has none; "
-            f"it has: {', '.join(kinds) or 'no node with such a label'}"
-        )
-    return fit
-
-
-def has_gpu() -> bool:
-    """Whether the cluster has one."""
-    return bool(ray.cluster_resources().get("GPU", 0))

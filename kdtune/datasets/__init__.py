@@ -1,4 +1,8 @@
-"""The datasets by the names that study files use."""
+"""The datasets by the names that study files use, and what is done with their folders: check, fetch, draw small ones.
+
+Knows files and pixels; nothing of training. Begin with ``camvid``, the smallest reader; ``files`` pairs images with
+labels, ``demo`` and ``street*`` draw scenes.
+"""
 
 from kdtune.registry import Registry
 

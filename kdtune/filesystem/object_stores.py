@@ -124,9 +124,7 @@ def _object_store(root: str, endpoint: str | None, process: int) -> fs.FileSyste
         "request_timeout": SILENT_SECONDS,
         "allow_delayed_open": True,  # a small object is one request, not three
         "background_writes": True,  # or a part that fails would not keep the rest from becoming an object
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(
-            max_attempts=1
-        ),  # ``patience`` tries again, and says so
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ``patience`` tries again, and says so
     }
     return fs.S3FileSystem(**found | ours)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from kdtune.base import IGNORE, Preprocessing
 from kdtune.loading.ahead import prefetched
 from kdtune.loading.images import Images
-from kdtune.study.spec import Recipe
+from kdtune.study.recipe import Recipe
 
 PREFETCH = 3  # batches that a thread reads ahead of a GPU
 MAX_PIXELS = 2048 * 1024  # of one validation batch, see there

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
+from kdtune.filesystem.folder import absolute
 from kdtune.loading.ahead import in_order
 from kdtune.loading.content import digest, keep
 from kdtune.loading.images import Images, read_directly, size
@@ -54,6 +55,12 @@ class Packed:
         """(H, W) uint8, a view of the mapped file."""
         height, width = self.sizes[i]
         return self.labels[self.first[i] : self.first[i] + height * width].reshape(height, width)
+
+
+def data_folder(given: str | None = None) -> str | None:
+    """The flag, else ``KDTUNE_DATA_ROOT``, else none."""
+    found = given or os.environ.get("KDTUNE_DATA_ROOT")
+    return absolute(found) if found else None
 
 
 def dataset_root(dataset: SegmentationDataset, data_root: str | None) -> Path | None:

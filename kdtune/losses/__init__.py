@@ -1,4 +1,8 @@
-"""The loss terms by the names that study files use. One term per module; none imports another."""
+"""The loss terms by the names that study files use. One term per module; none imports another.
+
+A term knows what ``kdtune.base`` says of networks and losses, and nothing else. Begin with ``cross_entropy``, the
+smallest; README.md says what a weight means and how to add a term.
+"""
 
 from kdtune.registry import Registry
 

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.records.rows import EMISSIONS, NODES, Row, best_config
-from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
 
 IMAGES = 10_000  # of inference, as in the paper's table 8
 KD = "student+kd"

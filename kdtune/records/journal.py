@@ -17,10 +17,12 @@ import kdtune
 from kdtune.base import UserError, compute_device
 from kdtune.records import rows
 from kdtune.records.storage import KEPT_STATES, Record, Storage, new_row
-from kdtune.study.spec import TrialConfig
-from kdtune.training import trial
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
+from kdtune.training.site import Site
+from kdtune.training.trial import Trainer
+from kdtune.training.trial import run as train_and_evaluate
 from kdtune.training.weights import WeightsRecord
 
 LESS_MEMORY = (
@@ -62,10 +64,10 @@ def new_record(planned: Planned) -> Record:
 
 def follow(
     planned: Planned,
-    site: trial.Site,
+    site: Site,
     storage: Storage,
     note: Callable[[str], None] = _log.warning,
-    trainer: trial.Trainer = trial.run,
+    trainer: Trainer = train_and_evaluate,
     spent: Spent = unmeasured,
 ) -> Iterator[Record]:
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.losses import LOSSES
-from kdtune.study.names import column as column
-from kdtune.study.spec import StudySpec, TrialConfig
+from kdtune.study.names import column
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
 
 Row = dict[str, Any]
 FINISHED = ("completed", "stopped", "diverged", "failed")

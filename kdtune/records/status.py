@@ -18,8 +18,8 @@ from kdtune.records.logbook import Launched, read_launch
 from kdtune.records.progress import duration
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
+from kdtune.study.faults import told as told_of
 from kdtune.study.spec import StudySpec
-from kdtune.study.spec import told as told_of
 
 State = Literal["running", "submitted", "silent", "ended"]
 FINAL = ("completed", "diverged", "stopped")  # not failed: such a trial is tried again

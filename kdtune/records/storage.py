@@ -22,7 +22,6 @@ import yaml
 from kdtune.base import SegNet, UserError
 from kdtune.records import rows
 from kdtune.records.rows import Row
-from kdtune.records.stored_study import TABLES as TABLES
 from kdtune.records.stored_study import Stored
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec

@@ -9,8 +9,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from kdtune.answers.ranking import Row
 from kdtune.report.facts import method_name
-from kdtune.report.figures import COLOURS, MIOU, SIGNS, canvas, legend, short
-from kdtune.report.svg import BLUE, INK, MUTED, ORANGE, PAPER
+from kdtune.report.figures import canvas, legend, short
+from kdtune.report.style import BLUE, COLOURS, INK, MIOU, MUTED, ORANGE, PAPER, SIGNS
 
 ALPHA = 0.05  # of p-values that are corrected for the number of methods
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several

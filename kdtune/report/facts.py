@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.records.rows import best_config
-from kdtune.study.spec import TEACHER, TrialConfig
+from kdtune.study.spec import TEACHER
+from kdtune.study.trial_config import TrialConfig
 
 if TYPE_CHECKING:
     from kdtune.base import SegmentationDataset

@@ -19,23 +19,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from kdtune.answers.layouts import scientific
+from kdtune.answers.cells import scientific
 from kdtune.answers.ranking import Row
 from kdtune.report.page import plain
-from kdtune.report.svg import BLUE, GREEN, MUTED, ORANGE, PAPER, PURPLE, RULE, SKY, VERMILION
-
-WIDTH = 5.0  # inches
-MIOU = "mIoU [%]"
-RASTERISED = 40_000  # points of one figure: more would make the page heavy
-ANNOTATED = 9  # columns of a heat map whose cells still have room for their value
-STATUS = {  # colour, marker, words
-    "completed": (SKY, "", "completed"),
-    "stopped": (ORANGE, "x", "stopped early"),
-    "diverged": (PURPLE, "v", "diverged"),
-    "failed": (MUTED, "s", "failed"),
-}
-SIGNS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+from kdtune.report.style import (
+    ANNOTATED,
+    BLUE,
+    MIOU,
+    MUTED,
+    ORANGE,
+    PAPER,
+    RASTERISED,
+    RULE,
+    STATUS,
+    VERMILION,
+    WIDTH,
+)
 
 
 @dataclass(frozen=True)

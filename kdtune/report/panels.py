@@ -17,8 +17,8 @@ from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
-from kdtune.study.spec import TrialConfig
-from kdtune.training.loop import autocast, enlarged, sliding
+from kdtune.study.trial_config import TrialConfig
+from kdtune.training.evaluation import autocast, enlarged, sliding
 from kdtune.training.weights import load_weights, read_weights
 
 Colour = tuple[int, int, int]

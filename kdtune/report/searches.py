@@ -6,12 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.colors import Normalize
 
-from kdtune.answers import tables
+from kdtune.answers.columns import loss_columns
 from kdtune.answers.ranking import Row
+from kdtune.answers.search_tables import swept_losses
 from kdtune.report import facts, figures
 from kdtune.report.figures import Curve
 from kdtune.report.page import Section, details, figure, grid, note, paragraph, preformatted
 from kdtune.report.study import Study, written
+from kdtune.report.style import ANNOTATED
 from kdtune.report.svg import inline_svg
 
 CSV_ROWS = 300_000  # evaluations that the page still holds as text
@@ -75,7 +77,7 @@ def _grid(name: str, stage: str, rows: Sequence[Row], colours: Normalize, at_ran
     draw = figures.heat_map if on_grid else figures.scattered_grid
     svg = inline_svg(draw(f"stage {stage}", rows, colours), name, label)
     missing = size - len(ended) if on_grid else 0
-    return figure(svg, name, _signs(ended, missing, on_grid and len(rates) <= figures.ANNOTATED))
+    return figure(svg, name, _signs(ended, missing, on_grid and len(rates) <= ANNOTATED))
 
 
 def _signs(rows: Sequence[Row], missing: int, annotated: bool) -> str:
@@ -101,10 +103,10 @@ def _sweeps(study: Study, name: str) -> str:
         what = "temperatures" if name == "temperature" else "loss weights"
         return note(f"No stage has searched {what} yet.")
     drawn: list[str] = []
-    lambdas = tables.loss_columns(data)
+    lambdas = loss_columns(data)
     theirs = study.paper(name)
     for stage, rows in stages.items():
-        columns = ["temperature"] if name == "temperature" else tables.swept_losses(stage, rows, lambdas)
+        columns = ["temperature"] if name == "temperature" else swept_losses(stage, rows, lambdas)
         for column in columns:
             paper = [row for row in theirs if row.get("stage") in (stage, None) and row.get(column) is not None]
             drawn.append(_sweep(f"{name}-{len(drawn)}", stage, column, rows, paper))

@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.answers import published, significance, tables
+from kdtune.answers.columns import loss_columns
+from kdtune.answers.comparison import compare
 from kdtune.answers.ranking import Row
 from kdtune.base import UserError
 from kdtune.records.storage import Storage
@@ -147,11 +149,11 @@ class Study:
         own = written(self.table(name), name)
         if not self.paper(name):
             return own
-        both = tables.compare(name, self.table(name), published.published(self.name, name))
+        both = compare(name, self.table(name), published.published(self.name, name))
         return own + details("beside the paper's values", written(both, f"{name}-published"))
 
 
 def written(data: pa.Table, name: str) -> str:
     """A table as HTML; ``name`` is for programs."""
-    labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in tables.loss_columns(data)}
+    labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in loss_columns(data)}
     return table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))

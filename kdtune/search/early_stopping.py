@@ -11,7 +11,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from kdtune.records.storage import Record
 from kdtune.search.stage_context import SCORE, WORST
-from kdtune.study.spec import Halving, SchedulerName, StudySpec
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Halving, SchedulerName
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.records.rows import FINISHED
 from kdtune.records.storage import Record
-from kdtune.search.stage_context import SCORE, WORST, Job, Point, point_of
+from kdtune.search.stage_context import SCORE, WORST, Point, StageContext, point_of
 
 
 class FromPlan(Searcher):  # type: ignore[misc]
@@ -45,18 +45,18 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
     define-by-run), since a temperature is only drawn where its term has a weight.
     """
 
-    def __init__(self, job: Job, seed: int, past: Mapping[str, Record], samples: int) -> None:
+    def __init__(self, context: StageContext, seed: int, past: Mapping[str, Record], samples: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._job, self._samples = job, samples
+        self._context, self._samples = context, samples
         self._asked: dict[str, str] = {}  # Tune's id -> the id under which Optuna knows the point
         self._given: set[str] = set()
         known, left = optuna.storages.InMemoryStorage(), []
-        study = optuna.create_study(storage=known, study_name=job.study, direction="maximize")
-        axes = job.stage.distributions()
+        study = optuna.create_study(storage=known, study_name=context.study, direction="maximize")
+        axes = context.stage.distributions()
         for trial_id, record in past.items():
-            point = {path: value for path, value in point_of(record, job.stage).items() if path in axes}
+            point = {path: value for path, value in point_of(record, context.stage).items() if path in axes}
             if record["row"]["status"] not in FINISHED:
                 left.append(point)
                 continue
@@ -72,21 +72,21 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
             mode="max",
             # another stretch of the generator than the launch before: its draws are known
             sampler=optuna.samplers.TPESampler(seed=seed + len(self._given)),
-            study_name=job.study,
+            study_name=context.study,
             storage=known,
         )
 
     def _draw(self, trial: Any) -> None:
         """A point, value by value."""
         point: Point = {}
-        for path in self._job.stage.distributions():
-            weight = self._job.stage.conditions.get(path)
+        for path in self._context.stage.distributions():
+            weight = self._context.stage.conditions.get(path)
             if weight is not None and point[weight] == 0:
                 continue
-            if path in self._job.stage.grid:
-                point[path] = trial.suggest_categorical(path, self._job.stage.grid[path])
+            if path in self._context.stage.grid:
+                point[path] = trial.suggest_categorical(path, self._context.stage.grid[path])
             else:
-                axis = self._job.stage.ranges[path]
+                axis = self._context.stage.ranges[path]
                 point[path] = trial.suggest_float(path, axis.low, axis.high, log=axis.log)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -95,11 +95,11 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         """A point that no trial of the stage has had, or the end when there are none (a small grid is soon spent)."""
-        start = next(iter(self._job.starts))
+        start = next(iter(self._context.starts))
         for i in range(50 if len(self._given) < self._samples else 0):
             name = f"{trial_id}-{i}"
-            point = {"start": start, **super().suggest(name), "seed": self._job.stage.seeds[0]}
-            planned = self._job.planned(point).trial_id
+            point = {"start": start, **super().suggest(name), "seed": self._context.stage.seeds[0]}
+            planned = self._context.planned(point).trial_id
             if planned not in self._given:
                 self._given.add(planned)
                 self._asked[trial_id] = name

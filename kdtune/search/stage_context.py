@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from kdtune.records.journal import Planned
 from kdtune.records.storage import Record, Storage
-from kdtune.study.spec import Stage, TrialConfig, Value
-from kdtune.training.trial import Site, Trainer
+from kdtune.study.stage import Stage
+from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.training.site import Site
+from kdtune.training.trial import Trainer
 from kdtune.training.trial import run as train_and_evaluate
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
@@ -16,7 +18,7 @@ Point = dict[str, Value]
 
 
 @dataclass(frozen=True)
-class Job:
+class StageContext:
     """What a worker needs to turn a point into a trial."""
 
     study: str

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 import kdtune
 from kdtune.base import UserError, did_you_mean
-from kdtune.study.spec import StudySpec, TrialConfig, Value, told
+from kdtune.study.faults import told
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig, Value
 
 
 class Loader(yaml.SafeLoader):

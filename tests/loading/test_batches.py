@@ -21,7 +21,7 @@ from kdtune.loading.batches import (
     views,
 )
 from kdtune.loading.pack import Packed
-from kdtune.study.spec import Recipe
+from kdtune.study.recipe import Recipe
 
 CPU = torch.device("cpu")
 IMAGENET = Preprocessing()

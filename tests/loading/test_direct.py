@@ -18,7 +18,8 @@ from kdtune.datasets.synth import write_synthetic
 from kdtune.loading.batches import train_batches, validation_batches
 from kdtune.loading.images import DECODED, Direct, read_directly
 from kdtune.loading.pack import NotPacked, Packed, PackMode, open_images, open_split
-from kdtune.training.trial import Site, load_splits, run
+from kdtune.training.site import Site, load_splits
+from kdtune.training.trial import run
 
 CPU = torch.device("cpu")
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)
@@ -125,8 +126,8 @@ def test_fallback_of_a_process_that_may_write_little(tmp_path: Path) -> None:
     """A real limit on the size of files; the note goes to standard error."""
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "from kdtune.study.spec import TrialConfig\n"
-        "from kdtune.training.trial import Site, load_splits\n"
+        "from kdtune.study.trial_config import TrialConfig\n"
+        "from kdtune.training.site import Site, load_splits\n"
         "import sys\n"
         "config = TrialConfig.model_validate_json(sys.argv[1])\n"
         "print([type(split).__name__ for split in load_splits(config, Site(pack='fallback'))])"

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, LossTerm, SegNet, SegOutput, Tap
 from kdtune.records.rows import hyperparameters
-from kdtune.study.spec import TrialConfig
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.loop import Run, fit
-from kdtune.training.trial import Site
+from kdtune.training.site import Site
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,9 @@ from small_study import small, write
 from tiny import config
 
 from kdtune.study.file import override, read
-from kdtune.study.spec import WarmStart
-from kdtune.training.trial import Site, run
+from kdtune.study.trial_config import WarmStart
+from kdtune.training.site import Site
+from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
 
 FILE = "weights/r18.pth"

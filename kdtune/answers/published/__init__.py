@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from kdtune.answers.planned_grid import Design
-from kdtune.answers.tables import NAMES, named, refuse, typed
+from kdtune.answers.columns import refuse, typed
+from kdtune.answers.planned_grid import PlannedStudy
+from kdtune.answers.tables import NAMES, named
 
 STUDIES = (
     "cityscapes-resnet",
@@ -24,7 +25,7 @@ STUDIES = (
 )
 
 BACKBONES = {"resnet": "resnet18", "effnet": "efficientnet_b0"}
-DESIGNS = {study: Design(study, study.split("-")[0], BACKBONES[study.split("-")[1]]) for study in STUDIES}
+DESIGNS = {study: PlannedStudy(study, study.split("-")[0], BACKBONES[study.split("-")[1]]) for study in STUDIES}
 
 
 def published(study: str, table: str) -> pa.Table:

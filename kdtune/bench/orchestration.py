@@ -1,8 +1,7 @@
-"""``kdtune bench``: speed and memory of each part on this machine, as a table and as Parquet."""
+"""``kdtune bench orchestration``: what a launch costs beside the training."""
 
 import functools
 import multiprocessing
-import platform
 import subprocess
 import sys
 import tempfile
@@ -11,27 +10,23 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from rich.console import Console
-from rich.table import Table
 
-from kdtune.api import Options, adjusted, data_folder, launch, storage_root
-from kdtune.base import Model, RunError, SegNet, compute_device
+from kdtune.api import launch
+from kdtune.base import Model, RunError, SegNet
+from kdtune.bench.figures import told
 from kdtune.records.progress import Reporter
 from kdtune.records.rows import Row
-from kdtune.records.storage import Storage
-from kdtune.study.file import dump, load_study
-from kdtune.study.spec import StudySpec, TrialConfig, Value
+from kdtune.records.stored_study import storage_root
+from kdtune.study.file import dump
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent
-from kdtune.training.loop import Evaluation, Run, fit
-from kdtune.training.trial import Site, load_splits
+from kdtune.training.loop import Evaluation, Run
+from kdtune.training.site import Site
 
 WINDOW = 100  # trials, whose marginal time is told
 
@@ -188,123 +183,3 @@ class _Clock(Reporter):
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         """Stops the clock."""
         self.seconds = time.perf_counter() - self._began
-
-
-def training(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
-    """Step time and memory of each stage's first configuration; teachers have random weights here."""
-    spec = adjusted(load_study(study), Options(settings=settings))
-    seen: dict[str, str] = {}
-    measured = []
-    for name, config in spec.templates().items():
-        short = config.replace({"recipe.num_steps": steps, "recipe.eval_every": steps // 2, "seed": 0})
-        if short.config_id not in seen:
-            seen[short.config_id] = name
-            measured.append({"stage": name, "method": config.method, **_steps(short, data_folder(data_root))})
-    return told(f"training, {study}, {steps} steps", measured, output)
-
-
-def _steps(config: TrialConfig, data_root: str | None) -> Row:
-    device = compute_device()
-    train, val = load_splits(config, Site(data_root))
-    classes = config.dataset.num_classes
-    random = {"init": "random"}
-    student = config.student.model_copy(update=random).build(classes).to(device)
-    teacher = None
-    if config.uses_teacher and config.teacher is not None:
-        teacher = config.teacher.model.model_copy(update=random).build(classes).to(device)
-        teacher.eval().requires_grad_(False)
-    losses = {name: term.build(student, teacher).to(device) for name, term in config.active_losses.items()}
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    evaluations = list(fit(config, Run(student, losses, config.recipe), teacher, train, val, device))
-    first, last = evaluations[0], evaluations[-1]  # the first half warms up
-    seconds = (last.seconds - first.seconds) / (last.step - first.step)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
-    return {
-        "batch": config.recipe.batch_size,
-        "crop": "x".join(map(str, config.recipe.crop)),
-        "step_ms": 1000 * seconds,
-        "images_per_second": config.recipe.batch_size / seconds,
-        "memory_mb": memory / 2**20,
-        "threads": torch.get_num_threads(),
-        "diverged": last.diverged,
-    }
-
-
-def demo(output: str | None) -> str:
-    """``kdtune launch demo`` as a user runs it, with the memory of all its processes sampled every half second."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "kdtune", "launch", "demo", "--storage", folder]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        rss, pss = 0, 0
-        while process.poll() is None:
-            now = _memory(process.pid)
-            rss, pss = max(rss, now[0]), max(pss, now[1])
-            time.sleep(0.5)
-        seconds = time.perf_counter() - began
-        if process.returncode:
-            raise RunError(f"`kdtune launch demo` ended with status {process.returncode}")
-        trials = Storage(folder, "demo").table("trials")
-    row = {
-        "seconds": seconds,
-        "rss_mb": rss / 2**20,
-        "pss_mb": pss / 2**20,
-        "trials": trials.num_rows,
-        "stages": len(set(trials["stage"].to_pylist())),
-        "stopped": trials["status"].to_pylist().count("stopped"),
-    }
-    return told("kdtune launch demo", [row], output)
-
-
-def _memory(pid: int) -> tuple[int, int]:
-    """Resident memory of a process and all below it, summed, and the same with shared pages counted once."""
-    rss = pss = 0
-    try:
-        parent = psutil.Process(pid)
-        for process in [parent, *parent.children(recursive=True)]:
-            try:
-                info = process.memory_full_info()
-            except psutil.Error:
-                continue  # it has just ended
-            rss, pss = rss + info.rss, pss + info.pss
-    except psutil.Error:
-        pass
-    return rss, pss
-
-
-def told(title: str, measured: Sequence[Row], output: str | None, *, upright: bool = False) -> str:
-    """The figures as a table (``upright``: a line per figure); as Parquet in ``output``, with date and machine."""
-    machine = {
-        "measured_at": datetime.now(UTC),
-        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch_version": str(torch.__version__),
-    }
-    if output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([row | machine for row in measured]), output)
-    table = Table(title=f"{title} ({machine['gpu'] or machine['machine']}, torch {machine['torch_version']})")
-    if upright:
-        table.show_header = False
-        for name in measured[0]:
-            table.add_row(name, *(_cell(row[name]) for row in measured))
-    else:
-        for name in measured[0]:
-            table.add_column(name, justify="right")
-        for row in measured:
-            table.add_row(*(_cell(value) for value in row.values()))
-    console = Console(width=120, file=None, record=False, force_terminal=False)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 100
-        else (f"{value:.0f}" if isinstance(value, float) else str(value))
-    )

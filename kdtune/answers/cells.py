@@ -1,0 +1,74 @@
+"""What stands in one cell: scores and their marks, rates, amounts, crosses of methods, as the paper prints them."""
+
+import math
+from collections.abc import Collection, Sequence
+
+from kdtune.answers.formats import Cell, Mark
+from kdtune.answers.ranking import Row
+
+_PAPER_LOSSES = ("pi", "pa", "ho", "ifv")
+
+
+def scientific(value: float | None) -> str:
+    """As the paper prints rates and weights: 5e-2, 1e+0; three digits at most, ``-`` for none."""
+    if value is None:
+        return "-"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent):+d}" if value else "0"
+
+
+def number(value: float | None, form: str = "g") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def loss_symbol(column: str) -> str:
+    return column.removeprefix("lambda_").upper()
+
+
+def _mark(row: Row) -> Mark:
+    return "best" if row.get("best") else "near" if row.get("within_one_std") else ""
+
+
+def score(row: Row) -> Cell:
+    """The mIoU [percent] with its deviation; what a trial reached that was stopped, and at which step."""
+    miou, std, status = row.get("miou_mean", row.get("miou")), row.get("miou_std"), row.get("status")
+    if status in ("diverged", "failed"):
+        return Cell(status)
+    if status == "stopped":
+        step, total = row.get("step"), row.get("steps_total")
+        return Cell("stopped" if miou is None or step is None else f"{miou:.2f} @ {step}/{total}")
+    if miou is None:
+        return Cell("-")
+    return Cell(f"{miou:.2f}", _mark(row), "" if std is None else f" ± {std:.2f}")
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    return ["a @ s/t: stopped at step s of t"] if any(row.get("status") == "stopped" for row in rows) else []
+
+
+def falling(values: Collection[float | None]) -> list[float | None]:
+    """As the paper orders its axes; what has no value last."""
+    return sorted(values, key=lambda value: -math.inf if value is None else value, reverse=True)
+
+
+def texts(*words: str) -> list[Cell]:
+    return [Cell(word) for word in words]
+
+
+def method_crosses(methods: Sequence[str]) -> tuple[list[str], dict[str, list[Cell]]]:
+    """The names of the losses that any of the methods adds to L_CE, and each method's crosses below them."""
+    parts = {method: set(method.split("+")) - {"student"} for method in methods}
+    losses = [*_PAPER_LOSSES, *dict.fromkeys(loss for part in parts.values() for loss in sorted(part))]
+    losses = [loss for loss in dict.fromkeys(losses) if any(loss in part for part in parts.values())]
+    crosses = {method: [Cell("x" if loss in part else "") for loss in losses] for method, part in parts.items()}
+    return [f"L_{loss.upper()}" for loss in losses], crosses
+
+
+def method_terms(method: str) -> str:
+    if method == "teacher":
+        return "teacher"
+    return " + ".join(["L_CE", *(f"L_{loss.upper()}" for loss in method.split("+") if loss != "student")])
+
+
+def amount(row: Row, name: str) -> str:
+    return ("~" if row.get("measured") is False and row.get(name) is not None else "") + number(row.get(name), ".3g")

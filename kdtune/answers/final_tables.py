@@ -1,0 +1,64 @@
+"""What was compared: the tables ``final``, each method's gains among it, and ``initialization``."""
+
+import pyarrow as pa
+
+from kdtune.answers import significance
+from kdtune.answers.columns import REFERENCES, gain_columns, typed
+from kdtune.answers.planned_grid import PlannedStudy
+from kdtune.answers.ranking import Row, configurations, ranked
+from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
+
+METHODS = ("student", "pi", "pi+pa", "pi+ho", "pi+ifv")
+
+
+def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """``final.parquet``, the methods that have no mean (yet), and each method's gains; see ``significance``."""
+    rows: list[Row] = [row | {"status": "completed"} for row in final.to_pylist()]
+    by_stage: dict[str, list[Row]] = {}
+    for trial in trial_rows(trials):
+        by_stage.setdefault(trial["stage"], []).append(trial)
+    begun = configurations(by_stage.get("final", []), planned_seeds(plan, "final"))
+    if rows or begun:
+        ahead = _methods_ahead(plan, "final", trials)
+        empty = {"study": plan.study, "seeds": 0, "best": False, "within_one_std": False}
+        lacking = {method: empty | {"method": method, "status": None} for method in ahead}
+        lacking |= {row["method"]: empty | {key: row[key] for key in ("method", "seeds", "status")} for row in begun}
+        there = {row["method"] for row in rows}
+        rows += [row for method, row in lacking.items() if method not in there]
+    for gain in significance.gains(trials, len(planned_seeds(plan, "final"))):
+        values = (gain.difference, gain.low, gain.high, gain.p, gain.p_holm, gain.paired, gain.verdict)
+        row = next(row for row in rows if row["method"] == gain.method)
+        row.update(zip(gain_columns(gain.reference), values, strict=True))
+    gains = [name for reference in REFERENCES for name in gain_columns(reference)]
+    rows.sort(key=lambda row: place_in(row["method"], METHODS))
+    return typed(rows, [*final.column_names, "status", *gains])
+
+
+def _methods_ahead(plan: PlannedStudy, stage: str, trials: pa.Table) -> list[str]:
+    """The methods that a stage starts from, as far as what it starts from has run."""
+    starts = plan.stages[stage].starts if stage in plan.stages else ()
+    pairs = zip(trials["stage"].to_pylist(), trials["method"].to_pylist(), strict=True)
+    return list(dict.fromkeys(method for stage, method in pairs if stage in starts))
+
+
+def initialization(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """Random weights beside the same methods of ``final`` (other weights) and the teacher (init null)."""
+    rows: dict[str, list[Row]] = {"teacher": [], "final": [], "initialization": []}
+    for trial in trial_rows(trials):
+        if trial["stage"] in rows:
+            rows[trial["stage"]].append(trial)
+    ablated, final = (configurations(rows[name], planned_seeds(plan, name)) for name in ("initialization", "final"))
+    methods, inits = {row["method"] for row in ablated}, {row["init"] for row in ablated}
+    others = [row for row in final if row["method"] in methods and row["init"] not in inits]
+    if len(inits) == 1:
+        empty = dict.fromkeys(("miou_mean", "miou_std", "status")) | {"init": ablated[0]["init"], "seeds": 0}
+        ahead = _methods_ahead(plan, "initialization", trials)
+        ablated += [empty | {"method": method} for method in ahead if method not in methods]
+    teachers = [row | {"init": None, "method": "teacher", "best": False} for row in configurations(rows["teacher"])]
+    by_init: dict[str, list[Row]] = {}
+    for row in [*ablated, *others]:
+        by_init.setdefault(row["init"], []).append(row)
+    students = [row for group in by_init.values() for row in ranked(group)]
+    students.sort(key=lambda row: (row["init"] not in inits, place_in(row["method"], METHODS)))
+    columns = ["init", "method", "miou_mean", "miou_std", "seeds", "best", "status"]
+    return typed([*teachers, *students] if ablated else [], columns)

@@ -1,0 +1,152 @@
+"""Speed and memory of each part on this machine: ``bench``."""
+
+from typing import Any
+
+import click
+
+from kdtune.cli.options import data_option, figures_option, set_option
+
+
+@click.group(epilog="Example: kdtune bench train demo")
+def bench() -> None:
+    """Speed and memory of each part on this machine."""
+
+
+@bench.command("orchestration", epilog="Example: kdtune bench orchestration --trials 24 --trials 96")
+@click.option("--trials", "counts", multiple=True, type=click.IntRange(min=4), default=(24, 96, 384), show_default=True)
+@click.option("--evaluations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each trial.")
+@click.option("--storage", metavar="URI", help="Where to write, and leave, the studies; default: a temporary folder.")
+@figures_option
+def bench_orchestration(counts: tuple[int, ...], evaluations: int, storage: str | None, output: str | None) -> None:
+    """Time per trial without training, marginal and in all; the driver's memory; tables; a relaunch once finished.
+
+    Everything but training is done: state and journal on storage at every evaluation. Ray's start is not counted.
+    The marginal times are those of the trials 101 to 200 and of the last 100.
+    """
+    from kdtune.bench.orchestration import orchestration
+
+    click.echo(orchestration(counts, evaluations, storage, output))
+
+
+@bench.command("train", epilog="Example: kdtune bench train demo --steps 20")
+@click.argument("study", default="demo")
+@data_option
+@set_option
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(min=2))
+@click.option("--terms", metavar="NAME", multiple=True, help="Loss terms beside L_CE, or all, in place of a study.")
+@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19, 150), show_default=True)
+@click.option("--crop", default=128, show_default=True, type=click.IntRange(min=32), help="Pixels a side, of --terms.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=2), help="Images, of --terms.")
+@click.option("--teacher-backbone", metavar="NAME", help="Of --terms; default: resnet101 on a GPU, else resnet18.")
+@figures_option
+def bench_train(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    steps: int,
+    terms: tuple[str, ...],
+    output: str | None,
+    **of_terms: Any,
+) -> None:
+    """Step time, images per second and memory of each stage's first configuration.
+
+    With --terms: of each loss term on random images, beside cross-entropy alone, PSPNet with ResNet-18.
+    """
+    from kdtune.bench.training import training
+    from kdtune.study.file import parse_set
+
+    if terms:
+        from kdtune.bench.terms import Setting, loss_terms
+
+        click.echo(loss_terms(terms, Setting.of(steps=steps, **of_terms), of_terms["classes"], output))
+        return
+    click.echo(training(study, data_root, parse_set(settings), steps, output))
+
+
+@bench.command("loader", epilog="Example: kdtune bench loader camvid-small --data-root data")
+@click.argument("study", default="demo")
+@data_option
+@set_option
+@click.option("--steps", default=50, show_default=True, type=click.IntRange(min=1), help="Batches that are timed.")
+@figures_option
+def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], steps: int, output: str | None) -> None:
+    """Images per second of augmented batches: packed reading, and torchvision's way, which decodes at each access.
+
+    Also the memory that one more trial's reading takes while another reads the same pack.
+    """
+    from kdtune.bench.loading import loading
+    from kdtune.study.file import parse_set
+
+    click.echo(loading(study, data_root, parse_set(settings), steps, output))
+
+
+@bench.command("evaluation", epilog="Example: kdtune bench evaluation camvid-resnet --data-root data")
+@click.argument("study", default="demo")
+@data_option
+@set_option
+@click.option("--passes", default=3, show_default=True, type=click.IntRange(min=1))
+@figures_option
+def bench_evaluation(
+    study: str, data_root: str | None, settings: tuple[str, ...], passes: int, output: str | None
+) -> None:
+    """Images per second of a pass over the validation images, beside a plain torch loop over the same network."""
+    from kdtune.bench.loading import evaluation
+    from kdtune.study.file import parse_set
+
+    click.echo(evaluation(study, data_root, parse_set(settings), passes, output))
+
+
+@bench.command("entropy", epilog="Example: kdtune bench entropy")
+@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19, 150), show_default=True)
+@click.option("--crops", default=32, show_default=True, type=click.IntRange(min=1), help="Of 512 x 512, timed.")
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
+@figures_option
+def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: str | None) -> None:
+    """Crops per second of the teacher's entropy at five temperatures, its memory, and its distance from float64."""
+    from kdtune.bench.entropy import entropy
+
+    click.echo(entropy(classes, crops, threads, output))
+
+
+@bench.command("demo", epilog="Example: kdtune bench demo")
+@figures_option
+def bench_demo(output: str | None) -> None:
+    """`kdtune launch demo` from the command to the tables: seconds, memory over all its processes, trials, stages."""
+    from kdtune.bench.demo import demo
+
+    click.echo(demo(output))
+
+
+@bench.command("asha", epilog="Example: kdtune bench asha demo --seed 1 --seed 2 --storage runs/asha")
+@click.argument("study", default="demo")
+@data_option
+@set_option
+@click.option("--stage", "stages", metavar="NAME", multiple=True, help="Default: grids of one seed and several axes.")
+@click.option("--seed", "seeds", metavar="N", multiple=True, type=click.IntRange(min=0), help="Of trials, one more.")
+@click.option("--orders", default=50, show_default=True, type=click.IntRange(min=1), help="Replays of each grid.")
+@click.option("--within", default=0.5, show_default=True, type=click.FloatRange(min=0), help="No loss [mIoU points].")
+@click.option("--every", metavar="N", multiple=True, type=click.IntRange(min=1), help="Steps from evaluation to next.")
+@click.option("--launch/--no-launch", "launched", default=True, help="Also launch the stages with ASHA.")
+@click.option("--storage", metavar="URI", help="Keeps the full grids there, goes on with those that are there.")
+@figures_option
+def bench_asha(
+    study: str,
+    data_root: str | None,
+    settings: tuple[str, ...],
+    storage: str | None,
+    output: str | None,
+    **given: Any,
+) -> None:
+    """ASHA against the full grid: its share of the steps, and whether it finds the same optimum.
+
+    Runs the stages without early stopping, then with ASHA, and replays ASHA on the recorded curves in other orders
+    and with other grace periods and reduction factors.
+    """
+    from kdtune.cluster.auth import require_token
+
+    require_token()  # before the bench imports Ray, which looks for it then
+    from kdtune.bench.early_stopping import Setting, asha
+    from kdtune.study.file import parse_set
+
+    options = {"data_root": data_root, "storage": storage, "output": output}
+    click.echo(asha(study, Setting(**given), settings=parse_set(settings), **options))

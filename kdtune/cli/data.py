@@ -1,0 +1,110 @@
+"""Datasets on this machine: ``data``."""
+
+from typing import Any
+
+import click
+
+from kdtune.cli.errors import BadInput
+
+
+@click.group(epilog="Example: kdtune data synth cityscapes --root data/cityscapes")
+def data() -> None:
+    """Datasets on this machine."""
+
+
+@data.command("synth", epilog="Example: kdtune data synth cityscapes --root data/cityscapes --images 4")
+@click.argument("name", type=click.Choice(["cityscapes", "camvid", "voc", "ade20k"]))
+@click.option("--root", required=True, metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option("--images", default=4, show_default=True, type=click.IntRange(min=1), help="Per split.")
+def data_synth(name: str, root: str, images: int) -> None:
+    """Write a small drawn set in the exact on-disk layout of the real one."""
+    from pathlib import Path
+
+    from kdtune.datasets.synth import write_synthetic
+
+    write_synthetic(name, Path(root).expanduser(), images)
+
+
+def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
+    """A dataset by name, with ``--set`` fields."""
+    from pydantic import ValidationError
+
+    from kdtune.base import UserError
+    from kdtune.datasets import DATASETS
+    from kdtune.study.faults import told
+    from kdtune.study.file import parse_set
+
+    try:
+        return DATASETS.resolve(name).model_validate({"name": name, **parse_set(settings)})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(f"--set {'.'.join(map(str, fault['loc']))}: {told(fault)}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _own_folder(name: str, root: str | None) -> Any:
+    from pathlib import Path
+
+    if root is None:
+        raise BadInput(f"dataset '{name}' needs --root DIR, its own folder")
+    return Path(root).expanduser()
+
+
+@data.command("pack", epilog="Example: kdtune data pack cityscapes --root data/cityscapes")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder, DATA_ROOT/NAME of a launch.")
+@click.option(
+    "--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset, as a study has it."
+)
+def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
+    """Decode a dataset's images once into $KDTUNE_CACHE, as a launch does by itself."""
+    from kdtune.filesystem.folder import absolute
+    from kdtune.loading.pack import pack_lines
+
+    dataset = _dataset(name, settings)
+    folder = absolute(str(_own_folder(name, root))) if dataset.needs_files else None  # a launch makes it absolute, too
+
+    for line in pack_lines(dataset, folder):
+        click.echo(line)
+
+
+@data.command("check", epilog="Example: kdtune data check voc --root data/voc --set split=train_aug")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder.")
+@click.option("--strict", is_flag=True, help="Another number of images than published is a fault.")
+@click.option("--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset.")
+def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, ...]) -> None:
+    """Read every file of a dataset; print what is in it, and name every fault; exit 2 if there are any."""
+    from kdtune.datasets.check import check
+
+    dataset = _dataset(name, settings)
+    if not dataset.needs_files:
+        click.echo(f"{name}: {dataset.obtain} and nothing to check", err=True)
+        return
+    report = check(dataset, _own_folder(name, root), strict=strict)
+    click.echo(report.summary())
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    for fault in report.faults:
+        click.echo(str(fault), err=True)
+    if report.faults:
+        faults, files = len(report.faults), report.bad_files
+        raise BadInput(f"{faults} fault{'s' * (faults != 1)} in {files} file{'s' * (files != 1)} of {report.root}")
+
+
+@data.command("fetch", epilog="Example: kdtune data fetch voc --root data/voc")
+@click.argument("name")
+@click.option("--root", metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option("--url", metavar="URL", help="Another address of the same archive.")
+@click.option("--keep-archive", is_flag=True, help="Leave the archive in the folder.")
+def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool) -> None:
+    """Download a dataset and unpack it, where its licence allows that; run again, it continues."""
+    from kdtune.datasets.fetch import fetch
+
+    dataset = _dataset(name)
+    if not dataset.needs_files:
+        click.echo(f"{name}: {dataset.obtain}", err=True)
+        return
+    for line in fetch(dataset, _own_folder(name, root), url=url, keep_archive=keep_archive):
+        click.echo(line, err=True)

@@ -1,0 +1,88 @@
+"""Errors as one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted; a bug keeps its traceback."""
+
+import os
+import shlex
+import sys
+from typing import IO, Any, NoReturn
+
+import click
+
+# what a path that the user gave can raise when it is not what it should be
+PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+
+
+class BadInput(click.ClickException):
+    """One line and exit status 2, where click would print the usage too."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints the line."""
+        click.echo(f"kdtune: {self.message}", err=True)
+
+
+def _one_line(error: click.UsageError) -> Exception:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error  # shows the help
+    path = error.ctx.command_path if error.ctx else "kdtune"
+    return BadInput(f"{error.format_message().rstrip('.')}; see {path} --help".replace("\n", " "))
+
+
+class Errors(click.Group):
+    """Turns errors into one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Reads the program's own options."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _one_line(error) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; a bug keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _one_line(error) from None
+        except (click.exceptions.ClickException, click.exceptions.Exit, click.exceptions.Abort):
+            raise
+        except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
+            _ended(ctx, "interrupted; nothing finished is lost", 130)
+        except Exception as error:
+            from kdtune.errors import Interrupted, Lost, RunError, UserError
+
+            if isinstance(error, PATHS):
+                raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
+            if not isinstance(error, UserError | RunError):
+                raise
+            if isinstance(error, UserError):
+                raise BadInput(str(error)) from None
+            if isinstance(error, Lost):  # Ray's own end of the process would wait for a cluster that is gone
+                _say_ended(str(error))
+                sys.stdout.flush()
+                os._exit(1)
+            _ended(ctx, str(error), 130 if isinstance(error, Interrupted) else 1)
+
+
+def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
+    """One line that says why, and how to continue."""
+    _say_ended(reason)
+    ctx.exit(status)
+
+
+def _say_ended(reason: str) -> None:
+    again = shlex.join(["kdtune", *sys.argv[1:]])
+    click.echo(f"kdtune: {reason}; continue with: {again}", err=True)
+
+
+def write_file(output: str, content: bytes) -> None:
+    """Writes what ``-o`` asked for.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    try:
+        with open(output, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None

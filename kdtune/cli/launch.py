@@ -1,0 +1,193 @@
+"""Launches: ``launch``, and what follows one from any machine: ``status``, ``logs``, ``stop``, ``pull``."""
+
+import os
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from kdtune.cli.options import (
+    address_option,
+    data_option,
+    pack_option,
+    set_option,
+    storage_option,
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  kdtune launch camvid-small --data-root data --storage runs
+  kdtune launch cityscapes-resnet --detach --address http://head:8265 --data-root /data --storage s3://bucket/runs"""
+)
+@click.argument("study")
+@storage_option
+@data_option
+@pack_option
+@click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or one started here.")
+@click.option("--stage", "stages", metavar="NAME", multiple=True, help="Only this stage; may be repeated.")
+@click.option("--search", type=click.Choice(["grid", "tpe", "random"]), help="How grids of one seed are searched.")
+@click.option("--samples", metavar="N", type=int, help="Trials of each random or TPE search.")
+@click.option("--scheduler", type=click.Choice(["asha", "median", "none"]), help="Early stopping.")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
+@set_option
+@click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
+@click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
+@click.option("--country", metavar="ISO", help="Whose electricity is used, three letters; default: the study's, DEU.")
+@click.option(
+    "--log",
+    "loggers",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    help="Also tell this tool of every evaluation; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
+@click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
+def launch(
+    study: str,
+    storage: str | None,
+    data_root: str | None,
+    address: str | None,
+    dry_run: bool,
+    detach: bool,
+    **given: Any,
+) -> None:
+    """Run a study: its stages in order, on Ray. Launched again, it continues.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import api
+    from kdtune.answers.query import summary
+    from kdtune.records.storage import Storage
+    from kdtune.records.stored_study import storage_root
+    from kdtune.search.dry_run import forecast
+    from kdtune.search.options import Options, adjusted
+    from kdtune.study.file import load_study, parse_set
+
+    options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
+    spec = load_study(study)
+    if dry_run:
+        click.echo(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
+        return
+    again = shlex.join(["kdtune", *sys.argv[1:]])
+    where_to: dict[str, Any] = {
+        "storage": storage,
+        "data_root": data_root,
+        "address": address or os.environ.get("RAY_ADDRESS"),
+    }
+    if detach:
+        _detach(spec, options, again, where_to)
+        return
+    from kdtune.records.progress import Lines
+
+    where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
+    click.echo(summary(where, sys.stdout.isatty()), nl=False)
+    click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
+
+
+def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:
+    """The id on standard output, all else on standard error."""
+    from kdtune import remote
+    from kdtune.records.stored_study import storage_root
+
+    job = remote.detach(spec, **where_to, options=options, command=again)
+    for note in job.notes:
+        click.echo(f"note: {note}", err=True)
+    given = where_to["storage"]
+    name = shlex.join([spec.name, *(["--storage", storage_root(given)] if given else [])])
+    click.echo(
+        f"submitted to {job.dashboard}; this machine may go now. From any machine that sees the storage:", err=True
+    )
+    for line in (f"kdtune status {name}", f"kdtune logs {name} -f", f"kdtune stop {name}", f"kdtune results {name}"):
+        click.echo(f"  {line}", err=True)
+    click.echo(job.id)
+
+
+@click.command(epilog="Example: kdtune status cityscapes-resnet --storage s3://bucket/runs")
+@click.argument("study")
+@storage_option
+@address_option
+@click.option("--format", "form", default="text", show_default=True, type=click.Choice(["text", "json"]))
+def status(study: str, storage: str | None, address: str | None, form: str) -> None:
+    """Print how far a study is: whether it runs, its trials by stage, the time left.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. The storage is read; Ray's Jobs API is asked
+    only where the study was launched with --detach.
+    """
+    import dataclasses
+    import json
+
+    from kdtune import remote
+    from kdtune.records.status import lines
+
+    found = remote.status(study, storage, address)
+    text = json.dumps(dataclasses.asdict(found), indent=1) if form == "json" else "\n".join(lines(found))
+    click.echo(text)
+
+
+@click.command(epilog="Example: kdtune logs cityscapes-resnet --storage s3://bucket/runs -f")
+@click.argument("study")
+@storage_option
+@address_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the launch ends.")
+def logs(study: str, storage: str | None, address: str | None, follow: bool) -> None:
+    """Print what the study's launch said: the log of its Ray job, or the log on storage.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    """
+    from kdtune import remote
+
+    remote.logs(
+        study,
+        storage,
+        address,
+        follow=follow,
+        write=lambda text: click.echo(text, nl=False),
+        note=lambda text: click.echo(f"note: {text}", err=True),
+    )
+
+
+@click.command(epilog="Example: kdtune stop cityscapes-resnet --storage s3://bucket/runs")
+@click.argument("study")
+@storage_option
+@address_option
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for its end in order; a job is then ended by Ray.",
+)
+def stop(study: str, storage: str | None, address: str | None, timeout: float) -> None:
+    """End a study's launch in order, on whatever machine it runs. Launched again, the study continues.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. Where nothing runs, it says so.
+    """
+    from kdtune import remote
+
+    click.echo(remote.stop(study, storage, address, timeout, lambda text: click.echo(text, err=True)), err=True)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  kdtune pull s3://bucket/runs results
+  kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints"""
+)
+@click.argument("uri")
+@click.argument("dest")
+@click.option("--checkpoints", is_flag=True, help="The trained weights, too.")
+@click.option("--study", metavar="NAME", help="Only this study of the storage.")
+def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
+    """Copy the tables of a study from URI to the folder DEST, for `kdtune results NAME --storage DEST`.
+
+    URI is a storage, then all its studies are copied, or one study's folder in it. What is there already stays.
+    """
+    from kdtune.records.pull import pull
+
+    found = pull(uri, dest, study=study, checkpoints=checkpoints, say=lambda name: click.echo(name, err=True))
+    click.echo(f"{found.copied} files copied ({found.megabytes:.1f} MB), {found.present} there already", err=True)
+    for name in found.studies:
+        click.echo(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)

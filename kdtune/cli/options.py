@@ -1,0 +1,33 @@
+"""Options that several commands share, each with the one sentence that says what it does."""
+
+import click
+
+storage_option = click.option(
+    "--storage",
+    metavar="URI",
+    help="Folder or s3://, gs:// URI of the results; default: $KDTUNE_STORAGE or ~/kdtune.",
+)
+data_option = click.option(
+    "--data-root", metavar="DIR", help="Parent of the datasets' folders; default: $KDTUNE_DATA_ROOT."
+)
+set_option = click.option(
+    "--set",
+    "settings",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="A value for every stage that has the path, e.g. recipe.num_steps=2000.",
+)
+pack_option = click.option(
+    "--pack",
+    type=click.Choice(["always", "fallback", "never"]),
+    envvar="KDTUNE_PACK",
+    default="always",
+    show_default=True,
+    help="Decode the images once into $KDTUNE_CACHE; fallback: only where there is room; never: at each access.",
+)
+address_option = click.option(
+    "--address",
+    metavar="ADDR",
+    help="The cluster of the study's job: http://HOST:8265; default: $RAY_ADDRESS, or where it was submitted.",
+)
+figures_option = click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")

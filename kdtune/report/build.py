@@ -1,0 +1,80 @@
+"""``kdtune report``: a study as one HTML page that loads nothing and runs nothing."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import ValidationError
+
+from kdtune.analysis import entropy
+from kdtune.answers import tables
+from kdtune.base import UserError
+from kdtune.records.rows import weight_stages
+from kdtune.records.storage import Storage
+from kdtune.report.answer import lead, opening_sections
+from kdtune.report.page import page
+from kdtune.report.rest import closing_sections
+from kdtune.report.searches import search_sections
+from kdtune.report.study import Study
+from kdtune.report.svg import drawing
+from kdtune.study.spec import TEACHER, StudySpec
+
+
+def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:
+    """The report of a study, running or finished, as HTML.
+
+    Args:
+        where: the study on its storage.
+        stored: its tables.
+        data_root: parent of the datasets' folders, for the validation images.
+
+    Raises:
+        UserError: none of the study's trials has finished.
+    """
+    if not stored.trials.num_rows:
+        raise UserError(
+            f"{where.folder.uri}: no trial of study '{where.study}' has finished yet; see how far it is with "
+            f"`kdtune status {where.study}`"
+        )
+    study = read(where, stored, data_root)
+    with drawing():
+        sections = [*opening_sections(study), *search_sections(study), *closing_sections(study)]
+    return page(f"kdtune report: {where.study}", lead(study), sections)
+
+
+def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
+    """All that the report shows."""
+    text = (where.folder.read("study.yaml") or b"").decode(errors="replace")
+    spec, versions = _spec(text)
+    nodes = where.folder.read("nodes.parquet")
+    return Study(
+        where=where,
+        data_root=data_root,
+        stored=stored,
+        text=text,
+        spec=spec,
+        versions=versions,
+        plan=where.plan(),
+        made=weight_stages(spec) if spec else {TEACHER},
+        nodes=pq.read_table(pa.BufferReader(nodes)) if nodes else None,
+        entropy=_entropy(where),
+    )
+
+
+def _spec(text: str) -> tuple[StudySpec | None, dict[str, Any]]:
+    """The study as it was launched, none if this version cannot read it; and the versions that ran it."""
+    try:
+        data = yaml.safe_load(text)
+        versions = data.pop("versions", None) or {}
+        return StudySpec.model_validate(data), versions
+    except (yaml.YAMLError, AttributeError):
+        return None, {}
+    except ValidationError:
+        return None, versions
+
+
+def _entropy(where: Storage) -> Any:
+    """The figure of the teacher's entropy; none where it has not been measured."""
+    found = entropy.stored(where.folder)
+    return None if found is None else (found, entropy.figure)

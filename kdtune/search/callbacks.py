@@ -1,0 +1,109 @@
+"""What Tune calls in the driver: who writes down what only the driver knows, and what ends an experiment."""
+
+import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from kdtune.base import UserError
+from kdtune.cluster.halt import Halt
+from kdtune.records.journal import LESS_MEMORY, fail, new_record, stop
+from kdtune.records.progress import Reporter
+from kdtune.records.storage import Record
+from kdtune.search.stage_context import StageContext
+
+RETRIES = 3  # of a trial whose process is lost
+
+
+class Unread:
+    """Tune pickles callbacks into a file of its own; nobody reads ours back, so there is nothing to keep."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(Unread, tune.Callback):  # type: ignore[misc]
+    """Writes down what only the driver knows: which trials the scheduler stopped, which lost their process."""
+
+    def __init__(self, context: StageContext, halt: Halt, progress: Reporter, ended: Callable[[Record], None]) -> None:
+        self._context, self._halt, self._progress, self._ended = context, halt, progress, ended
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker has it."""
+        self._progress.trial_started(self._context.planned(trial.config).trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Bad input in one trial is bad input for all."""
+        if result.get("status") == "refused":
+            self._halt.end("refused", UserError(result["error"]))
+        for note in result.get("notes", ()):
+            self._progress.warn(note)
+        self._progress.evaluated(result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ended by itself, stopped by the scheduler, or cut off because the launch ends."""
+        result = trial.last_result or {}
+        record = self._context.storage.record(result["trial"]) if "trial" in result else None
+        if record is None:
+            return
+        if record["row"]["status"] == "running":
+            if self._halt.reason is not None:
+                return  # it goes on from here at the next launch
+            record = stop(record, self._context.storage)
+        self._done(record)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its process was lost once too often."""
+        if self._halt.reason is not None:
+            return
+        planned = self._context.planned(trial.config)
+        record = self._context.storage.record(planned.trial_id) or new_record(planned)
+        self._done(fail(record, f"{_cause(trial)} (after {RETRIES} retries)", self._context.storage))
+
+    def _done(self, record: Record) -> None:
+        self._ended(record)
+        self._progress.trial_ended(record["row"])
+
+
+def _cause(trial: Any) -> str:
+    """Why a trial's process was lost, in one line."""
+    # Tune's text of it, where Tune writes it: ``get_error`` looks where it comes only later
+    text = Path(trial.error_file).read_text() if trial.error_file and Path(trial.error_file).is_file() else ""
+    if "OutOfMemoryError" in text or "running low on memory" in text:
+        return f"Ray ended its process, since the node's memory was nearly full; {LESS_MEMORY}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "SIGKILL" in text or "OOM" in text:
+        return f"its process was killed, perhaps by the system, out of memory; {LESS_MEMORY}"
+    return lines[-1] if lines else "its process was lost"
+
+
+class Stopping(Unread, tune.Stopper):  # type: ignore[misc]
+    """Ends the experiment when the launch is to end."""
+
+    def __init__(self, halt: Halt) -> None:
+        self._halt = halt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped alone."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the launch ends."""
+        return self._halt.reason is not None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A trial of Tune's by our name of it; Tune pickles this."""
+
+    context: StageContext
+
+    def __call__(self, trial: Any) -> str:
+        """Its id in the journal."""
+        return self.context.planned(trial.config).trial_id

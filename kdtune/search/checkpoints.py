@@ -1,0 +1,70 @@
+"""The weights that a launch's trials load: files by their content, and what earlier stages have made."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kdtune.base import UserError
+from kdtune.filesystem.folder import absolute, read_file
+from kdtune.records.rows import Row
+from kdtune.records.storage import Storage
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Stage
+from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
+from kdtune.training.teachers import absent
+
+
+@dataclass
+class Checkpoints:
+    """Files of weights by their content: a teacher is the same wherever it lies."""
+
+    references: dict[str, str] = field(default_factory=dict)  # as written -> by content
+    files: dict[str, str] = field(default_factory=dict)  # by content -> file or URI
+
+    def locate(self, study: StudySpec, only: Sequence[str]) -> None:
+        """Reads every file that these stages (none: all) name.
+
+        Raises:
+            UserError: one is not there.
+        """
+        stages = [stage for stage in study.stages if not only or stage.name in only]
+        for config in (config for stage in stages for config in study.loading(stage)):
+            for path, reference in config.checkpoints().items():
+                if reference in self.references or reference.startswith((STAGE_REFERENCE, "trial:", "sha256:")):
+                    continue
+                content = read_file(reference)
+                if content is None:
+                    raise UserError(absent(path, reference))
+                by_content = f"sha256:{hashlib.sha256(content).hexdigest()}"
+                self.references[reference] = by_content
+                self.files[by_content] = absolute(reference)
+
+
+def made_weights(study: StudySpec, stage: Stage, winners: Callable[[str], list[Row]]) -> dict[str, str]:
+    """``stage:NAME`` -> ``trial:ID`` of that stage's best trial, for the references of this stage."""
+    made = {}
+    template = study.templates().get(stage.name)
+    for reference in template.checkpoints().values() if template else ():
+        if reference.startswith(STAGE_REFERENCE):
+            name = reference.removeprefix(STAGE_REFERENCE)
+            made[reference] = f"trial:{winners(name)[0]['trial_id']}"
+    return made
+
+
+def weights_files(storage: Storage, configs: Sequence[TrialConfig], references: Iterable[str]) -> dict[str, str]:
+    """Of the trials that these name, used or not; of all trials they would go to a worker with every trial."""
+    parts = [part for config in configs for part in (config.teacher, config.warm_start) if part is not None]
+    named = {*references, *(part.checkpoint for part in parts)}
+    ids = [reference.removeprefix("trial:") for reference in named if reference.startswith("trial:")]
+    return {f"trial:{id_}": storage.checkpoint_uri(id_) for id_ in ids}
+
+
+def check_networks(study: StudySpec, only: Sequence[str]) -> None:
+    """Builds each network of another package once: what a study says of it is seen only then."""
+    wanted = {}
+    for config in (config for name, config in study.templates().items() if not only or name in only):
+        for model in (config.student, config.teacher.model if config.uses_teacher and config.teacher else None):
+            if model is not None and model.name == "external":
+                wanted[model.model_dump_json(), config.dataset.num_classes] = model
+    for (_, classes), model in wanted.items():
+        model.build(classes)

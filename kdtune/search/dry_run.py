@@ -1,0 +1,43 @@
+"""What a launch would run, for ``--dry-run``: stages, trials, steps, hours. Starts nothing."""
+
+from kdtune.records.storage import Storage
+from kdtune.study.spec import StudySpec
+
+
+def forecast(study: StudySpec, where: Storage) -> str:
+    """What a launch would run: stages, trials, steps; hours where earlier trials of the study tell the speed."""
+    templates = study.templates()
+    speeds = _speeds(where)
+    lines = [f"study {study.name}: results would be in {where.folder.uri}"]
+    total = {"trials": 0, "steps": 0, "hours": 0.0}
+    for stage in study.stages:
+        points = stage.points(list(study.template_starts(stage)), study.seed) if stage.search != "tpe" else []
+        trials = len(points) or stage.samples or 0
+        recipe = templates[stage.name].recipe
+        steps = trials * recipe.num_steps
+        stopped = study.scheduler_of(stage)
+        early = f", early stopping by {stopped}" if stopped != "none" else ""
+        lines.append(
+            f"  {stage.name:16} {trials:4} trials of {recipe.num_steps} steps, batch {recipe.batch_size}{early}"
+        )
+        total["trials"] += trials
+        total["steps"] += steps
+        speed = speeds.get(stage.name) or speeds.get("")
+        total["hours"] += steps * recipe.batch_size / speed / 3600 if speed else 0.0
+    lines.append(f"  {'in all':16} {total['trials']:4} trials, at most {total['steps']:,} steps")
+    if speeds:
+        lines.append(f"  at the speed of the trials on record: at most {total['hours']:.1f} hours of one trial slot")
+    else:
+        lines.append("  no trial is on record yet, so no time can be told; `kdtune bench train` measures a step here")
+    return "\n".join(lines)
+
+
+def _speeds(where: Storage) -> dict[str, float]:
+    """Images per second by stage, and under "" the slowest of all, from the trials on record."""
+    found: dict[str, list[float]] = {}
+    for record in where.records().values():
+        row = record["row"]
+        if row["images_per_second"]:
+            found.setdefault(row["stage"], []).append(row["images_per_second"])
+    means = {stage: sum(values) / len(values) for stage, values in found.items()}
+    return means | {"": min(means.values())} if means else {}

@@ -1,0 +1,125 @@
+"""What a launch knows of its trials: their records, the plan of each stage, the best of each, and the tables."""
+
+import math
+from collections.abc import Sequence
+
+from kdtune.base import RunError
+from kdtune.filesystem.lock import Held
+from kdtune.records import rows
+from kdtune.records.live_tables import TableWriter
+from kdtune.records.progress import Reporter
+from kdtune.records.storage import Record, Storage
+from kdtune.search.node_energy import NodeEnergy
+from kdtune.search.stage_context import Point, StageContext, point_of
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Stage
+
+TAKEN_OVER = "another launch has taken this study over"
+
+
+class Ledger:
+    """Reads what earlier launches left, then keeps every trial that ends."""
+
+    def __init__(
+        self, study: StudySpec, storage: Storage, stages: Sequence[Stage], held: Held, reporter: Reporter
+    ) -> None:
+        self._study, self._storage, self._held, self._reporter = study, storage, held, reporter
+        self._tables = TableWriter(storage, study)
+        self.records: dict[str, Record] = {}
+        self.energy = NodeEnergy(storage, held)
+        self._tables.used(self.energy.nodes)
+        for record in storage.each_record():
+            self._keep(record)
+        stored = storage.plan()
+        self._plan: dict[str, list[str]] = {stage.name: [] for stage in stages}
+        self._plan |= {name: ids for name, ids in stored.items() if name in self._plan}
+        self._plan_changed = self._plan != stored  # since it was written
+        self._planned: set[str] = set()  # the trials of the stage that runs
+
+    def set_plan(self, name: str, ids: list[str]) -> None:
+        """The stage's trials from now on, on storage too; those that are gone are said."""
+        self._planned = set(ids)
+        gone = [id_ for id_ in self._plan.get(name, []) if id_ not in self._planned]
+        if gone:
+            self._reporter.superseded(name, len(gone))
+        self._plan_changed |= self._plan.get(name) != ids
+        self._plan[name] = ids
+        self._write_plan()
+
+    def past(self, name: str) -> dict[str, Record]:
+        """The records of a stage's plan."""
+        return {id_: self.records[id_] for id_ in self._plan.get(name, []) if id_ in self.records}
+
+    def best(self, name: str) -> list[rows.Row]:
+        """The rows (seeds) of a stage's best configuration; empty where it has none."""
+        seeds = {stage.name: len(stage.seeds) for stage in self._study.stages}
+        return rows.best_config([record["row"] for record in self.past(name).values()], seeds=seeds.get(name, 1))
+
+    def winners(self, name: str) -> list[rows.Row]:
+        """The same, for a stage that others start from.
+
+        Raises:
+            RunError: it has none.
+        """
+        best = self.best(name)
+        if not best:
+            trials = [record["row"] for record in self.past(name).values()]
+            counts = {s: sum(r["status"] == s for r in trials) for s in ("completed", "stopped", "diverged", "failed")}
+            told = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "none has run"
+            errors = [row["error"] for row in trials if row["error"]]
+            first = f"; first error: {errors[0]}" if errors else ""
+            raise RunError(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
+        return best
+
+    def drawn(self, context: StageContext) -> list[str]:
+        """The ids of earlier TPE trials that this stage, as it stands, could have drawn."""
+        found = []
+        for id_, record in self.records.items():
+            row = record["row"]
+            if row["stage"] == context.stage.name and row["start"] in context.starts:
+                point = point_of(record, context.stage)
+                if _within(point, context.stage) and context.planned(point).trial_id == id_:
+                    found.append(id_)
+        return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
+
+    def ended(self, record: Record) -> None:
+        """Keeps a trial that has ended; writes the tables if they are due."""
+        row = record["row"]
+        self._keep(record)
+        if row["trial_id"] not in self._planned:  # TPE drew it; were its place in the plan lost, ``drawn`` has it
+            self._planned.add(row["trial_id"])
+            self._plan[row["stage"]].append(row["trial_id"])
+            self._plan_changed = True
+        if self._tables.due() and not self._held.lost.is_set():
+            self.write_tables()
+
+    def write_tables(self) -> None:
+        """Plan and tables, as far as they have changed.
+
+        Raises:
+            RunError: another launch has taken the study over.
+        """
+        if self._held.lost.is_set():
+            raise RunError(TAKEN_OVER)
+        self._write_plan()
+        self._tables.used(self.energy.nodes)
+        took = self._tables.write(self._plan)
+        if took is not None:
+            self._reporter.tables_written(took)
+
+    def _keep(self, record: Record) -> None:
+        """Of a trial's history the launch needs what a scheduler compares; all of it is in the tables."""
+        self._tables.add(record)
+        short = [{"step": entry["step"], "miou": entry["miou"]} for entry in record["history"]]
+        self.records[record["row"]["trial_id"]] = record | {"history": short}
+
+    def _write_plan(self) -> None:
+        if self._plan_changed:
+            self._storage.write_plan(self._plan)
+            self._plan_changed = False
+
+
+def _within(point: Point, stage: Stage) -> bool:
+    chosen = all(point[path] in values for path, values in stage.grid.items() if path in point)
+    ranges = {path: axis for path, axis in stage.ranges.items() if path in point}
+    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())

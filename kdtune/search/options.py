@@ -1,0 +1,105 @@
+"""How a launch departs from its study's file: stages, search, early stopping, a teacher, values of ``--set``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from kdtune.base import UserError, did_you_mean
+from kdtune.study.faults import told
+from kdtune.study.file import override
+from kdtune.study.spec import StudySpec
+from kdtune.study.trial_config import Value
+
+if TYPE_CHECKING:
+    from kdtune.loading.pack import PackMode
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a launch departs from the study's file; none changes it."""
+
+    stages: Sequence[str] = ()
+    search: str | None = None
+    samples: int | None = None
+    scheduler: str | None = None
+    teacher: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    gpus_per_trial: float | None = None
+    country: str | None = None
+    loggers: Sequence[str] = ()
+    pack: "PackMode" = "always"
+
+
+def adjusted(study: StudySpec, options: Options) -> StudySpec:
+    """The study with the launch's options in it.
+
+    Raises:
+        UserError: an option names a stage or path that the study does not have, or leaves no trial.
+    """
+    settings = dict(options.settings)
+    if options.teacher is not None:
+        settings["teacher.checkpoint"] = options.teacher
+    if settings:
+        study = override(study, settings)
+    if any(config.uses_teacher for config in study.templates().values()):
+        from kdtune.training.teachers import fitted  # torch is imported now, not for studies without a teacher
+
+        study = fitted(study)
+    _refuse_unknown(study, options.stages)
+    if options.samples is not None and options.samples < 1:
+        raise UserError(f"--samples {options.samples}: leaves no trial; give 1 or more")
+    data = _changed(study, options)
+    if options.samples is not None and all(stage["search"] == "grid" for stage in data["stages"]):
+        raise UserError("--samples needs --search random or tpe: every stage of this study is a grid")
+    if data == study.model_dump(mode="json"):
+        return study  # valid already: every value of every grid would be tried again
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        message = told(error.errors()[0])
+        raise UserError(f"these options do not fit study '{study.name}': {message}") from None
+
+
+def _refuse_unknown(study: StudySpec, stages: Sequence[str]) -> None:
+    """Raises UserError if the study lacks one of these stages."""
+    names = [stage.name for stage in study.stages]
+    for name in stages:
+        if name not in names:
+            raise UserError(
+                f"--stage {name}: study '{study.name}' has no such stage{did_you_mean(name, names)}; "
+                f"there are: {', '.join(names)}"
+            )
+
+
+def _changed(study: StudySpec, options: Options) -> dict[str, Any]:
+    """The study as data, with the options in it."""
+    changes: dict[str, Any] = {
+        "max_concurrent": options.max_concurrent,
+        "gpus_per_trial": options.gpus_per_trial,
+        "country_iso_code": options.country,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    data = study.model_dump(mode="json") | changes
+    if options.scheduler is not None:
+        data["scheduler"] = options.scheduler
+    for stage in data["stages"]:
+        if options.scheduler is not None and len(stage["seeds"]) == 1:
+            stage["scheduler"] = options.scheduler
+        if options.search is not None and _searched(stage):
+            stage["search"] = options.search
+        if options.samples is not None and stage["search"] != "grid":
+            stage["samples"] = options.samples
+    return data
+
+
+def _searched(stage: Mapping[str, Any]) -> bool:
+    """Whether another search can take the grid's place: one seed, one start, and more than one value to choose from."""
+    values = sum(len(axis) for axis in stage["grid"].values())
+    return (
+        len(stage["seeds"]) == 1
+        and len(stage["start_from"]) <= 1
+        and (values > len(stage["grid"]) or bool(stage["ranges"]))
+    )

@@ -1,0 +1,56 @@
+"""What a Ray worker does: it follows one trial after the other and reports each evaluation to Tune."""
+
+import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
+
+import errno
+
+import torch
+from ray import tune
+
+from kdtune.base import UserError
+from kdtune.cluster import loggers, meters, metrics
+from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.records.journal import Overtaken, follow
+from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
+
+
+def run_trial(point: Point, context: StageContext) -> None:
+    """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
+    torch.set_num_threads(context.threads)  # here, in the thread that computes: OpenMP counts per thread
+    planned = context.planned(point)
+    notes: list[str] = []
+    context.storage.folder.expected()
+    _refuse_if_lost(context)
+    spent = meters.spent(context.gpus)
+    try:
+        for record in follow(planned, context.site, context.storage, notes.append, context.trainer, spent):
+            row = record["row"]
+            score = WORST if row["miou"] is None else row["miou"]
+            told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
+            metrics.show(row)
+            if context.followed:  # by step, not by the number of its evaluation
+                told |= loggers.reported(row, record["history"][-1] if record["history"] else {})
+                told |= {"timesteps_total": row["step"] or 0}
+            tune.report(told | {"error": row["error"], "notes": notes[:]})
+            notes.clear()
+            _refuse_if_lost(context)
+    except Overtaken:
+        raise SystemExit from None
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+            raise  # storage may be away for a moment: Tune tries the trial again
+        refusal = context.storage.unusable(error) if isinstance(error, OSError) else error
+        tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
+    finally:
+        spent.end()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
+
+
+def _refuse_if_lost(context: StageContext) -> None:
+    """Ends this worker if another launch has taken the study over: two writers would mix."""
+    content = context.storage.folder.read(LOCK)
+    if context.token is not None and (content is None or context.token not in content.decode()):
+        raise SystemExit

@@ -1,0 +1,251 @@
+"""One training run, completely: dataset, networks, losses, recipe, seed; and its id."""
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    NonNegativeInt,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from kdtune.base import Config, LossTerm, Model, SegmentationDataset, error_at
+from kdtune.datasets import DATASETS
+from kdtune.losses import LOSSES
+from kdtune.models import MODELS
+from kdtune.models.external import ExternalModel
+from kdtune.registry import Registry
+from kdtune.study.faults import told
+from kdtune.study.recipe import Recipe
+
+STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
+
+Value = Any  # a hyperparameter's value: number, text, null, or a mapping for a whole part
+
+
+def _by_name(registry: Registry, base: type[Config]) -> Callable[[Any], Any]:
+    """A validator that makes the class which ``name`` stands for."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, base):
+            return value
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            known = ", ".join(registry.names())
+            raise ValueError(f"needs a mapping with a 'name', one of: {known}; got {value!r}")
+        try:
+            cls = registry.resolve(value["name"])
+        except ValueError as error:
+            details = [error_at(("name",), str(error), value["name"])]
+            raise ValidationError.from_exception_data(base.__name__, details) from None
+        return cls.model_validate(value)
+
+    return validate
+
+
+def _terms(value: Any) -> Any:
+    """Loss terms by name; an error keeps the name of its term."""
+    if not isinstance(value, dict):
+        raise ValueError(f"needs a mapping of loss terms, of: {', '.join(LOSSES.names())}; got {value!r}")
+    terms: dict[str, LossTerm] = {}
+    details = []
+    for name, given in value.items():
+        try:
+            terms[name] = given if isinstance(given, LossTerm) else LOSSES.resolve(name).model_validate(given)
+        except ValidationError as error:
+            details += [error_at((name, *e["loc"]), told(e), e["input"]) for e in error.errors()]
+        except ValueError as error:
+            details.append(error_at((name,), str(error), given))
+    if details:
+        raise ValidationError.from_exception_data("losses", details)
+    own = [*LOSSES.table]  # not LOSSES.names(): that asks every installed package, thousands of times per study
+    return dict(sorted(terms.items(), key=lambda item: (own.index(item[0]) if item[0] in own else len(own), item[0])))
+
+
+AnyDataset = Annotated[SerializeAsAny[SegmentationDataset], BeforeValidator(_by_name(DATASETS, SegmentationDataset))]
+
+AnyModel = Annotated[SerializeAsAny[Model], BeforeValidator(_by_name(MODELS, Model))]
+
+AnyLosses = Annotated[dict[str, SerializeAsAny[LossTerm]], BeforeValidator(_terms)]
+
+
+class Teacher(Config):
+    """The network that is distilled. Known by what its weights are, never by where they lie.
+
+    ``checkpoint`` is ``stage:NAME`` (trained by that stage), a file or URI (``--teacher FILE``), or, once
+    resolved, ``trial:ID`` or ``sha256:HEX``.
+    """
+
+    model: AnyModel
+    checkpoint: str
+
+
+class WarmStart(Config):
+    """Weights that the student starts from, in the place of its own initialisation."""
+
+    checkpoint: str  # as in ``Teacher``
+    part: Literal["backbone", "all"] = "backbone"
+
+
+class TrialConfig(Config):
+    """One training run, completely. Equal configs with equal seeds are the same run."""
+
+    dataset: AnyDataset
+    student: AnyModel
+    teacher: Teacher | None = None
+    warm_start: WarmStart | None = None
+    losses: AnyLosses
+    recipe: Recipe
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _init_from_a_file(cls, data: Any) -> Any:
+        """``student.init: FILE`` is a warm start of the backbone from a random start: one form, one identity."""
+        student = data.get("student") if isinstance(data, Mapping) else None
+        if not isinstance(student, Mapping) or not is_file(student.get("init")):
+            return data
+        file, given = student["init"], data.get("warm_start")
+        if isinstance(given, Config):
+            given = given.model_dump(mode="json")
+        made = {"checkpoint": file, "part": "backbone"}
+        if given is not None and (not isinstance(given, Mapping) or {"part": "backbone", **given} != made):
+            message = f"names the file '{file}', and warm_start other weights; give one of them"
+            raise ValidationError.from_exception_data(cls.__name__, [error_at(("student", "init"), message, file)])
+        return {**data, "student": {**student, "init": "random"}, "warm_start": made}
+
+    @model_validator(mode="after")
+    def _networks_have_the_taps(self) -> Self:
+        named = {"student": self.student, "teacher.model": self.teacher.model if self.teacher else None}
+        models = {path: model for path, model in named.items() if isinstance(model, ExternalModel)}
+        for name, term in self.active_losses.items():
+            for path, model in models.items():
+                wanted = term.taps if path == "student" else term.teacher_taps
+                if lacking := model.lacks(wanted):
+                    how = (
+                        "aux_output: KEY, the auxiliary logits among what the network returns"
+                        if lacking[0] == "aux"
+                        else f"taps: {{{lacking[0]}: PATH}}, the path of the submodule that gives it"
+                    )
+                    raise ValueError(
+                        f"losses.{name} reads {', '.join(sorted(wanted))} of the {path.split('.')[0]}, "
+                        f"but {path} names no '{lacking[0]}'; add {how}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Self:
+        needing = [name for name, term in self.active_losses.items() if term.needs_teacher]
+        if needing and self.teacher is None:
+            raise ValueError(f"losses.{needing[0]} needs a teacher, but teacher is null")
+        if not self.active_losses:
+            raise ValueError("losses has no term with a weight above 0")
+        return self
+
+    @property
+    def active_losses(self) -> dict[str, LossTerm]:
+        """The terms with a weight above 0; the others are not built."""
+        return {name: term for name, term in self.losses.items() if term.weight > 0}
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any active term needs the teacher, so that it is loaded and run."""
+        return any(term.needs_teacher for term in self.active_losses.values())
+
+    @property
+    def method(self) -> str:
+        """``student``, or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
+        names = [name for name, term in self.active_losses.items() if not term.task]
+        return "+".join(names) or "student"
+
+    @property
+    def initialisation(self) -> str:
+        """What the student's backbone starts from: ``random``, ``imagenet``, a stage that made it, or a file's hash."""
+        if self.warm_start is None:
+            return self.student.init
+        if self.warm_start.checkpoint.startswith("sha256:"):
+            return self.warm_start.checkpoint[: len("sha256:") + 12]
+        made_by = self.warm_start.checkpoint.removeprefix("trial:").removeprefix(STAGE_REFERENCE)
+        return made_by.rsplit("-", 2)[0] if self.warm_start.checkpoint.startswith("trial:") else made_by
+
+    @functools.cached_property
+    def config_id(self) -> str:
+        """Hash of everything but the seed."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def trial_id(self, stage: str) -> str:
+        """``<stage>-<config_id>-s<seed>``: the same trial has the same id on every launch."""
+        return f"{stage}-{self.config_id}-s{self.seed}"
+
+    def at(self, path: str) -> Value:
+        """The value at a dotted path, e.g. ``losses.pi.temperature``.
+
+        Raises:
+            KeyError: there is no such path in this configuration.
+        """
+        value: Any = self
+        for key in path.split("."):
+            value = value[key] if isinstance(value, Mapping) else _field(value, key, path)
+        return value
+
+    def replace(self, changes: Mapping[str, Value]) -> Self:
+        """A copy with values at dotted paths replaced, validated as a whole.
+
+        Raises:
+            pydantic.ValidationError: an unknown path or a value out of range; the location is the path's.
+        """
+        data = self.model_dump(mode="json")
+        if _chooses_init(changes) and self.warm_start is not None and self.warm_start.part == "backbone":
+            data["warm_start"] = None  # a start that is chosen takes the place of the one before, file or not
+        for path, value in changes.items():
+            *parents, last = path.split(".")
+            node = data
+            for key in parents:
+                if not isinstance(node.get(key), dict):  # absent or null: a part that this change brings in
+                    node[key] = {}
+                node = node[key]
+            node[last] = _plain(value)
+        return type(self).model_validate(data)
+
+    def checkpoints(self) -> dict[str, str]:
+        """Path -> reference of every checkpoint that this trial loads."""
+        found = {}
+        if self.uses_teacher and self.teacher is not None:
+            found["teacher.checkpoint"] = self.teacher.checkpoint
+        if self.warm_start is not None:
+            found["warm_start.checkpoint"] = self.warm_start.checkpoint
+        return found
+
+    def resolved(self, references: Mapping[str, str]) -> Self:
+        """A copy in which checkpoint references (``stage:NAME``, a path) stand for content (``trial:ID``, a hash)."""
+        changes = {path: references[ref] for path, ref in self.checkpoints().items() if ref in references}
+        return self.replace(changes) if changes else self
+
+
+def is_file(init: Any) -> bool:
+    """Whether an ``init`` names a file of weights: it has a separator or a suffix of one."""
+    return isinstance(init, str) and ("/" in init or init.endswith((".pth", ".pt", ".safetensors")))
+
+
+def _chooses_init(changes: Mapping[str, Value]) -> bool:
+    if any(path.split(".")[0] == "warm_start" for path in changes):
+        return False
+    student = changes.get("student")
+    return "student.init" in changes or (isinstance(student, Mapping) and "init" in student)
+
+
+def _field(value: Any, key: str, path: str) -> Any:
+    if not isinstance(value, Config) or key not in type(value).model_fields:
+        raise KeyError(path)
+    return getattr(value, key)
+
+
+def _plain(value: Value) -> Value:
+    """A copy: a later path may change what lies inside, and must not reach into the stage that gave it."""
+    return value.model_dump(mode="json") if isinstance(value, Config) else copy.deepcopy(value)

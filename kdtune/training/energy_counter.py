@@ -1,0 +1,102 @@
+"""The counters of a machine's energy, read by codecarbon offline; and the countries whose electricity it knows."""
+
+import functools
+import logging
+import time
+from typing import Any
+
+from kdtune.base import UserError
+
+NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice
+
+
+@functools.cache
+def countries() -> frozenset[str]:
+    """The ISO 3166-1 alpha-3 codes whose carbon intensity codecarbon knows."""
+    _quiet()
+    from codecarbon.input import DataSource
+
+    return frozenset(DataSource().get_global_energy_mix_data())
+
+
+def check_country(code: str) -> None:
+    """Nothing, if the emissions of a country's electricity are known.
+
+    Raises:
+        UserError: they are not.
+    """
+    if code not in countries():
+        raise UserError(f"country_iso_code '{code}': codecarbon knows no such country; give its three letters, as DEU")
+
+
+def _quiet() -> None:
+    """Silence: codecarbon writes to standard error when it is imported and whenever it cannot find a counter."""
+    import codecarbon  # noqa: F401  # sets the level of its logger, which this undoes
+
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL + 1)
+
+
+def counted() -> bool:
+    """Whether this machine's processor counts its energy and lets us read it; else codecarbon estimates it by its load.
+
+    NVIDIA's and AMD's GPUs count theirs.
+    """
+    _quiet()
+    from codecarbon.core.cpu import is_rapl_available
+
+    return bool(is_rapl_available())
+
+
+class Counter:
+    """codecarbon's tracker of the whole machine, read when asked."""
+
+    def __init__(self, country: str) -> None:
+        _quiet()
+        from codecarbon import OfflineEmissionsTracker
+        from codecarbon.core.gpu import AllGPUDevices, is_gpu_details_available
+        from codecarbon.output_methods.base_output import BaseOutput
+
+        news: list[Any] = []
+
+        class Kept(BaseOutput):  # type: ignore[misc]
+            """Where codecarbon tells what it has measured."""
+
+            def out(self, total: Any, delta: Any) -> None:
+                news.append(delta)
+
+        self._tracker = OfflineEmissionsTracker(
+            country_iso_code=country,
+            tracking_mode="machine",
+            measure_power_secs=NEVER,
+            api_call_interval=-1,
+            output_methods=[],
+            output_handlers=[Kept()],
+            log_level="critical",
+            allow_multiple_runs=True,  # of another user of this machine, say
+        )
+        self._news = news
+        self._tracker.start()
+        self._gpus = AllGPUDevices() if is_gpu_details_available() else None
+        if self._gpus is not None:
+            self._gpus.start()
+        self._at = time.monotonic()
+        self.measured = counted()
+
+    def read(self) -> dict[str, Any]:
+        """What was used since the last reading: ``cpu``, ``ram``, ``gpus`` by index [kWh], ``co2`` [kg]."""
+        self._tracker.flush()
+        delta = self._news.pop()
+        gpus = self._by_gpu(delta.gpu_energy)
+        return {"cpu": delta.cpu_energy, "ram": delta.ram_energy, "gpus": gpus, "co2": delta.emissions}
+
+    def _by_gpu(self, kwh: float) -> dict[int, float]:
+        """The energy of all GPUs by GPU: codecarbon sums them up, but tells each one's, too."""
+        from codecarbon.core.units import Time
+
+        seconds, self._at = time.monotonic() - self._at, time.monotonic()
+        found = self._gpus.get_delta(Time.from_seconds(seconds)) if self._gpus is not None else []
+        each = {gpu["gpu_index"]: gpu["delta_energy_consumption"].kWh for gpu in found}
+        total = sum(each.values())
+        if not each or not kwh:
+            return {}
+        return {i: kwh * (value / total if total else 1 / len(each)) for i, value in each.items()}

@@ -1,0 +1,102 @@
+"""A network on validation images: one confusion matrix over all of them, and the IoU of each class."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch._functorch.config
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdtune.base import IGNORE, Preprocessing, SegNet
+from kdtune.loading.batches import MAX_PIXELS, normalise, validation_batches
+from kdtune.loading.images import Images
+from kdtune.study.recipe import Recipe
+
+
+def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 on a GPU if the recipe allows it; float32 elsewhere."""
+    on = recipe.bf16 and device.type == "cuda"
+    return torch.autocast("cuda", dtype=torch.bfloat16) if on else nullcontext()
+
+
+@torch.no_grad()
+def confusion(
+    network: SegNet, preprocessing: Preprocessing, val: Images, recipe: Recipe, device: torch.device
+) -> Tensor:
+    """One confusion matrix (K, K) int64 over all images: rows are labels, columns predictions; ``IGNORE`` is dropped.
+
+    Logits are upsampled to the label's size (bilinear, align_corners=True) before the argmax, as SKD does.
+    """
+    network.eval()
+    classes = network.num_classes
+    counts = torch.zeros(classes * classes + 1, dtype=torch.int64, device=device)  # the last: what is ignored
+
+    def logits_of(image: Tensor) -> Tensor:
+        with autocast(recipe, device):
+            return network(image).logits.float()
+
+    for pixels, target in validation_batches(val, recipe.eval_batch_size, device):
+        image = normalise(pixels, preprocessing)
+        logits = logits_of(image) if recipe.eval_window is None else sliding(logits_of, image, recipe.eval_window)
+        for each, label in zip(logits, target, strict=True):  # one by one: K values per pixel are most of the memory
+            # (H, W); on a processor ``argmax`` takes eight times as long for the same
+            predicted = enlarged(each[None], label.shape).max(dim=1).indices[0]
+            pairs = torch.where(label == IGNORE, classes * classes, label * classes + predicted)
+            counts += torch.bincount(pairs.flatten(), minlength=len(counts))
+    return counts[:-1].view(classes, classes)
+
+
+def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (n, K, h, w) at ``size``: bilinear, align_corners=True."""
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int]) -> Tensor:
+    """Logits (n, K, H, W) of images, each pixel's the plain mean over the tiles that hold it.
+
+    Tiles lie two thirds of the window's height apart, in both directions, the last ones at the border; an image smaller
+    than the window is padded with 0. Each tile's logits are enlarged to the window. Source: SKD, ``predict_sliding``.
+    """
+    size = image.shape[-2:]
+    image = F.pad(image, (0, max(0, window[1] - size[1]), 0, max(0, window[0] - size[0])))
+    stride = math.ceil(window[0] * 2 / 3)
+    rows, columns = (
+        [min(i * stride, whole - tile) for i in range(math.ceil((whole - tile) / stride) + 1)]
+        for whole, tile in zip(image.shape[-2:], window, strict=True)
+    )
+    tiles = [
+        (i, np.s_[:, y : y + window[0], x : x + window[1]]) for i in range(len(image)) for y in rows for x in columns
+    ]
+    total, count = torch.zeros(()), image.new_zeros(image.shape[-2:])
+    at_once = max(1, MAX_PIXELS // (window[0] * window[1]))  # as many pixels as a batch of whole images may have
+    for first in range(0, len(tiles), at_once):
+        chosen = tiles[first : first + at_once]
+        logits = enlarged(logits_of(torch.stack([image[i][where] for i, where in chosen])), window)
+        if first == 0:
+            total = logits.new_zeros(len(image), logits.shape[1], *image.shape[-2:])
+        for (i, where), each in zip(chosen, logits, strict=True):
+            total[i][where] += each
+    for y in rows:
+        for x in columns:
+            count[y : y + window[0], x : x + window[1]] += 1
+    return total.div_(count)[..., : size[0], : size[1]]
+
+
+def intersection_over_union(matrix: Tensor, absent: Literal["skip", "zero"]) -> tuple[float, list[float | None]]:
+    """Mean and per-class IoU in percent of a confusion matrix.
+
+    A class absent from labels and predictions alike has none and leaves the mean ("skip"), or counts as 0 ("zero", as
+    in the code of SKD, IFVD, CIRKD and semseg).
+    """
+    matrix = matrix.double().cpu()
+    hits = matrix.diag()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    iou = [
+        100 * float(h / u) if u > 0 else (0.0 if absent == "zero" else None) for h, u in zip(hits, union, strict=True)
+    ]
+    present = [value for value in iou if value is not None]
+    return sum(present) / len(present) if present else 0.0, iou

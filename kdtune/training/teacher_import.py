@@ -1,0 +1,160 @@
+"""Published checkpoints made kdtune's own: ``kdtune teacher import``."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, did_you_mean
+from kdtune.datasets import DATASETS
+from kdtune.filesystem.folder import Folder, read_file
+from kdtune.models.published import from_semseg, from_skd, layout_of
+from kdtune.study.file import Loader
+from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
+from kdtune.training.teachers import in_yaml, model_from, preprocessing_words
+from kdtune.training.weights import (
+    Weights,
+    WeightsRecord,
+    load_weights,
+    read_weights,
+    weights_bytes,
+)
+
+# SKD reads with OpenCV, which gives BGR, and only subtracts: train_and_eval.py, IMG_MEAN.
+CAFFE = Preprocessing(order="bgr", mean=(104.00698793, 116.66876762, 122.67891434), std=(1.0, 1.0, 1.0))
+
+
+# Checkpoints of others
+@dataclass(frozen=True)
+class Import:
+    """What ``kdtune teacher import`` was asked for."""
+
+    file: str
+    output: str
+    layout: Layout
+    dataset: str | None = None
+    model: str | None = None  # YAML, or a file of it; none: from the keys
+    plain_bn: bool = False  # skd: trained with ordinary BatchNorm
+    force: bool = False
+
+
+def import_weights(asked: Import) -> Iterator[str]:
+    """Converts a published checkpoint into a file for ``--teacher``; yields what it found, line by line.
+
+    Raises:
+        UserError: not a checkpoint of that layout, of other classes than the dataset's, damaged, or the output is
+            there already.
+    """
+    folder, name = Folder(asked.output).split()
+    if not name.endswith(".safetensors"):
+        raise UserError(f"-o {asked.output}: the output is a safetensors file: give it a name that ends so")
+    if not asked.force and read_file(asked.output) is not None:
+        raise UserError(f"{asked.output}: is there already; --force replaces it")
+    weights = read_weights(asked.file)
+    state = _renamed(weights, asked)
+    _check_numbers(asked.file, weights)
+    fields = given_model(asked.model) if asked.model else INFER[asked.layout](state, asked.file)
+    if asked.layout == "skd":
+        fields = {"preprocessing": CAFFE.model_dump(), **fields}
+    model = model_from(fields, f"--model {asked.model}" if asked.model else asked.file)
+    classes = _num_classes(model, state, asked)
+    dataset = _dataset(asked.dataset, asked.file, classes)
+    network = model.model_copy(update={"init": "random"}).build(classes)
+    load_weights(network, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, asked.file)
+    record = WeightsRecord(
+        model=model.model_dump(mode="json"),
+        num_classes=classes,
+        dataset=asked.dataset,
+        classes=tuple(dataset.class_names) if dataset else None,
+        source={"layout": asked.layout, "sha256": hashlib.sha256(read_file(asked.file) or b"").hexdigest()},
+    )
+    try:
+        folder.write(name, weights_bytes(network, record))
+    except OSError as error:
+        raise UserError(f"{asked.output}: cannot be written: {error.strerror or error}") from None
+    shown = {k: v for k, v in record.model.items() if v is not None and k not in ("init", "preprocessing")}
+    yield f"model: {in_yaml(shown)}"
+    yield f"classes: {classes}{f', {asked.dataset}' if asked.dataset else ''}"
+    yield f"preprocessing: {preprocessing_words(model.preprocessing)}"
+    yield f"weights: {asked.output}"
+    yield f"next: kdtune launch STUDY --teacher {asked.output}"
+
+
+def _renamed(weights: Weights, asked: Import) -> Weights:
+    """The weights under kdtune's keys, or the refusal of another layout."""
+    looks = layout_of(weights)
+    wanted = asked.layout
+    convert: dict[Layout, Callable[[Weights], Weights]] = {
+        "skd": lambda state: from_skd(state, inplace_abn=not asked.plain_bn),
+        "semseg": from_semseg,
+        "torchvision": lambda state: {f"network.{key}": value for key, value in state.items()},
+        "kdtune": lambda state: state,
+    }
+    if looks != wanted and not (looks is None and asked.model is not None):
+        key = _unexpected(weights, wanted)
+        like = f"it looks like {NETWORKS[looks]}: --layout {looks}" if looks else "it looks like none that is known"  # type: ignore[index]
+        raise UserError(f"{asked.file}: '{key}' is no key of {NETWORKS[wanted]}; {like}")
+    try:
+        return convert[wanted](weights)
+    except ValueError as error:
+        raise UserError(f"{asked.file}: {error}") from None
+
+
+def _unexpected(weights: Weights, layout: Layout) -> str:
+    """The first key that the layout does not have."""
+    heads = {
+        "skd": ("conv", "bn", "layer", "pspmodule.", "head.", "dsn."),
+        "semseg": ("layer", "ppm.", "cls.", "aux."),
+        "torchvision": ("backbone.", "classifier.", "aux_classifier."),
+        "kdtune": ("backbone.", "pyramid.", "classifier.", "auxiliary.", "network."),
+    }[layout]
+    odd = (key for key in weights if not key.startswith(heads))
+    return next(odd, next(iter(weights), ""))
+
+
+def _check_numbers(file: str, weights: Weights) -> None:
+    for key, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"{file}: tensor '{key}' holds values that are not finite; get the file again")
+
+
+def given_model(text: str) -> dict[str, Any]:
+    """``--model`` as a mapping: YAML as such, or a file of it, with or without a ``model`` key around it."""
+    path = Path(text).expanduser()
+    try:
+        found = yaml.load(path.read_text() if path.is_file() else text, Loader=Loader)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        raise UserError(f"--model {text}: not a YAML mapping, nor a file of one") from None
+    if isinstance(found, dict) and isinstance(found.get("model"), dict):
+        found = found["model"]
+    if not isinstance(found, dict):
+        raise UserError(f"--model {text}: needs a mapping, e.g. '{{name: pspnet, backbone: resnet101}}', or its file")
+    return found
+
+
+def _dataset(name: str | None, file: str, classes: int) -> SegmentationDataset | None:
+    if name is None:
+        return None
+    known = DATASETS.names()
+    if name not in known:
+        raise UserError(f"--dataset {name}: unknown{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    found: SegmentationDataset = DATASETS.resolve(name).model_validate({"name": name})
+    if found.num_classes != classes:
+        raise UserError(f"{file}: tells {classes} classes apart, dataset '{name}' has {found.num_classes}")
+    return found
+
+
+def _num_classes(model: Model, state: Mapping[str, Tensor], asked: Import) -> int:
+    """From the last layer of the network."""
+    last = "classifier.weight" if model.name == "pspnet" else f"network.{getattr(model, 'classifier', None)}.weight"
+    for key in (last, last.removeprefix("network.")):
+        if key in state:
+            return int(state[key].shape[0])
+    raise UserError(
+        f"{asked.file}: has no '{last}', from whose shape the number of classes would be told; name the last "
+        "convolution with `classifier` in --model"
+    )
