@@ -1,9 +1,11 @@
-"""What every test stands on: caches in a temporary folder, and nothing of the user's environment."""
+"""What every test stands on: a home and caches in a temporary folder, and nothing of the user's environment."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from kdtune.study.trial_config import TrialConfig
@@ -12,16 +14,36 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray's token, torch's and kdtune's caches
         patch.setenv("KDTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS"):
+        for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS", "XDG_CACHE_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``once(name, make)``: a folder that ``make`` has filled, once for all tests, whichever process they run in."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base  # xdist: one folder below for each process
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        place = shared / "once" / name
+        place.parent.mkdir(exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if not place.with_suffix(".made").exists():
+                place.mkdir()
+                make(place)
+                place.with_suffix(".made").touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture
 def tiny() -> "TrialConfig":
     """A trial of less than half a second."""
-    from tiny import config  # here, so that tests of the command line start without torch
+    from tests.support.tiny import config  # here, so that tests of the command line start without torch
 
     return config()
 

@@ -12,7 +12,7 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.records.storage import Storage
 from kdtune.training.weights import read_weights
-from tests.launching import STUDY, kdtune, write_study
+from tests.support.launching import STUDY, kdtune, write_study
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "", "/etc", "a/b", "a\\b", ".hidden", "x\n", "-x"])
@@ -90,9 +90,10 @@ def test_a_ray_that_launch_starts_asks_for_a_token(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     code = """
-from kdtune.auth import require_token
+from kdtune.cluster.auth import require_token
 require_token()
-from kdtune.cluster import Halt, cluster
+from kdtune.cluster.halt import Halt
+from kdtune.cluster.session import cluster
 import urllib.request, urllib.error, os, psutil, subprocess, sys
 with cluster(None, "test", Halt()) as dashboard:
     without = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"HOME": "/nonexistent"}

@@ -18,10 +18,12 @@ def scientific(value: float | None) -> str:
 
 
 def number(value: float | None, form: str = "g") -> str:
+    """A number as the tables print it; a dash for none."""
     return "-" if value is None else f"{value:{form}}"
 
 
 def loss_symbol(column: str) -> str:
+    """``PI`` of the column ``lambda_pi``."""
     return column.removeprefix("lambda_").upper()
 
 
@@ -43,6 +45,7 @@ def score(row: Row) -> Cell:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
+    """What the signs in these rows' cells mean."""
     return ["a @ s/t: stopped at step s of t"] if any(row.get("status") == "stopped" for row in rows) else []
 
 
@@ -52,6 +55,7 @@ def falling(values: Collection[float | None]) -> list[float | None]:
 
 
 def texts(*words: str) -> list[Cell]:
+    """Plain cells."""
     return [Cell(word) for word in words]
 
 
@@ -65,10 +69,12 @@ def method_crosses(methods: Sequence[str]) -> tuple[list[str], dict[str, list[Ce
 
 
 def method_terms(method: str) -> str:
+    """``L_CE + L_PI`` of the method ``pi``."""
     if method == "teacher":
         return "teacher"
     return " + ".join(["L_CE", *(f"L_{loss.upper()}" for loss in method.split("+") if loss != "student")])
 
 
 def amount(row: Row, name: str) -> str:
+    """An energy or its emissions; with a tilde where it was estimated."""
     return ("~" if row.get("measured") is False and row.get(name) is not None else "") + number(row.get(name), ".3g")

@@ -21,6 +21,7 @@ def trial_rows(trials: pa.Table) -> list[Row]:
 
 
 def place_in(value: str, order: Sequence[str]) -> int:
+    """Where a value stands in an order; behind it if it is none of it."""
     return order.index(value) if value in order else len(order)
 
 
@@ -47,6 +48,7 @@ def _sweeps(
 
 
 def planned_seeds(plan: PlannedStudy, stage: str) -> Collection[int]:
+    """The seeds that a stage is to run."""
     # a given teacher is evaluated by a trial of the launch's own, in the place of the stage that would train it
     return plan.stages[stage].seeds if stage in plan.stages and stage != "teacher" else ()
 
@@ -77,6 +79,7 @@ def _sorted(rows: list[Row], columns: Sequence[str], *, reverse: bool = False) -
 
 
 def grid(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """A line per learning rate and weight decay of each stage that sweeps them; see ``tables.table``."""
     axes = ["weight_decay", "lr"]
     stages = _sweeps(trials, axes, {"student", "distill"}.__contains__, plan)
     rows = [row for stage in stages for row in _sorted(stage, axes, reverse=True)]  # the paper's order: falling
@@ -84,6 +87,7 @@ def grid(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
 
 
 def temperature(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """A line per temperature of each stage that sweeps it, its scores over the seeds."""
     stages = _sweeps(trials, ["temperature"], "temperature".__eq__, plan)
     rows = [row for stage in stages for row in _sorted(stage, ["temperature"])]
     scores = ["miou_mean", "miou_std", "seeds", "best", "within_one_std", "status"]
@@ -91,6 +95,7 @@ def temperature(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
 
 
 def weights(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """A line per loss weight of each stage that sweeps some."""
     lambdas = loss_columns(trials)
     stages = _sweeps(trials, lambdas, lambda stage: stage.startswith("weight-"), plan)
     rows = [row for stage in stages for row in _sorted(stage, lambdas)]

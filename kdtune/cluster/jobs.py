@@ -127,7 +127,9 @@ def entrypoint(words: Sequence[str]) -> str:
 def package(study: StudySpec, folder: Path) -> dict[str, Any]:
     """What the job is sent, laid out in ``folder``: kdtune itself, and the study's file in a working folder."""
     code, working = folder / "kdtune", folder / "job"
-    shutil.copytree(Path(kdtune.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+    shutil.copytree(
+        Path(kdtune.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.md", "*.png")
+    )
     working.mkdir()
     (working / STUDY_FILE).write_text(dump(study), encoding="utf-8")
     return {"working_dir": str(working), "py_modules": [str(code)]}

@@ -52,6 +52,7 @@ class LossSums:
 
 
 def finite_or_none(value: float) -> float | None:
+    """The value, or none where JSON has no number for it."""
     return value if math.isfinite(value) else None
 
 

@@ -170,10 +170,12 @@ def _comparable(model: Model) -> dict[str, Any]:
 
 
 def in_yaml(value: Any) -> str:
+    """A value on one line of YAML."""
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 def preprocessing_words(preprocessing: Preprocessing) -> str:
+    """A preprocessing as messages name it."""
     if preprocessing == Preprocessing():
         return "rgb with ImageNet's mean and std"
     return f"{preprocessing.order}, mean {list(preprocessing.mean)}, std {list(preprocessing.std)}"

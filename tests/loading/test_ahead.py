@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny import config, noise
 
 from kdtune.loading import batches
 from kdtune.loading.ahead import in_order, prefetched
 from kdtune.loading.batches import _windows, resample, train_batches, views
+from tests.support.tiny import config, noise
 
 
 def threads() -> int:

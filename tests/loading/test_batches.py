@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import config, noise
 
 from kdtune.base import IGNORE, Preprocessing
 from kdtune.loading import batches
@@ -22,6 +21,7 @@ from kdtune.loading.batches import (
 )
 from kdtune.loading.pack import Packed
 from kdtune.study.recipe import Recipe
+from tests.support.tiny import config, noise
 
 CPU = torch.device("cpu")
 IMAGENET = Preprocessing()

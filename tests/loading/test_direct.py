@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import config
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.camvid import CamVid
@@ -20,6 +19,7 @@ from kdtune.loading.images import DECODED, Direct, read_directly
 from kdtune.loading.pack import NotPacked, Packed, PackMode, open_images, open_split
 from kdtune.training.site import Site, load_splits
 from kdtune.training.trial import run
+from tests.support.tiny import config
 
 CPU = torch.device("cpu")
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)

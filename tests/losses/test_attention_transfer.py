@@ -5,8 +5,7 @@ import torch
 
 from kdtune.base import SegOutput
 from kdtune.losses.attention_transfer import AttentionTransfer
-
-from .golden import Case, cases
+from tests.support.golden import Case, cases
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from kdtune.base import SegOutput
 from kdtune.losses.channel_wise import ChannelWise, ChannelWiseLoss
-
-from .golden import Case, cases
+from tests.support.golden import Case, cases
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)
 

@@ -7,8 +7,7 @@ import torch
 
 from kdtune.base import IGNORE, SegOutput
 from kdtune.losses.cross_entropy import CrossEntropy
-
-from .golden import Case, cases
+from tests.support.golden import Case, cases
 
 
 def test_by_hand() -> None:

@@ -16,8 +16,7 @@ from kdtune.losses.holistic import Critic, Holistic, HolisticLoss, SpectralConv,
 from kdtune.losses.intra_class_variation import IntraClassVariation
 from kdtune.losses.pair_wise import PairWise
 from kdtune.losses.pixel_wise import PixelWise
-
-from .golden import Case, cases, close, our_name
+from tests.support.golden import Case, cases, close, our_name
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)
 

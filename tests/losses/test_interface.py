@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import config, noise, teacher, through_a_file, untimed
 from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, LossTerm, SegNet, SegOutput, Tap
@@ -20,6 +19,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.loop import Run, fit
 from kdtune.training.site import Site
+from tests.support.tiny import config, noise, teacher, through_a_file, untimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,7 @@ import torch
 
 from kdtune.base import IGNORE, SegOutput
 from kdtune.losses.intra_class_variation import IntraClassVariation, _sum_by_class, _sum_by_product
-
-from .golden import Case, cases
+from tests.support.golden import Case, cases
 
 
 def value_of(student: torch.Tensor, teacher: torch.Tensor, target: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from kdtune.base import SegOutput
 from kdtune.losses.pair_wise import PairWise
-
-from .golden import Case, cases
+from tests.support.golden import Case, cases
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 import torchvision
 from pydantic import ValidationError
-from small_study import small, write
-from tiny import config
 
 from kdtune.study.file import override, read
 from kdtune.study.trial_config import WarmStart
 from kdtune.training.site import Site
 from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
+from tests.support.small_study import small, write
+from tests.support.tiny import config
 
 FILE = "weights/r18.pth"
 

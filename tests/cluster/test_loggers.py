@@ -1,0 +1,64 @@
+"""Tools that follow experiments hear of every evaluation; each is run for real, none needs a network."""
+
+from pathlib import Path
+
+import pytest
+
+from kdtune.base import UserError
+from kdtune.cluster.loggers import callbacks, folder_of, reported
+from kdtune.filesystem.folder import Folder
+from tests.support.launching import journals, kdtune, write_study
+
+
+def test_numbers_that_there_are_none_of_are_left_out() -> None:
+    row = {"miou": 12.5, "images_per_second": None, "trial_id": "a", "step": 4}
+    assert reported(row, {"loss": 1, "loss_pi": 0.5, "grad_norm_pi": 2.0}) == {
+        "miou": 12.5,
+        "loss": 1.0,
+        "loss_pi": 0.5,
+    }
+
+
+def test_without_a_key_wandb_is_refused_with_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"^--log wandb: .*WANDB_MODE=offline$"):
+        callbacks(["wandb"], Folder(str(tmp_path)), "tiny", "student", str)
+
+
+@pytest.mark.slow
+def test_all_of_them_in_one_launch(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    env = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "WANDB_MODE": "offline"}
+    words = ("--storage", tmp_path, "--stage", "student", "--scheduler", "none")
+    logs = [word for name in ("tensorboard", "mlflow", "wandb") for word in ("--log", name)]
+    done = kdtune("launch", write_study(tmp_path), *words, *logs, env=env)
+    assert done.returncode == 0, done.stderr
+    records = journals(tmp_path)
+    assert len(records) == 4
+
+    for name, record in records.items():
+        events = EventAccumulator(str(folder_of(Folder(str(tmp_path / "tiny"))) / name))
+        events.Reload()
+        found = [(event.step, event.value) for event in events.Scalars("ray/tune/miou")]
+        wanted = [(entry["step"], entry["miou"]) for entry in record["history"]]
+        assert [step for step, _ in found] == [step for step, _ in wanted] == [2, 4, 6]
+        assert [value for _, value in found] == pytest.approx([value for _, value in wanted])
+        assert "ray/tune/energy_kwh" in events.Tags()["scalars"]
+
+    client = mlflow.MlflowClient(tracking_uri=env["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == records.keys()
+    for name, record in records.items():
+        assert runs[name].data.metrics["miou"] == pytest.approx(record["row"]["miou"])
+        assert runs[name].data.tags["stage"] == "student"
+        assert float(runs[name].data.params["recipe.lr"]) == record["row"]["lr"]
+
+    offline = list((tmp_path / "tiny" / ".ray").rglob("offline-run-*/*.wandb"))
+    assert len(offline) == len(records)

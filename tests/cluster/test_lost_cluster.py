@@ -1,0 +1,52 @@
+"""What Ray itself does not tell: its control store or its raylet is gone. The launch ends, and the next one goes on."""
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.launching import STUDY, end, kdtune, running, start, under_way, until, write_study
+
+pytestmark = pytest.mark.slow
+# one stage and trials that outlast the watchdog's patience: what it has to notice happens while they run
+LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 1500, eval_every: 50")
+GRID = LONG.replace("recipe.weight_decay: [5e-4, 5e-6]", "recipe.weight_decay: [5e-4]")
+
+
+HOW = ("--scheduler", "none", "--stage", "student")
+
+
+@pytest.mark.parametrize(
+    ("victim", "told"),
+    [
+        ("gcs_server", "control store has not answered for"),
+        ("raylet", "raylet did: Ray's part on this machine is gone"),
+    ],
+)
+def test_a_launch_whose_ray_is_gone_ends_and_says_how_to_continue(tmp_path: Path, victim: str, told: str) -> None:
+    args = ("launch", write_study(tmp_path, GRID), "--storage", tmp_path, *HOW)
+    process = start(*args)
+    try:
+        until(lambda: bool(under_way(tmp_path)))
+        below = psutil.Process(process.pid).children(recursive=True)
+        (killed,) = [each for each in below if each.name() == victim]
+        killed.kill()
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=90)
+        assert time.monotonic() - began < 58  # Ray's own end, without a word, comes after 60
+    finally:
+        end(process)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert told in last
+    assert "continue with: kdtune launch" in last
+    assert "Traceback" not in errors
+    psutil.wait_procs(below, timeout=30)
+    assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "tiny" / "lock.json").exists()
+    assert running(tmp_path)
+    # a new Ray, the same storage; the rest of these trials is short work
+    done = kdtune(*args)
+    assert done.returncode == 0, done.stderr
+    assert not running(tmp_path)

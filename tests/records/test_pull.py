@@ -1,0 +1,144 @@
+"""Results copied from a storage to this machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kdtune.api import results
+from kdtune.cli import main
+from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.storage import WEIGHTS, Storage
+from tests.support.s3 import Server, serving, use
+from tests.support.tiny import config, finished, study, write_tables
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A storage of two studies with tables, weights, a state, and all that a running launch leaves."""
+    root = tmp_path / "storage"
+    for name in ("tiny", "other"):
+        storage = Storage(str(root), name)
+        record = finished("student", 31.5)
+        record["row"]["study"] = name
+        trial_id = record["row"]["trial_id"]
+        record["attempt"] = 1
+        plan = {"student": [trial_id]}
+        storage.write_study(study().model_copy(update={"name": name}), {"kdtune": "0.1.0"})
+        storage.write_plan(plan)
+        storage.write_record(record)
+        write_tables(storage, plan, {trial_id: record})
+        storage.write_weights(trial_id, config().student.build(12))
+        storage.write_state(trial_id, 1, 4, {"step": 4})
+        write_launch(storage.folder, Launched(started_at="2026-01-02T03:04:05+00:00"))
+        storage.folder.write("entropy.svg", b"<svg/>")
+        for left in ("launch.log", "lock.json", "stop.json"):
+            storage.folder.write(left, b"{}")
+    return root
+
+
+def pull(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, ["pull", *map(str, words)])
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
+    done = pull(source, tmp_path / "here")
+    assert done.exit_code == 0, done.output
+    tables = ("trials", "history", "optimal", "final", "emissions", "nodes")
+    found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json", "entropy.svg"}
+    assert names(tmp_path / "here") == {f"{name}/{file}" for name in ("tiny", "other") for file in found}
+    there, here = (results("tiny", str(root)) for root in (source, tmp_path / "here"))
+    assert here.table("trials").equals(there.table("trials"))
+    shown = CliRunner().invoke(main, ["results", "tiny", "--storage", str(tmp_path / "here")])
+    assert shown.exit_code == 0, shown.output
+    assert f"kdtune results tiny --storage {tmp_path / 'here'}" in done.stderr
+
+
+def test_with_weights_and_one_study(source: Path, tmp_path: Path) -> None:
+    for uri, words in ((source / "tiny", ()), (source, ("--study", "tiny"))):
+        dest = tmp_path / f"here-{len(words)}"
+        assert pull(uri, dest, "--checkpoints", *words).exit_code == 0
+        (weights,) = dest.rglob(WEIGHTS)
+        assert weights.read_bytes() == (source / weights.relative_to(dest)).read_bytes()
+        assert {name.split("/")[0] for name in names(dest)} == {"tiny"}
+        assert not any(part in name for name in names(dest) for part in ("state-", "lock", "stop", "launch", "journal"))
+
+
+def test_what_is_there_is_not_copied_again(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "here"
+    assert pull(source / "tiny", dest, "--checkpoints").exit_code == 0
+    (weights,) = dest.rglob(WEIGHTS)
+    before = weights.stat().st_ino
+    done = pull(source / "tiny", dest, "--checkpoints")
+    assert "0 files copied" in done.stderr
+    assert weights.stat().st_ino == before
+
+
+def test_a_table_that_changed_is_copied_though_its_size_is_the_same(source: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "here"
+    assert pull(source / "tiny", dest).exit_code == 0
+    table = source / "tiny" / "trials.parquet"
+    changed = table.read_bytes().replace(b"student", b"STUDENT")
+    table.write_bytes(changed)
+    os.utime(table, (1_900_000_000, 1_900_000_000))
+    done = pull(source / "tiny", dest)
+    assert "1 files copied" in done.stderr
+    assert (dest / "tiny" / "trials.parquet").read_bytes() == changed
+
+
+@pytest.mark.parametrize("name", ["..\\evil.parquet", "C:evil.parquet"])
+def test_a_name_cannot_lead_out_of_the_folder(source: Path, tmp_path: Path, name: str) -> None:
+    (source / "tiny" / name).write_bytes(b"x")
+    done = pull(source, tmp_path / "here")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert repr(name) in line
+    assert "nothing is copied" in line
+    assert not (tmp_path / "here").exists()
+
+
+def test_nothing_to_copy(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = pull(tmp_path / "empty", tmp_path / "here")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "no study there" in line
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
+def bucket(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage in a bucket, with one study: the path of its folder."""
+    use(monkeypatch, server.address)
+    path = f"bucket/{tmp_path.name}"
+    server.put(f"{path}/tiny/study.yaml", b"name: tiny\n")
+    server.put(f"{path}/tiny/trials.parquet", b"x")
+    return path
+
+
+def test_from_a_bucket(bucket: str, tmp_path: Path) -> None:
+    done = pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 0, done.output
+    assert names(tmp_path / "here") == {"tiny/study.yaml", "tiny/trials.parquet"}
+    assert "0 files copied" in pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints").stderr
+
+
+@pytest.mark.parametrize("key", ["checkpoints/%2e%2e/student.safetensors", "a%5Cb.parquet"])
+def test_a_key_cannot_lead_out_of_the_folder(server: Server, bucket: str, tmp_path: Path, key: str) -> None:
+    server.put(f"{bucket}/tiny/{key}", b"x")
+    done = pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints")
+    assert done.exit_code == 2
+    assert "nothing is copied" in done.stderr
+    assert not (tmp_path / "here").exists()

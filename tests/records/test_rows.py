@@ -1,0 +1,226 @@
+"""Columns of a trial, and which configuration is the best."""
+
+import math
+from typing import Any
+
+import pytest
+
+from kdtune.records.rows import (
+    Row,
+    absent_note,
+    best_config,
+    final_table,
+    history_table,
+    hyperparameters,
+    mean_std,
+    optimal_table,
+    trials_schema,
+    weight_stages,
+)
+from kdtune.study.names import column
+from tests.support.tiny import NETWORK, config, finished, study
+
+TEACHER = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}
+
+
+@pytest.mark.parametrize(
+    ("loss", "field", "name"),
+    [
+        ("pi", "weight", "lambda_pi"),
+        ("pi", "temperature", "temperature"),
+        ("ho", "weight", "lambda_ho"),
+        ("cwd", "temperature", "temperature_cwd"),
+        ("ho", "critic_lr", "critic_lr_ho"),
+    ],
+)
+def test_names_of_columns(loss: str, field: str, name: str) -> None:
+    assert column(loss, field) == name
+
+
+def test_classes_without_an_iou_are_named() -> None:
+    names = ["road", "sky", "bus", "train"]
+    assert absent_note(names, [1.0, None, 0.0, None]) == (
+        "2 of 4 classes are in neither the labels nor the predictions and left the mean: sky, train"
+    )
+    assert (absent_note(names, [None] * 3 + [1.0], most=2) or "").endswith("left the mean: road, sky and 1 more")
+    assert absent_note(names, [1.0, 2.0, 0.0, 3.0]) is None
+    assert absent_note(names, None) is None  # diverged before its first evaluation
+
+
+def test_a_student_alone_has_no_distillation_columns() -> None:
+    row = hyperparameters(config({"recipe.lr": 0.02}))
+    assert {name: row[name] for name in ("method", "lr", "weight_decay", "init", "seed", "steps_total")} == {
+        "method": "student",
+        "lr": 0.02,
+        "weight_decay": 5e-4,
+        "init": "random",
+        "seed": 0,
+        "steps_total": 6,
+    }
+    assert not [name for name in row if name.startswith(("lambda_", "temperature"))]
+    assert row["config"] == config({"recipe.lr": 0.02}).model_dump_json()
+    assert row["config_id"] == config({"recipe.lr": 0.02, "seed": 5}).config_id
+
+
+def test_terms_fill_their_columns() -> None:
+    row = hyperparameters(config(TEACHER | {"losses.pi": {"weight": 0.5, "temperature": 4}, "losses.pa.weight": 2}))
+    assert row["method"] == "pi+pa"
+    assert (row["lambda_pi"], row["temperature"], row["lambda_pa"]) == (0.5, 4.0, 2.0)
+    assert isinstance(row["temperature"], float)
+    assert "lambda_ho" not in row
+    assert "lambda_ce" not in row
+
+
+def test_a_term_of_weight_zero_has_no_columns() -> None:
+    row = hyperparameters(config(TEACHER | {"losses.pi": {"weight": 0.0, "temperature": 4}}))
+    assert row["method"] == "student"
+    assert "lambda_pi" not in row
+    assert "temperature" not in row
+
+
+def test_every_journal_has_every_fixed_column() -> None:
+    row = finished("student", 50.0)["row"]
+    assert set(row) == set(trials_schema().names)
+    assert (row["temperature"], row["lambda_pi"], row["energy_kwh"]) == (None, None, None)
+
+
+def test_further_parameters_become_columns_of_the_table() -> None:
+    row = finished("x", 1.0, TEACHER | {"losses.ho": {"weight": 0.1}})["row"]
+    names = trials_schema([row]).names
+    assert set(row) == set(names)
+    assert {"lambda_ho", "critic_lr_ho", "critic_weight_ho", "gradient_penalty_ho"} <= set(names)
+    assert not [name for name in names if name.startswith(("convention", "adversary", "preprocessing"))]
+    assert names.index("temperature") < names.index("lambda_pi") < names.index("critic_lr_ho") < names.index("init")
+
+
+def test_columns_of_every_term() -> None:
+    """Frozen: a table's columns are a contract, and a change of them stands in the changelog."""
+    terms = ["pi", "pa", "ho", "ifv", "cwd", "fitnet", "at"]
+    row = finished("x", 1.0, TEACHER | {f"losses.{name}": {"weight": 0.1} for name in terms})["row"]
+    names = trials_schema([row]).names
+    first = names.index("lambda_pi")
+    assert names[first : names.index("init")] == [f"lambda_{name}" for name in terms] + [
+        "critic_lr_ho",
+        "critic_steps_ho",
+        "critic_weight_ho",
+        "critic_width_ho",
+        "gradient_penalty_ho",
+        "input_size_ho",
+        "pool_pa",
+        "temperature_cwd",
+    ]
+
+
+def test_mean_and_sample_deviation() -> None:
+    assert mean_std([70.0, 71.0, 73.0]) == (pytest.approx(71.3333333), pytest.approx(math.sqrt(7 / 3)))
+    assert mean_std([70.0]) == (70.0, None)
+
+
+def seeds(name: str, *mious: float | None, start: str = "student", **more: Any) -> list[Row]:
+    return [
+        {"start": start, "config_id": name, "seed": seed, "miou": miou, "status": "completed"} | more
+        for seed, miou in enumerate(mious)
+    ]
+
+
+def best(*groups: list[Row], least: int = 1) -> str | None:
+    rows = best_config([row for group in groups for row in group], least)
+    assert len({(row["start"], row["config_id"]) for row in rows}) <= 1
+    return rows[0]["config_id"] if rows else None
+
+
+def test_the_highest_mean_over_seeds_is_best() -> None:
+    assert best(seeds("a", 60.0, 80.0), seeds("b", 71.0, 72.0)) == "b"
+    winners = best_config(seeds("a", 60.0, 80.0) + seeds("b", 71.0, 72.0))
+    assert [row["miou"] for row in winners] == [71.0, 72.0]
+
+
+def test_a_tie_goes_to_the_earlier() -> None:
+    assert best(seeds("a", 70.0, 72.0), seeds("b", 72.0, 70.0)) == "a"
+    assert best(seeds("b", 71.0), seeds("a", 71.0)) == "b"
+
+
+@pytest.mark.parametrize("status", ["stopped", "diverged", "failed"])
+def test_what_did_not_complete_is_never_best(status: str) -> None:
+    assert best(seeds("a", 99.0, status=status), seeds("b", 10.0)) == "b"
+    assert best(seeds("a", 99.0, status=status)) is None
+    assert best(seeds("a", 99.0) + seeds("a", 99.0, status=status), seeds("b", 10.0, 10.0)) == "b"
+
+
+def test_a_missing_number_is_never_best() -> None:
+    assert best(seeds("a", None), seeds("b", 10.0)) == "b"
+    assert best(seeds("a", math.nan), seeds("b", 10.0)) == "b"
+    assert best() is None
+
+
+def test_a_configuration_that_is_still_running_is_not_best() -> None:
+    assert best(seeds("a", 99.0), seeds("b", 10.0, 11.0), least=2) == "b"
+    assert best(seeds("a", 99.0), least=2) is None
+
+
+def test_equal_configurations_of_two_starts_are_two() -> None:
+    rows = best_config(seeds("a", 50.0, 60.0, start="student") + seeds("a", 58.0, 59.0, start="distill"))
+    assert [row["start"] for row in rows] == ["distill", "distill"]
+
+
+def final(*means: tuple[str, list[float]], **more: Any) -> list[Row]:
+    rows = []
+    for method, mious in means:
+        rows += [row | {"method": method} for row in seeds(f"config-{method}", *mious, **more)]
+    return rows
+
+
+def test_final_table() -> None:
+    rows = final(("student", [70.0, 71.0]), ("pi", [72.0, 73.0]), ("pi+pa", [71.9, 72.0]), ("pi+ho", [71.7, 71.75]))
+    table = final_table(study(), rows).to_pylist()
+    assert [row["method"] for row in table] == ["student", "pi", "pi+pa", "pi+ho"]
+    assert [row["miou_mean"] for row in table] == pytest.approx([70.5, 72.5, 71.95, 71.725])
+    assert table[0]["miou_std"] == pytest.approx(math.sqrt(0.5))
+    assert [row["best"] for row in table] == [False, True, False, False]
+    assert [row["within_one_std"] for row in table] == [False, True, True, False]
+    assert {row["seeds"] for row in table} == {2}
+    assert {row["study"] for row in table} == {"tiny"}
+
+
+def test_final_table_leaves_out_what_has_not_all_its_seeds() -> None:
+    rows = final(("student", [70.0, 71.0]), ("pi", [99.0]))
+    rows += final(("pi+pa", [90.0, 91.0]), status="stopped")
+    assert [row["method"] for row in final_table(study(), rows).to_pylist()] == ["student"]
+    assert final_table(study(), []).num_rows == 0
+
+
+def test_optimal_table_has_no_stage_that_only_makes_weights() -> None:
+    assert weight_stages(study()) == {"teacher"}
+    stages = {
+        "teacher": [finished("teacher", 80.0)["row"]],
+        "student": [
+            finished("student", 60.0, {"recipe.lr": 0.1})["row"],
+            finished("student", 61.0, {"recipe.lr": 0.01})["row"],
+            finished("student", 90.0, {"recipe.lr": 0.5}, status="stopped")["row"],
+        ],
+        "distill": [finished("distill", None, {"recipe.lr": 0.1}, status="diverged")["row"]],
+        "final": [finished("final", 60.0 + seed, {"seed": seed})["row"] for seed in (11, 12)],
+    }
+    student, last = optimal_table(study(), stages).to_pylist()
+    assert (student["stage"], student["lr"], student["miou"]) == ("student", 0.01, 61.0)
+    assert (student["seeds"], student["miou_std"], student["trials"], student["trials_stopped"]) == (1, None, 3, 1)
+    assert student["trial_id"] == stages["student"][1]["trial_id"]
+    assert (last["stage"], last["miou"], last["miou_std"], last["seeds"]) == (
+        "final",
+        71.5,
+        pytest.approx(math.sqrt(0.5)),
+        2,
+    )
+    stages["final"].pop()
+    assert [row["stage"] for row in optimal_table(study(), stages).to_pylist()] == ["student"]
+
+
+def test_history_has_a_null_where_a_trial_lacks_the_loss() -> None:
+    one, two = finished("student", 1.0)["history"], finished("distill", 2.0)["history"]
+    two[0]["loss_pi"] = 0.25
+    table = history_table(one + two)
+    assert table.column_names == [
+        *("study", "stage", "trial_id", "step", "miou", "loss"),
+        *("grad_norm_ce", "loss_ce", "loss_pi", "lr_now", "seconds"),
+    ]
+    assert table["loss_pi"].to_pylist() == [None, 0.25]

@@ -1,0 +1,160 @@
+"""Killed, interrupted, launched twice: the same command goes on, and the tables equal those of an undisturbed run."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.launching import (
+    STUDY,
+    end,
+    journals,
+    kdtune,
+    running,
+    same_as,
+    start,
+    under_way,
+    until,
+    workers,
+    write_study,
+)
+
+pytestmark = pytest.mark.slow
+LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 24, eval_every: 4")
+STAGES = ("--stage", "student", "--stage", "final")
+# two stages and no teacher: enough to be interrupted in, short enough to be so several times
+SHORT = LONGER.replace(
+    "start_from: [student, weight-pi]\n    seeds: [11, 12]", "start_from: [student]\n    seeds: [11, 12]"
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the study gives when nobody disturbs it."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    done = kdtune("launch", write_study(storage, SHORT), "--storage", storage, "--scheduler", "none", *STAGES)
+    assert done.returncode == 0, done.stderr
+    return storage
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts the study; whatever is left of its processes is ended with the test."""
+    study = write_study(tmp_path, SHORT)
+    started: list[subprocess.Popen[str]] = []
+
+    def begin() -> subprocess.Popen[str]:
+        started.append(start("launch", study, "--storage", tmp_path, "--scheduler", "none", *STAGES))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        end(process)
+
+
+def test_kill_of_the_driver(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
+    """In the second stage, while a trial of it is under way; what has finished does not run twice."""
+    process = launch()
+    until(lambda: any(name.startswith("final-") for name in under_way(tmp_path)))
+    process.kill()
+    process.wait()
+    hit = running(tmp_path)
+    finished_at = {n: e["row"]["finished_at"] for n, e in journals(tmp_path).items() if e["row"]["finished_at"]}
+    assert len(finished_at) >= 4
+    process = launch()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    same_as(undisturbed, tmp_path)
+    now = journals(tmp_path)
+    assert all(now[name]["attempt"] > attempt for name, attempt in hit.items())  # each was gone on with
+    assert all(now[name]["row"]["finished_at"] == at for name, at in finished_at.items())
+
+
+def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
+    """Every process of the launch at once, with half a state on the disk."""
+    wide = ("--stage", "student", "--set", "student.width=1.0", "--set", "recipe.eval_every=1")
+    text = STUDY.replace("[1e-1, 1e-2]", "[1e-1]").replace("[5e-4, 5e-6]", "[5e-4]")
+    args = ("launch", write_study(tmp_path, text), "--scheduler", "none", *wide, "--storage")
+    done = kdtune(*args, tmp_path / "undisturbed")
+    assert done.returncode == 0, done.stderr
+
+    def half_written() -> list[Path]:
+        return list(tmp_path.glob("tiny/checkpoints/*/state-*.partial"))
+
+    hit = 0
+    for _ in range(5):  # a write may end just before the blow
+        before = half_written()
+        process = start(*args, tmp_path)
+        try:
+            until(lambda old=before, run=process: half_written() != old or run.poll() is not None, every=0.001)
+            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            end(process)
+        hit += half_written() != before
+        if hit == 2 or not running(tmp_path):
+            break
+    assert hit > 0
+    done = kdtune(*args, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert half_written() == []
+    same_as(tmp_path / "undisturbed", tmp_path)
+
+
+def test_kill_of_a_worker(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
+    process = launch()
+    until(lambda: bool(under_way(tmp_path)))
+    victims = workers(process.pid)
+    assert victims
+    victims[0].kill()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    same_as(undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, number: signal.Signals) -> None:
+    process = launch()
+    until(lambda: bool(under_way(tmp_path)))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with: kdtune launch" in errors.splitlines()[-1]
+    assert not (tmp_path / "tiny" / "lock.json").exists()
+    assert running(tmp_path)  # to go on from
+    if number == signal.SIGINT:  # what is left behind is the same after both
+        process = launch()
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        same_as(undisturbed, tmp_path)
+
+
+def test_interrupted_twice_ends_at_once(launch: Callable, tmp_path: Path) -> None:
+    process = launch()
+    until(lambda: bool(under_way(tmp_path)))
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 3
+    assert process.returncode == 130
+    psutil.wait_procs(below, timeout=120)  # Ray's agents look for their raylet now and then
+    assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert running(tmp_path)
+
+
+def test_two_launches_at_once(launch: Callable, tmp_path: Path) -> None:
+    first = launch()
+    until(lambda: (tmp_path / "tiny" / "lock.json").exists())
+    second = launch()
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 2
+    (line,) = errors.splitlines()
+    assert f"process {first.pid} on " in line
+    assert first.poll() is None

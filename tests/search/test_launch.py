@@ -1,0 +1,278 @@
+"""The whole protocol on a real Ray: stages chain, tables are right, nothing runs twice."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from kdtune.api import results
+from kdtune.records.rows import best_config
+from tests.support.launching import STUDY, TRIALS, essence, journals, kdtune, whole, write_study
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def launched(once: Callable[..., Path]) -> Path:
+    """The tiny study, finished; to be read and not changed."""
+    return once("whole", whole)
+
+
+@pytest.fixture
+def again(launched: Path, tmp_path: Path) -> Path:
+    """The finished study on a storage of the test's own, to be launched again."""
+    shutil.copytree(launched, tmp_path / "again", ignore=shutil.ignore_patterns(".ray"))
+    return tmp_path / "again"
+
+
+def rows_of(storage: Path, table: str = "trials") -> list[dict]:
+    return results("tiny", str(storage)).table(table).to_pylist()
+
+
+def test_every_stage_runs_every_trial(launched: Path) -> None:
+    rows = rows_of(launched)
+    assert Counter(row["stage"] for row in rows) == TRIALS
+    assert {row["status"] for row in rows} == {"completed"}
+    assert all(row["step"] == row["steps_total"] for row in rows)
+
+
+def test_one_value_from_yaml_to_parquet(launched: Path) -> None:
+    rows = [row for row in rows_of(launched) if row["stage"] == "temperature"]
+    assert sorted((row["temperature"], row["seed"]) for row in rows) == [(1, 1), (1, 2), (4, 1), (4, 2)]
+    for row in rows:
+        assert json.loads(row["config"])["losses"]["pi"]["temperature"] == row["temperature"]
+        assert row["trial_id"] == f"temperature-{row['config_id']}-s{row['seed']}"
+    students = [row for row in rows_of(launched) if row["stage"] == "student"]
+    assert {row["temperature"] for row in students} == {None}
+    assert {row["lambda_pi"] for row in students} == {None}
+
+
+def test_the_best_of_one_stage_starts_the_next(launched: Path) -> None:
+    rows = rows_of(launched)
+    best = best_config([row for row in rows if row["stage"] == "distill"])[0]
+    later = [row for row in rows if row["stage"] == "temperature"]
+    assert {(row["lr"], row["weight_decay"]) for row in later} == {(best["lr"], best["weight_decay"])}
+    final = [row for row in rows if row["stage"] == "final"]
+    assert {(row["start"], row["method"]) for row in final} == {("student", "student"), ("weight-pi", "pi")}
+    teacher = next(row for row in rows if row["stage"] == "teacher")
+    used = {json.loads(row["config"])["teacher"]["checkpoint"] for row in rows if row["method"] == "pi"}
+    assert used == {f"trial:{teacher['trial_id']}"}
+
+
+def test_temperature_changes_the_loss_and_not_the_first_weights(launched: Path) -> None:
+    """Equal seeds, equal batches: what differs between two temperatures is the temperature alone."""
+    history = results("tiny", str(launched)).table("history").to_pandas()
+    trials = results("tiny", str(launched)).table("trials").to_pandas()
+    cold, hot = (
+        trials[(trials.stage == "temperature") & (trials.seed == 1) & (trials.temperature == t)].trial_id.item()
+        for t in (1, 4)
+    )
+    first = history[history.step == 2].set_index("trial_id")
+    assert first.loc[cold, "loss_pi"] != first.loc[hot, "loss_pi"]
+    assert first.loc[cold, "loss_ce"] == pytest.approx(first.loc[hot, "loss_ce"], rel=0.2)
+
+
+def test_tables_read_by_everyone(launched: Path) -> None:
+    for name in ("trials", "history", "optimal", "final", "emissions", "nodes"):
+        path = launched / "tiny" / f"{name}.parquet"
+        table = pq.read_table(path)
+        assert list(pd.read_parquet(path).columns) == table.column_names
+        assert duckdb.sql(f"select count(*) from '{path}'").fetchall() == [(table.num_rows,)]
+    assert {row["stage"] for row in rows_of(launched, "optimal")} == set(TRIALS) - {"teacher"}
+    assert {(row["method"], row["seeds"]) for row in rows_of(launched, "final")} == {("student", 2), ("pi", 2)}
+
+
+def test_energy_of_trials_and_idle_time_is_that_of_the_node(launched: Path) -> None:
+    (node,) = rows_of(launched, "nodes")
+    assert node["trials_kwh"] + node["idle_kwh"] == pytest.approx(node["energy_kwh"], rel=1e-9)
+    assert node["cpu_kwh"] + node["ram_kwh"] + node["gpu_kwh"] == pytest.approx(node["energy_kwh"], rel=1e-9)
+    trials = rows_of(launched)
+    assert all(row["energy_kwh"] > 0 for row in trials)
+    used = sum(row["energy_kwh"] + (row["inference_kwh"] or 0) for row in trials)
+    assert 0 < used <= node["trials_kwh"]  # what they used beside: starting, writing weights
+    # four images at up to four evaluations, and those over before the meter can be read again do not count
+    assert {row["inference_images"] for row in trials} <= {None, 4, 8, 12, 16}
+    assert all((row["inference_images"] is None) == (row["inference_kwh"] is None) for row in trials)
+    emissions = {(row["model"], row["phase"]): row for row in rows_of(launched, "emissions")}
+    assert len(emissions) == 6
+    assert {row["country"] for row in emissions.values()} == {"DEU"}
+    assert all((row["energy_kwh"] or 1) > 0 for row in emissions.values())
+    assert all(row["energy_kwh"] for (_, phase), row in emissions.items() if phase == "training")
+    final = [row["energy_kwh"] for row in trials if row["stage"] == "final" and row["method"] == "pi"]
+    assert emissions["student+kd", "training"]["energy_kwh"] == pytest.approx(sum(final) / len(final))
+    told = kdtune("status", "tiny", "--storage", launched)
+    assert "energy so far: " in told.stdout
+
+
+def test_history_has_a_row_per_evaluation(launched: Path) -> None:
+    history = results("tiny", str(launched)).table("history").to_pandas()
+    steps = history.groupby("trial_id").step.apply(list)
+    assert all(found == ([2, 4, 6, 8] if name.startswith("teacher") else [2, 4, 6]) for name, found in steps.items())
+    last = history[(history.step == 6) & (history.stage != "teacher")]
+    assert (last.lr_now == 0).all()  # equation 4 with i = eta
+    assert last[last.trial_id.str.startswith("final")].loss_ce.notna().all()
+
+
+def test_output_goes_where_it_belongs(launched: Path) -> None:
+    stdout, stderr = (launched / "stdout").read_text(), (launched / "stderr").read_text()
+    assert "best configuration of each stage" in stdout
+    assert "Ray dashboard: http://" in stderr
+    assert "student: 4 completed" in stderr
+    assert "\x1b" not in stdout + stderr
+
+
+def test_launching_again_runs_nothing(again: Path) -> None:
+    before = rows_of(again)
+    done = kdtune("launch", again / "tiny.yaml", "--storage", again, "--scheduler", "none")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(again) == before  # times too: nothing was run
+    assert done.stderr.count("nothing left to run") == len(TRIALS)
+    assert "has changed" not in done.stderr
+
+
+def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path: Path) -> None:
+    before = {row["trial_id"]: row for row in rows_of(again)}
+    study = write_study(tmp_path, STUDY.replace("losses.pi.weight: [1e-1, 2]", "losses.pi.weight: [1e-1, 3]"))
+    done = kdtune("launch", study, "--storage", again, "--scheduler", "none", "--stage", "weight-pi")
+    assert done.returncode == 0, done.stderr
+    assert "stages.weight-pi.grid.losses.pi.weight" in done.stderr
+    now = {row["trial_id"]: row for row in rows_of(again)}
+    assert len(now.keys() - before.keys()) == 1
+    assert all(now[name] == row for name, row in before.items() if name in now)
+    (old,) = results("tiny", str(again)).storage.table("superseded").to_pylist()
+    assert old["lambda_pi"] == 2
+    back = kdtune("launch", again / "tiny.yaml", "--storage", again, "--scheduler", "none")
+    assert back.returncode == 0, back.stderr
+    assert {row["trial_id"]: row for row in rows_of(again)} == before  # the old row was kept, and is back
+
+
+def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
+    study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e-2]"))
+    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    diverged = [row for row in rows if row["lr"] == 1e30]
+    assert [row["status"] for row in diverged] == ["diverged", "diverged"]
+    assert all(row["step"] < row["steps_total"] and row["miou"] is None for row in diverged)  # NaN did not run on
+    (optimal,) = rows_of(tmp_path, "optimal")
+    assert optimal["lr"] == 1e-2
+    assert "diverged" in done.stdout
+
+
+def test_the_best_of_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
+    study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e31]"))
+    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final")
+    done = kdtune("launch", study, *args, "--set", "recipe.num_steps=2")
+    assert done.returncode == 1
+    assert "stage 'student' has no completed configuration" in done.stderr
+    assert "4 diverged" in done.stderr
+    assert "continue with: kdtune launch" in done.stderr
+    assert len(journals(tmp_path)) == 4
+
+
+def test_a_given_teacher_is_evaluated_first_and_a_weak_one_is_named(launched: Path, tmp_path: Path) -> None:
+    """Its mIoU is a row, the stage that would train one is left out, and content decides what it is."""
+    (trained,) = [row for row in rows_of(launched) if row["stage"] == "teacher"]
+    weights = launched / "tiny" / "checkpoints" / trained["trial_id"] / "student.safetensors"
+    copy = tmp_path / "anywhere.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    stages = [word for name in ("teacher", "student", "distill") for word in ("--stage", name)]
+    args = ("--storage", tmp_path, "--teacher", copy, "--scheduler", "none", *stages)
+    done = kdtune("launch", write_study(tmp_path), *args)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    (row,) = [row for row in rows if row["stage"] == "teacher"]
+    assert (row["step"], row["status"]) == (0, "completed")
+    assert row["miou"] == trained["miou"]
+    best_student = max(r["miou"] for r in rows if r["stage"] == "student")
+    assert ("does not beat the student" in done.stderr) == (row["miou"] <= best_student)
+    assert all("sha256:" in r["config"] for r in rows if r["method"] == "pi")
+    assert str(copy) not in "".join(r["config"] for r in rows)
+    assert essence(tmp_path, "trials") != essence(launched, "trials")
+
+
+def test_a_teacher_of_another_architecture_is_refused_before_any_step(tmp_path: Path) -> None:
+    import torch
+
+    wrong = tmp_path / "wrong.pt"
+    torch.save({"classifier.weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, wrong)
+    done = kdtune("launch", write_study(tmp_path), "--storage", tmp_path, "--teacher", wrong)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
+    assert "weights of another architecture" in line
+    assert "unknown, first extra" in line
+    assert not [r for r in journals(tmp_path).values() if r["row"]["method"] == "pi"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for the tables, and for few checkpoints."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    study = write_study(tmp_path)
+    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none")
+    done = kdtune(*args)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
+    assert "No space left on device" in line
+    assert "--storage" in line
+    kept = {n: e["row"]["finished_at"] for n, e in journals(small_disk).items() if e["row"]["status"] == "completed"}
+    assert len(kept) < 4
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    done = kdtune(*args)
+    assert done.returncode == 0, done.stderr
+    now = journals(small_disk)
+    assert len(now) == 4
+    assert all(now[name]["row"]["finished_at"] == at for name, at in kept.items())
+
+
+def test_on_a_running_cluster(tmp_path: Path) -> None:
+    """The cluster of another process, with the token that Ray asks for; it goes on when the launch has ended."""
+    begin = "ray.init(num_cpus=2, include_dashboard=False).address_info['gcs_address']"
+    code = f"import ray; print({begin}, flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    assert head.stdin is not None
+    assert head.stdout is not None
+    try:
+        address = head.stdout.readline().strip()
+        args = ("--stage", "student", "--storage", tmp_path, "--address", address)
+        done = kdtune("launch", write_study(tmp_path), *args)
+        assert done.returncode == 0, done.stderr
+        assert len(rows_of(tmp_path)) == 4
+        assert head.poll() is None
+    finally:
+        head.communicate("\n", timeout=60)
+    done = kdtune("launch", tmp_path / "tiny.yaml", *args)
+    assert done.returncode == 0, done.stderr  # nothing is left to run, so no cluster is needed
+    done = kdtune("launch", tmp_path / "tiny.yaml", *args, "--storage", tmp_path / "other")
+    assert done.returncode == 2
+    assert f"--address {address}: no Ray cluster answers there" in done.stderr
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_other_searches(tmp_path: Path, search: str) -> None:
+    args = ("--stage", "student", "--search", search, "--samples", "3", "--storage", tmp_path)
+    done = kdtune("launch", write_study(tmp_path), *args, "--scheduler", "none")
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(tmp_path)
+    assert len(rows) == 3  # of the four of the grid, none twice
+    again = kdtune("launch", tmp_path / "tiny.yaml", *args, "--scheduler", "none")
+    assert again.returncode == 0, again.stderr
+    assert rows_of(tmp_path) == rows

@@ -1,0 +1,456 @@
+"""Study files: every fault is one exact line with file, line, field and what is allowed; ``--set`` on what is valid."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtune.base import UserError
+from kdtune.study.file import dump, find, load_study, override, parse_set, read, study_names
+from kdtune.study.spec import StudySpec
+from tests.support.small_study import TEXT, small, write
+
+TOP = (
+    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, country_iso_code, "
+    "base, stages"
+)
+RECIPE = (
+    "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
+    "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
+)
+STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler, labels"
+GRID = "recipe.lr: [1e-1, 1e-2]"
+RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
+MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> StudySpec:
+    return small(tmp_path)
+
+
+def faults(path: Path) -> list[str]:
+    """The file's faults, without its folder."""
+    found, spec = read(path)
+    assert (spec is None) == bool(found)
+    assert all("\n" not in line for line in found)
+    return [line.removeprefix(f"{path.parent}/") for line in found]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        # keys
+        ("name: small", "nmae: small", f"1: nmae: unknown key (did you mean 'name'?); allowed: {TOP}"),
+        ("{lr: 1e-2", "{rate: 1", f"7: base.recipe.rate: unknown key; allowed: {RECIPE}"),
+        ("lr: 1e-2", "l_r: 1", f"7: base.recipe.l_r: unknown key (did you mean 'lr'?); allowed: {RECIPE}"),
+        (
+            "{weight: 1.0}",
+            "{weight: 1, wait: 2}",
+            "6: base.losses.ce.wait: unknown key (did you mean 'weight'?); allowed: weight, aux_weight",
+        ),
+        (RANDOM, "gird: 1", f"11: stages[student].gird: unknown key (did you mean 'grid'?); allowed: {STAGE}"),
+        (
+            "width: 0.125}",
+            "widht: 1}",
+            "4: base.student.widht: unknown key (did you mean 'width'?); "
+            "allowed: name, init, preprocessing, backbone, stem, variant, width, dropout",
+        ),
+        (
+            "num_train",
+            "number",
+            "3: base.dataset.number: unknown key (did you mean 'name'?); allowed: name, size, num_train, num_val, seed",
+        ),
+        ("{weight: 1.0}", "{}", "6: base.losses.ce.weight: is missing"),
+        # types
+        (
+            "lr: 1e-2",
+            "lr: fast",
+            "7: base.recipe.lr: input should be a valid number, unable to parse string as a number; got 'fast'",
+        ),
+        (
+            "num_steps: 2",
+            "num_steps: 2.5",
+            "7: base.recipe.num_steps: input should be a valid integer, got a number with a fractional part; got 2.5",
+        ),
+        ("crop: [32, 48]", "crop: 32", "7: base.recipe.crop: needs a list, e.g. [1, 2]; got 32"),
+        ("crop: [32, 48]", "crop: [32]", "7: base.recipe.crop[1]: is missing"),
+        ("ce: {weight: 1.0}", "ce: 1.0", "6: base.losses.ce: needs a mapping; got 1.0"),
+        ("[student, distill]", "student", "20: stages[final].start_from: needs a list, e.g. [1, 2]; got 'student'"),
+        ("seeds: [11, 12]", "seeds: 11", "21: stages[final].seeds: needs a list, e.g. [1, 2]; got 11"),
+        ("name: small", "name: 3", "1: name: input should be a valid string; got 3"),
+        # ranges of values
+        ("lr: 1e-2", "lr: -1", "7: base.recipe.lr: input should be greater than 0; got -1"),
+        ("lr: 1e-2", "lr: .inf", "7: base.recipe.lr: input should be a finite number; got inf"),
+        ("batch_size: 2", "batch_size: 0", "7: base.recipe.batch_size: input should be greater than 0; got 0"),
+        ("batch_size: 2", "scale_min: 3", "7: base.recipe: scale_min <= scale_max must hold, got 3.0 and 2.1"),
+        (
+            "{weight: 1.0}",
+            "{weight: -1}",
+            "6: base.losses.ce.weight: input should be greater than or equal to 0; got -1",
+        ),
+        ("{weight: 1.0}", "{weight: 0}", "2: base: losses has no term with a weight above 0"),
+        ("name: small", "name: small\nhalving: {grace: 2}", "2: halving.grace: input should be less than 1; got 2"),
+        (
+            "name: small",
+            "name: small\nscheduler: ahsa",
+            "2: scheduler: input should be 'asha', 'median' or 'none'; got 'ahsa'",
+        ),
+        # names
+        (
+            "{name: demo",
+            "{name: dmo",
+            "3: base.dataset.name: unknown dataset 'dmo' (did you mean 'demo'?); there are: demo, camvid, "
+            "cityscapes, voc, ade20k",
+        ),
+        (
+            "name: demo, size: [32, 48], num_train: 4, num_val: 2",
+            "size: 3",
+            "3: base.dataset: needs a mapping with a 'name', one of: demo, camvid, cityscapes, voc, ade20k; got "
+            "{'size': 3}",
+        ),
+        (
+            "{name: pspnet, backbone: resnet18, width: 0.125}",
+            "{name: pspent}",
+            "4: base.student.name: unknown model 'pspent' (did you mean 'pspnet'?); there are: pspnet, external",
+        ),
+        (
+            "resnet18, width: 0.125",
+            "resnet19",
+            "4: base.student.backbone: input should be 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+            "'efficientnet_b0' or 'mobilenet_v3_large'; got 'resnet19'",
+        ),
+        (
+            "ce: {weight: 1.0}",
+            "cee: {weight: 1.0}",
+            "6: base.losses.cee: unknown loss 'cee' (did you mean 'ce'?); there are: ce, pi, pa, ho, ifv, cwd, fitnet, "
+            "at",
+        ),
+        (
+            "[student, distill]",
+            "[studnet]",
+            "20: stages[final].start_from[0]: starts from unknown stage 'studnet' (did you mean 'student'?); "
+            "earlier stages: student, distill",
+        ),
+        (
+            "- name: distill",
+            "- name: distill\n    start_from: [final]",
+            "14: stages[distill].start_from[0]: starts from unknown stage 'final'; earlier stages: student",
+        ),
+        (
+            "- name: student",
+            "- name: student\n    start_from: [final]",
+            "11: stages[student].start_from[0]: starts from unknown stage 'final'; earlier stages: none, it is "
+            "the first",
+        ),
+        ("- name: final", "- name: student", "19: stages[student].name: 'student' is the name of two stages"),
+        (
+            "- name: final",
+            "- name: Final",
+            "19: stages[Final].name: string should match pattern '^[a-z][a-z0-9]*(-[a-z0-9]+)*$'; got 'Final'",
+        ),
+        # grids, set, ranges
+        (
+            GRID,
+            "recipe.lr: []",
+            "12: stages[student].grid.recipe.lr: has no values; a grid needs at least one, e.g. [1, 2]",
+        ),
+        (GRID, "recipe.lr: 1e-1", "12: stages[student].grid.recipe.lr: needs a list, e.g. [1, 2]; got 0.1"),
+        (GRID, "recipe.lr: [0.1, 1e-1]", "12: stages[student].grid.recipe.lr: holds 0.1 twice"),
+        (
+            GRID,
+            "recipe.lr: [1, 2, -3]",
+            "12: stages[student].grid.recipe.lr[2]: input should be greater than 0; got -3",
+        ),
+        (
+            GRID,
+            "recipe.lrr: [1]",
+            f"12: stages[student].grid.recipe.lrr: unknown key (did you mean 'lr'?); allowed: {RECIPE}",
+        ),
+        (
+            GRID,
+            "recip.lr: [1]",
+            "12: stages[student].grid.recip.lr: recip: unknown key (did you mean 'recipe'?); allowed: dataset, "
+            "student, teacher, warm_start, losses, recipe, seed",
+        ),
+        (
+            GRID,
+            "losses.p.weight: [1]",
+            "12: stages[student].grid.losses.p.weight: losses.p: unknown loss 'p' (did you mean 'pi'?); there "
+            "are: ce, pi, pa, ho, ifv, cwd, fitnet, at",
+        ),
+        (
+            GRID,
+            "losses.pi.weight: [0, 1]",
+            "12: stages[student].grid.losses.pi.weight[1]: losses.pi needs a teacher, but teacher is null",
+        ),
+        (
+            GRID,
+            "seed: [1, 2]",
+            "12: stages[student].grid.seed: seeds stand in the stage's own list, e.g. seeds: [1, 2, 3]",
+        ),
+        (
+            "temperature: 1.0}",
+            "temprature: 1.0}",
+            "16: stages[distill].set.losses.pi: losses.pi.temprature: unknown key (did you mean 'temperature'?); "
+            "allowed: weight, temperature, convention",
+        ),
+        (
+            "losses.pi: {weight: 0.1, temperature: 1.0}",
+            "losses.pi: {}",
+            "16: stages[distill].set.losses.pi: losses.pi.weight: is missing",
+        ),
+        (
+            RANDOM,
+            "ranges:\n      recipe.lr: {low: 1, high: 2}",
+            "10: stages[student]: ranges need search: random or tpe, with samples",
+        ),
+        (
+            RANDOM,
+            "search: random\n    samples: 2\n    ranges:\n      recipe.lr: {low: 2, high: 1}",
+            "14: stages[student].ranges.recipe.lr: low < high must hold, and low > 0 if log, got low=2.0, high=1.0",
+        ),
+        (
+            RANDOM,
+            "search: random\n    samples: 0\n    grid: {recipe.lr: [1]}",
+            "12: stages[student].samples: input should be greater than 0; got 0",
+        ),
+        # teacher
+        (
+            "model: {name: pspnet, backbone: resnet18, width: 0.25}, ",
+            "",
+            "15: stages[distill].set.teacher: teacher.model: is missing",
+        ),
+        (
+            "checkpoint: t.safetensors",
+            "checkpoint: 'stage:studnet'",
+            "15: stages[distill].set.teacher: teacher.checkpoint is made by unknown stage 'studnet' (did you "
+            "mean 'student'?); earlier stages: student",
+        ),
+        (
+            "checkpoint: t.safetensors",
+            "checkpoint: 'stage:distill'",
+            "15: stages[distill].set.teacher: teacher.checkpoint is made by unknown stage 'distill'; earlier "
+            "stages: student",
+        ),
+        # seeds and early stopping
+        ("[11, 12]", "[11, 11]", "19: stages[final]: seeds must differ, got [11, 11]"),
+        ("[11, 12]", "[]", "21: stages[final].seeds: needs at least one value; got []"),
+        (
+            "[11, 12]",
+            "[11, 12]\n    scheduler: asha",
+            "19: stages[final]: a stage of several seeds runs without early stopping: scheduler must be none",
+        ),
+        # YAML itself
+        ("name: small", "name: small\nname: other", "2: name: this key stands here twice"),
+        ("{weight: 1.0}", "{weight: 1.0, weight: 2}", "6: weight: this key stands here twice"),
+        ("name: small", "name: small\n1: 2", "2: '1' is no key: keys are text"),
+        ("name: small", "name: [small", "2: not valid YAML: expected ',' or ']', but got ':'"),
+        ("name: small", "\tname: small", "1: not valid YAML: found character '\\t' that cannot start any token"),
+        (
+            "name: small",
+            "name: !python/name:os.system",
+            "1: not valid YAML: could not determine a constructor for the tag '!python/name:os.system'",
+        ),
+        ("name: small", "name: *it", "1: not valid YAML: found undefined alias 'it'"),
+        ("name: small", "name: sm\x07all", "1: not valid YAML: special characters are not allowed: character #x0007"),
+        ("name: small", "name: &me [*me]", "1: this part contains itself"),
+    ],
+)
+def test_a_fault_is_one_exact_line(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert faults(write(tmp_path, (old, new))) == [f"small.yaml:{line}"]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    assert faults(write(tmp_path, text=text)) == [f"small.yaml:1: {MAPPING}"]
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    assert faults(path) == ["small.yaml: cannot be read: not text in UTF-8"]
+
+
+def test_a_loss_without_its_teacher(tmp_path: Path) -> None:
+    teacher = next(line for line in TEXT.splitlines(keepends=True) if "teacher:" in line)
+    assert faults(write(tmp_path, (teacher, ""))) == [
+        "small.yaml:13: stages[distill]: losses.pi needs a teacher, but teacher is null"
+    ]
+
+
+def test_final_names_every_stage_whose_seed_it_shares(tmp_path: Path) -> None:
+    assert faults(write(tmp_path, ("[11, 12]", "[0, 12]"))) == [
+        "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'distill', whose choice it repeats; "
+        "take other seeds",
+        "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'student', whose choice it repeats; "
+        "take other seeds",
+    ]
+
+
+def test_all_faults_are_told_and_loading_tells_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path, ("lr: 1e-2", "lr: -1"), ("batch_size: 2", "batch_size: 0"))
+    first, second = faults(path)
+    assert first == "small.yaml:7: base.recipe.lr: input should be greater than 0; got -1"
+    assert second == "small.yaml:7: base.recipe.batch_size: input should be greater than 0; got 0"
+    with pytest.raises(UserError) as caught:
+        load_study(path)
+    assert str(caught.value) == f"{path.parent}/{first} (and 1 more: kdtune studies validate {path})"
+
+
+def test_an_unknown_study_lists_those_there_are() -> None:
+    with pytest.raises(UserError) as caught:
+        find("citiscapes-resnet")
+    line = "unknown study 'citiscapes-resnet' (did you mean 'cityscapes-resnet'?); there are: "
+    assert str(caught.value) == line + ", ".join(study_names())
+
+
+def test_a_study_file_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("none.yaml", "folder.yaml"):
+        (tmp_path / "folder.yaml").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=rf"/{name}: no such study file; give a path to a YAML file or one of: "):
+            load_study(tmp_path / name)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.e-4", ".1e-3", "1.0e-4", "+1e-4", "0.0001"])
+def test_a_number_is_a_number_everywhere(tmp_path: Path, written: str) -> None:
+    spec = small(tmp_path, ("lr: 1e-2", f"lr: {written}"), (GRID, f"recipe.lr: [{written}, 1e-2]"))
+    assert spec.base.recipe.lr == 1e-4
+    (point, _) = spec.stages[0].points(["base"], seed=0)
+    assert isinstance(point["recipe.lr"], float)
+    assert point["recipe.lr"] == 1e-4
+    assert spec.stages[0].config({"base": spec.base}, point).config_id == spec.base.config_id
+    assert parse_set([f"recipe.lr={written}"]) == {"recipe.lr": 1e-4}
+
+
+def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    spec = small(tmp_path, ("name: small", "name: small\ndescription: '1e-4'"))
+    assert spec.description == "1e-4"
+
+
+def test_dump_and_read_again(tmp_path: Path, spec: StudySpec) -> None:
+    assert read(write(tmp_path, text=dump(spec))) == ([], spec)
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("assignments", "line"),
+    [
+        (["recipe.num_stesp=1"], "--set recipe.num_stesp: no stage has this path (did you mean 'recipe.num_steps'?)"),
+        (["nope.x=1"], "--set nope.x: no stage has this path"),
+        (["losses.pi.wait=1"], "--set losses.pi.wait: no stage has this path (did you mean 'losses.pi.weight'?)"),
+        (["losses.pa.weight=1"], "--set losses.pa.weight: no stage has this path (did you mean 'losses.pi.weight'?)"),
+        (["recipe.num_steps"], "--set recipe.num_steps: needs PATH=VALUE, e.g. --set recipe.num_steps=2000"),
+        (["=3"], "--set =3: needs PATH=VALUE, e.g. --set recipe.num_steps=2000"),
+        (["recipe.lr=[1"], "--set recipe.lr=[1: the value is not valid YAML"),
+        (
+            ["recipe.lr=!!python/object/apply:os.system [true]"],
+            "--set recipe.lr=!!python/object/apply:os.system [true]: the value is not valid YAML",
+        ),
+        *(
+            (
+                [f"student={value}"],
+                f"--set student={value}: the value must be a number, a word or a flat list of them; set a part's "
+                "fields one by one, e.g. --set student.width=0.5, or change the study's file",
+            )
+            for value in ("{width: 1}", "[[1]]", "[{}]")
+        ),
+        (["seed=4"], "--set seed: a stage's seeds are its own list; change `seeds` in the study's file"),
+        (
+            ["recipe.num_steps=-1"],
+            "--set recipe.num_steps=-1: input should be greater than or equal to 0; got -1 (stage 'student')",
+        ),
+        (
+            ["recipe.batch_size=4", "recipe.power=x"],
+            "--set recipe.power=x: input should be a valid number, unable to parse string as a number; got 'x' "
+            "(stage 'student')",
+        ),
+        (
+            ["recipe.lr=-1"],
+            "--set recipe.lr=-1: input should be greater than 0; got -1 (stage 'distill')",  # swept in `student`
+        ),
+        (["teacher=null"], "--set teacher=null: losses.pi needs a teacher, but teacher is null (stage 'distill')"),
+        (
+            ["student.backbone=resnet19"],
+            "--set student.backbone=resnet19: input should be 'resnet18', 'resnet34', 'resnet50', 'resnet101', "
+            "'efficientnet_b0' or 'mobilenet_v3_large'; got 'resnet19' (stage 'student')",
+        ),
+    ],
+)
+def test_a_bad_set_is_one_exact_line(spec: StudySpec, assignments: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        override(spec, parse_set(assignments))
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [("null", None), ("", None), ("[32, 32]", [32, 32]), ("true", True), ("a=b", "a=b"), ("x", "x"), ("3", 3)],
+)
+def test_values_are_yaml(value: str, meaning: Any) -> None:
+    assert parse_set([f"path={value}"]) == {"path": meaning}
+
+
+def values(spec: StudySpec, path: str) -> dict[str, set[Any]]:
+    """What every trial of every stage that has the path has there."""
+    found: dict[str, set[Any]] = {}
+    for stage in spec.stages:
+        starts = spec.template_starts(stage)
+        for point in stage.points(list(starts), spec.seed):
+            config = stage.config(starts, point)
+            try:
+                value = config.at(path)
+            except KeyError:
+                continue
+            found.setdefault(stage.name, set()).add(value)
+    return found
+
+
+def test_set_reaches_every_stage(spec: StudySpec) -> None:
+    changed = override(spec, parse_set(["recipe.num_steps=7", "recipe.batch_size=3"]))
+    assert values(changed, "recipe.num_steps") == {"student": {7}, "distill": {7}, "final": {7}}
+    assert values(changed, "recipe.batch_size") == {"student": {3}, "distill": {3}, "final": {3}}
+    assert (changed.base.recipe.num_steps, changed.base.recipe.batch_size) == (7, 3)
+
+
+def test_a_swept_value_wins_over_set(spec: StudySpec) -> None:
+    changed = override(spec, parse_set(["recipe.lr=0.5"]))
+    assert values(changed, "recipe.lr") == {"student": {0.1, 0.01}, "distill": {0.5}, "final": {0.5}}
+
+
+def test_set_comes_after_the_stages_own(spec: StudySpec) -> None:
+    changed = override(spec, parse_set(["losses.pi.weight=3"]))
+    assert values(changed, "losses.pi.weight")["distill"] == {3}
+    assert changed.stage("distill").set["losses.pi"] == {"weight": 3, "temperature": 1.0}
+    assert spec.stage("distill").set["losses.pi"] == {"weight": 0.1, "temperature": 1.0}
+
+
+def test_set_leaves_stages_without_the_path_alone(spec: StudySpec) -> None:
+    changed = override(spec, parse_set(["teacher.checkpoint=other.pt"]))
+    assert changed.stage("student") == spec.stage("student")
+    assert changed.templates()["distill"].checkpoints() == {"teacher.checkpoint": "other.pt"}
+
+
+@pytest.mark.parametrize("starts", ["[student, distill]", "[distill, student]"])
+def test_set_leaves_a_stage_alone_when_one_of_its_starts_lacks_the_path(tmp_path: Path, starts: str) -> None:
+    """The student has no L_PI to set a weight of; the other start has its own already."""
+    spec = small(tmp_path, ("[student, distill]", starts))
+    changed = override(spec, parse_set(["losses.pi.weight=3"]))
+    assert changed.stage("final") == spec.stage("final")
+    assert values(changed, "losses.pi.weight") == {"distill": {3}, "final": {3}}
+
+
+def test_set_leaves_the_study_it_is_given_alone(spec: StudySpec) -> None:
+    before = dump(spec)
+    override(spec, parse_set(["recipe.num_steps=7", "losses.pi.weight=2", "teacher.model.width=0.125"]))
+    assert dump(spec) == before
+
+
+def test_what_is_set_is_what_is_shown(spec: StudySpec) -> None:
+    assert re.search(r"recipe\.num_steps: 7", dump(override(spec, {"recipe.num_steps": 7})))
