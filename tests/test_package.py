@@ -1,4 +1,4 @@
-"""What a user installs and reads: the wheel, the README's commands, the order of imports."""
+"""What a user installs: the wheel, and the two commands that README begins with."""
 
 import re
 import subprocess
@@ -25,14 +25,6 @@ def test_ci_runs_exactly_the_readme_test_command() -> None:
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == tests
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    from kdtune.cli import main
-
-    for line in commands((ROOT / "README.md").read_text()):
-        for words in re.findall(r"(?:^|/|\s)kdtune ([a-z]+)", line):
-            assert words in main.commands, line
-
-
 @pytest.mark.slow
 def test_wheel_carries_the_studies_and_the_published_values(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--quiet", "-w", str(tmp_path)]
@@ -43,7 +35,7 @@ def test_wheel_carries_the_studies_and_the_published_values(tmp_path: Path) -> N
     assert {f"kdtune/search_spaces/{name}.yaml" for name in study_names()} <= names
     assert "kdtune/answers/published/cityscapes-resnet.json" in names
     assert "kdtune/report/page.css" in names
-    assert not [name for name in names if name.startswith("tests/")]
+    assert not [name for name in names if name.startswith("tests/") or name.endswith((".md", ".png"))]
     # from the wheel, outside of the checkout: the studies are found where the package is
     (tmp_path / "site").mkdir()
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

@@ -1,7 +1,7 @@
 """What a search cost, its early stopping's saving included, from the rows of its trials and nodes.
 
-Energy in kWh, emissions in kg CO2-equivalent; ``kdtune.records.energy_tables`` says what a
-trial's and a node's figures hold.
+Energy in kWh, emissions in kg CO2-equivalent; what a trial's and a node's figures hold is told
+in ``records.energy_tables``.
 """
 
 from collections.abc import Sequence

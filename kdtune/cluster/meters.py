@@ -1,4 +1,4 @@
-"""The energy meters of a launch, one actor on each node that can hold a trial; see ``kdtune.training.energy``.
+"""The energy meters of a launch, one actor on each node that can hold a trial; see ``training.energy_meter``.
 
 The driver makes them, reads them and keeps what they said; a trial's worker finds the one of its node by name. They end
 with the driver. A trial runs without one, too: then its energy is null.

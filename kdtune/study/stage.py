@@ -50,9 +50,10 @@ class Halving(Config):
     """ASHA's two numbers. A rung never shortens the learning-rate schedule."""
 
     # Measured, not inherited: `kdtune bench asha` on the learning rate x weight decay grids of demo (seeds 0 to 2) and
-    # camvid-small, see README. In mean over the grids, half and 2 takes 77 % of the steps and finds the full grid's
-    # best in 99 % of the orders. A grace of 0.2 takes 53 % and finds it in 51 %, which is worse than running as many
-    # random trials to their ends: curves cross until half of the steps. Nine trials a grid are few; measure your own.
+    # camvid-small, see kdtune/bench/README.md. In mean over the grids, half and 2 takes 77 % of the steps and finds the
+    # full grid's best in 99 % of the orders. A grace of 0.2 takes 53 % and finds it in 51 %, worse than running
+    # as many random trials to their ends: curves cross until half of the steps. Nine trials a grid are few; measure
+    # your own.
     grace: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the steps before a trial can be stopped
     reduction_factor: Annotated[float, Field(gt=1)] = 2.0  # at each rung one in this many goes on
 

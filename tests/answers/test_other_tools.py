@@ -17,7 +17,7 @@ from kdtune.records.storage import Storage
 from kdtune.records.stored_study import TABLES
 from tests.support.tiny import NETWORK, finished, study
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "kdtune" / "answers" / "README.md"
 TEACHER = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}}
 TERMS = {"plain": {}, "pi": {"losses.pi.weight": 0.5}, "cwd": {"losses.cwd.weight": 3.0, "losses.ho.weight": 0.1}}
 
