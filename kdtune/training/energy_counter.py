@@ -5,7 +5,7 @@ import logging
 import time
 from typing import Any
 
-from kdtune.base import UserError
+from kdtune.errors import UserError
 
 NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice
 

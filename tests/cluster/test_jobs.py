@@ -177,7 +177,7 @@ def test_the_error_is_one_that_users_can_mend() -> None:
 
 # a real cluster
 
-LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 160, eval_every: 20").replace(
+LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 80, eval_every: 10").replace(
     "start_from: [student, weight-pi]\n    seeds: [11, 12]", "start_from: [student]\n    seeds: [11, 12]"
 )
 STAGES = ("--stage", "student", "--stage", "final")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdtune.base import UserError
-from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.folder import READERS, Folder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -153,10 +153,10 @@ def test_an_unknown_kind_of_uri_is_one_line() -> None:
 
 def test_many_files_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(str(tmp_path))
-    names = [f"{i}.json" for i in range(2 * folder.READERS)]
+    names = [f"{i}.json" for i in range(2 * READERS)]
     for name in names:
         folder.write(name, name.encode())
-    together = threading.Barrier(folder.READERS, timeout=20)  # broken unless so many are read at the same time
+    together = threading.Barrier(READERS, timeout=20)  # broken unless so many are read at the same time
     read = Folder.read
 
     def waiting(self: Folder, name: str) -> bytes | None:

@@ -264,23 +264,23 @@ def machines() -> Iterator[list[Launcher]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("i", [0, *(pytest.param(i, marks=pytest.mark.soak) for i in range(1, 8))])
 def test_one_of_several_launches_at_once_on_s3(
-    server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch
+    server: Server, machines: list[Launcher], monkeypatch: pytest.MonkeyPatch, i: int
 ) -> None:
     """From several machines, all of which saw no lock before any wrote one; the others are told who has it."""
     use(monkeypatch, server.address)
     with proxied(server) as proxy:
-        for i in range(4):
-            uri = f"s3://bucket/race-{i}?endpoint_override={proxy.address}&scheme=http"
-            writes = proxy.fault(f"^PUT .*race-{i}/{NAME}", "hang", 1.5, alone=True)
-            for launcher in machines:
-                launcher.tell(uri, 0.5, 6, 8)
-            said = [launcher.hear() for launcher in machines]
-            (winner,) = [number for number, line in enumerate(said) if line == "held"]
-            assert all(f"on machine-{winner} since" in line for number, line in enumerate(said) if number != winner)
-            assert machines[winner].hear() == "kept"
-            assert writes.began is not None
-            assert Folder(f"s3://bucket/race-{i}").names() == []
+        uri = f"s3://bucket/race-{i}?endpoint_override={proxy.address}&scheme=http"
+        writes = proxy.fault(f"^PUT .*race-{i}/{NAME}", "hang", 1.5, alone=True)
+        for launcher in machines:
+            launcher.tell(uri, 0.5, 6, 8)
+        said = [launcher.hear() for launcher in machines]
+        (winner,) = [number for number, line in enumerate(said) if line == "held"]
+        assert all(f"on machine-{winner} since" in line for number, line in enumerate(said) if number != winner)
+        assert machines[winner].hear() == "kept"
+        assert writes.began is not None
+        assert Folder(f"s3://bucket/race-{i}").names() == []
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from kdtune.records.rows import best_config
 from tests.support.launching import STUDY, TRIALS, essence, journals, kdtune, whole, write_study
 
 pytestmark = pytest.mark.slow
+ONE = ("--max-concurrent", "1")  # one worker to start, where it does not matter
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path
 
 def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e-2]"))
-    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student")
+    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student", *ONE)
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)
     diverged = [row for row in rows if row["lr"] == 1e30]
@@ -169,7 +170,7 @@ def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
 
 def test_the_best_of_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e31]"))
-    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final")
+    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final", *ONE)
     done = kdtune("launch", study, *args, "--set", "recipe.num_steps=2")
     assert done.returncode == 1
     assert "stage 'student' has no completed configuration" in done.stderr
@@ -226,7 +227,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     study = write_study(tmp_path)
-    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none")
+    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none", *ONE)
     done = kdtune(*args)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
@@ -268,7 +269,7 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
 def test_other_searches(tmp_path: Path, search: str) -> None:
-    args = ("--stage", "student", "--search", search, "--samples", "3", "--storage", tmp_path)
+    args = ("--stage", "student", "--search", search, "--samples", "3", "--storage", tmp_path, *ONE)
     done = kdtune("launch", write_study(tmp_path), *args, "--scheduler", "none")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from kdtune.api import results
 from kdtune.records.storage import Storage
+from tests.support import forked
 
 STUDY = """
 name: tiny
@@ -86,8 +87,10 @@ PLAIN = {"KDTUNE_DASHBOARD": "0"}  # Ray starts sooner without, and nobody looks
 
 
 def kdtune(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+    """Runs a command to its end; with ``env`` in a new process, else in one that has imported what it needs."""
     environment = os.environ | PLAIN | (env or {})
+    if env is None:
+        return forked.run([*map(str, words)], environment, 300)
     return subprocess.run(command(*words), capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
@@ -145,11 +148,15 @@ def workers(driver: int) -> list[psutil.Process]:
 def same_as(undisturbed: Path, storage: str | Path, *stages: str) -> None:
     """Whether the tables, or of these stages the rows, equal those of a run that nobody disturbed."""
     for table in ("trials", "history", "optimal", *(() if stages else ("final",))):
-        found, wanted = (
-            [row for row in essence(where, table) if not stages or row["stage"] in stages]
-            for where in (storage, undisturbed)
-        )
+        found, wanted = (_of(stages, essence(where, table)) for where in (storage, undisturbed))
         assert found == wanted, table
+
+
+def _of(stages: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of these stages (none: all), without the columns that only other stages fill."""
+    if not stages:
+        return rows
+    return [{name: value for name, value in row.items() if value is not None} for row in rows if row["stage"] in stages]
 
 
 def slow_to_stop(config: dict[str, Any]) -> None:
