@@ -14,6 +14,7 @@ from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study as load_study
+from kdtune.study.settings import kept_searches
 from kdtune.study.spec import StudySpec
 from kdtune.training.site import Site
 
@@ -53,6 +54,7 @@ def launch(
     from kdtune.training import trial
 
     options = options or Options()
+    kept = [*kept_searches(study, options.settings)]
     study = adjusted(study, options)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
@@ -61,6 +63,8 @@ def launch(
         locked(where.folder) as held,
         logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
     ):
+        for line in kept:
+            told.note(line)
         own_root = bool(address) and not data_root  # a flag holds for all nodes
         site = Site(data_folder(data_root), pack=options.pack, own_root=own_root)
         Launch(

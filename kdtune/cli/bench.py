@@ -53,7 +53,7 @@ def bench_train(
     With --terms: of each loss term on random images, beside cross-entropy alone, PSPNet with ResNet-18.
     """
     from kdtune.bench.training import training
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     if terms:
         from kdtune.bench.terms import Setting, loss_terms
@@ -75,7 +75,7 @@ def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], s
     Also the memory that one more trial's reading takes while another reads the same pack.
     """
     from kdtune.bench.loading import loading
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     click.echo(loading(study, data_root, parse_set(settings), steps, output))
 
@@ -91,7 +91,7 @@ def bench_evaluation(
 ) -> None:
     """Images per second of a pass over the validation images, beside a plain torch loop over the same network."""
     from kdtune.bench.loading import evaluation
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     click.echo(evaluation(study, data_root, parse_set(settings), passes, output))
 
@@ -146,7 +146,7 @@ def bench_asha(
 
     require_token()  # before the bench imports Ray, which looks for it then
     from kdtune.bench.early_stopping import Setting, asha
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     options = {"data_root": data_root, "storage": storage, "output": output}
     click.echo(asha(study, Setting(**given), settings=parse_set(settings), **options))

@@ -32,7 +32,7 @@ def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
     from kdtune.base import UserError
     from kdtune.datasets import DATASETS
     from kdtune.study.faults import told
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     try:
         return DATASETS.resolve(name).model_validate({"name": name, **parse_set(settings)})

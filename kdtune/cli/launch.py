@@ -64,11 +64,14 @@ def launch(
     from kdtune.records.stored_study import storage_root
     from kdtune.search.dry_run import forecast
     from kdtune.search.options import Options, adjusted
-    from kdtune.study.file import load_study, parse_set
+    from kdtune.study.file import load_study
+    from kdtune.study.settings import kept_searches, parse_set
 
     options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
     spec = load_study(study)
     if dry_run:
+        for line in kept_searches(spec, options.settings):
+            click.echo(f"note: {line}", err=True)
         click.echo(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])

@@ -29,7 +29,7 @@ def train(
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
     from kdtune.search import in_process
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     for line in in_process.train(study, data_root, parse_set(settings), stage, teacher, output or "kdtune-train", pack):
         click.echo(line)
@@ -52,7 +52,7 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
     from kdtune.search import in_process
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     for line in in_process.train_teacher(study, data_root, parse_set(settings), output or "kdtune-teacher", pack):
         click.echo(line)
@@ -119,7 +119,7 @@ def teacher_entropy(
     from kdtune.analysis.entropy_counts import Asked, numbers
     from kdtune.analysis.entropy_run import measure
     from kdtune.search.options import Options
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
 
     asked = Asked(
         temperatures=numbers("--temperatures", temperatures, float, "1,2,4,8,16"),
@@ -159,7 +159,7 @@ def evaluate(
     """
     from kdtune.analysis.evaluation import evaluate
     from kdtune.loading.pack import data_folder
-    from kdtune.study.file import parse_set
+    from kdtune.study.settings import parse_set
     from kdtune.training.site import Site
 
     site = Site(data_folder(data_root), pack=pack)

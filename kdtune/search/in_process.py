@@ -12,6 +12,7 @@ from kdtune.records.storage import Storage
 from kdtune.search.options import Options, adjusted
 from kdtune.study.faults import told
 from kdtune.study.file import load_study
+from kdtune.study.settings import kept_searches
 from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.training.energy_counter import check_country
@@ -34,7 +35,10 @@ def train(
         UserError: unknown stage, missing data or weights.
         RunError: the trial failed.
     """
-    spec = adjusted(load_study(study), Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
+    found = load_study(study)
+    for line in kept_searches(found, settings):
+        yield f"note: {line}"
+    spec = adjusted(found, Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
     name = stage or spec.stages[0].name
     config = spec.templates()[name]
     config = config.replace({"seed": spec.stage(name).seeds[0]})

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from kdtune.base import UserError, did_you_mean
 from kdtune.study.faults import told
-from kdtune.study.file import override
+from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Value
 

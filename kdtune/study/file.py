@@ -1,8 +1,6 @@
 """YAML to ``StudySpec`` and back; every error is one line with file, line, field and what is allowed."""
 
-import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,10 @@ from pydantic import ValidationError
 import kdtune
 from kdtune.base import UserError, did_you_mean
 from kdtune.study.faults import told
+from kdtune.study.loader import Loader
+from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
-from kdtune.study.trial_config import TrialConfig, Value
-
-
-class Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it, but 1e-4 is a number, as in YAML 1.2."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+from kdtune.study.trial_config import Value
 
 
 def search_spaces() -> Path:
@@ -151,110 +142,6 @@ def _child(node: yaml.Node, part: Any) -> tuple[str, yaml.Node, int] | None:
 
 def _joined(names: list[str]) -> str:
     return ".".join(names).replace(".[", "[")
-
-
-def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
-    """``--set PATH=VALUE`` into a mapping; a value is a scalar of YAML or a flat list: ``1e-3``, ``[64, 96]``.
-
-    Raises:
-        UserError: not of that form.
-    """
-    changes = {}
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
-        if not equals or not path:
-            raise UserError(f"--set {assignment}: needs PATH=VALUE, e.g. --set recipe.num_steps=2000")
-        try:
-            found = yaml.load(value, Loader=Loader)
-        except yaml.YAMLError:
-            raise UserError(f"--set {assignment}: the value is not valid YAML") from None
-        if any(isinstance(item, list | dict) for item in (found if isinstance(found, list) else [found])):
-            raise UserError(
-                f"--set {assignment}: the value must be a number, a word or a flat list of them; set a part's fields "
-                "one by one, e.g. --set student.width=0.5, or change the study's file"
-            )
-        changes[path.strip()] = found
-    return changes
-
-
-def override(spec: StudySpec, changes: Mapping[str, Value], only: Collection[str] | None = None) -> StudySpec:
-    """The study with values set in every stage in which the path exists, after the stage's own ``set``.
-
-    A swept value wins over it. ``only`` these stages, where it is given, and not the base.
-
-    Raises:
-        UserError: no stage has the path, or the value is not allowed there.
-    """
-    if "seed" in changes:
-        raise UserError("--set seed: a stage's seeds are its own list; change `seeds` in the study's file")
-    templates = {stage.name: spec.templates_of(stage) for stage in spec.stages}
-    data = spec.model_dump(mode="json")
-    in_base = {path: value for path, value in changes.items() if only is None and _has(spec.base, path)}
-    try:
-        data["base"] = spec.base.replace(in_base).model_dump(mode="json")
-    except ValidationError:
-        pass  # the stages report it, with their names
-    for path, value in changes.items():
-        having = [name for name, configs in templates.items() if all(_has(config, path) for config in configs)]
-        if not having:
-            known = _paths([config for configs in templates.values() for config in configs])
-            raise UserError(f"--set {path}: no stage has this path{did_you_mean(path, known)}")
-        for stage in data["stages"]:
-            if only is not None and stage["name"] not in only:
-                continue
-            if stage["name"] in having and path not in stage["grid"] and path not in stage["ranges"]:
-                stage["set"] = _set_after(stage["set"], path, value)
-    try:
-        return StudySpec.model_validate(data)
-    except ValidationError as error:
-        raise UserError(_refused(spec, changes, error.errors()[0])) from None
-
-
-def _refused(spec: StudySpec, changes: Mapping[str, Value], fault: Any) -> str:
-    """The line for a ``--set`` that is not allowed: which one, why, in which stage."""
-    guilty = [path for path in changes if path in fault["loc"]] or list(changes)
-    given = " ".join(f"--set {path}={_written(changes[path])}" for path in guilty)
-    stage = next((spec.stages[part].name for part in fault["loc"] if isinstance(part, int)), None)
-    return f"{given}: {told(fault)}{f' (stage {stage!r})' if stage else ''}"
-
-
-def _written(value: Value) -> str:
-    """A value as a command line has it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _set_after(settings: dict[str, Value], path: str, value: Value) -> dict[str, Value]:
-    """``set`` with one path changed; a part that ``set`` gives as a whole is changed inside."""
-    for key, part in settings.items():
-        if path.startswith(key + ".") and isinstance(part, dict):
-            inner = dict(part)
-            *parents, last = path.removeprefix(key + ".").split(".")
-            node = inner
-            for parent in parents:
-                node[parent] = dict(node.get(parent) or {})
-                node = node[parent]
-            node[last] = value
-            return {**settings, key: inner}
-    return {**settings, path: value}
-
-
-def _has(config: TrialConfig, path: str) -> bool:
-    try:
-        config.at(path)
-    except KeyError:
-        return False
-    return True
-
-
-def _paths(templates: Sequence[TrialConfig]) -> list[str]:
-    """Every dotted path of these configurations, for a "did you mean"."""
-
-    def walk(prefix: str, value: Any) -> list[str]:
-        inner = [p for k, v in value.items() for p in walk(f"{prefix}{k}.", v)] if isinstance(value, dict) else []
-        return [prefix.rstrip("."), *inner]
-
-    dumps = [config.model_dump(mode="json") for config in templates]
-    return sorted({path for dump in dumps for path in walk("", dump) if path})
 
 
 def dump(spec: StudySpec) -> str:

@@ -13,7 +13,7 @@ from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, di
 from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
-from kdtune.study.file import Loader
+from kdtune.study.loader import Loader
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
 from kdtune.training.teachers import in_yaml, model_from, preprocessing_words
 from kdtune.training.weights import (

@@ -10,7 +10,7 @@ from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError
 from kdtune.filesystem.folder import read_file
 from kdtune.models.published import layout_of
 from kdtune.study.faults import told
-from kdtune.study.file import override
+from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, AnyModel, TrialConfig
 from kdtune.training.checkpoint_layouts import NETWORKS, Layout

@@ -8,7 +8,8 @@ import torch
 import torchvision
 from pydantic import ValidationError
 
-from kdtune.study.file import override, read
+from kdtune.study.file import read
+from kdtune.study.settings import override
 from kdtune.study.trial_config import WarmStart
 from kdtune.training.site import Site
 from kdtune.training.trial import run

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kdtune.base import UserError
-from kdtune.study.file import dump, find, load_study, override, parse_set, read, study_names
+from kdtune.study.file import dump, find, load_study, read, study_names
+from kdtune.study.settings import kept_searches, override, parse_set
 from kdtune.study.spec import StudySpec
 from tests.support.small_study import TEXT, small, write
 
@@ -420,8 +421,58 @@ def test_set_reaches_every_stage(spec: StudySpec) -> None:
 
 
 def test_a_swept_value_wins_over_set(spec: StudySpec) -> None:
-    changed = override(spec, parse_set(["recipe.lr=0.5"]))
-    assert values(changed, "recipe.lr") == {"student": {0.1, 0.01}, "distill": {0.5}, "final": {0.5}}
+    changes = parse_set(["recipe.lr=0.5"])
+    changed = override(spec, changes)
+    assert values(changed, "recipe.lr") == {"student": {0.1, 0.01}, "distill": {0.5}, "final": {0.1, 0.5}}
+    assert [*kept_searches(spec, changes)] == [
+        "--set recipe.lr=0.5: in stage distill only; student searches it, and final starts from what is found"
+    ]
+
+
+@pytest.mark.parametrize("search", ["", "\n    search: tpe\n    samples: 2", "\n    search: random\n    samples: 2"])
+def test_what_a_search_has_found_is_not_set_again(tmp_path: Path, search: str) -> None:
+    """A grid over the rate, and ``final`` from its winner: whatever the value, ``final`` trains at the winner's."""
+    spec = small(
+        tmp_path, ("recipe.lr: [1e-1, 1e-2]", f"recipe.lr: [1e-1, 1e-2]{search}"), ("[student, distill]", "[student]")
+    )
+    changed = override(spec, {"recipe.lr": 0.001, "recipe.momentum": 0.5})
+    assert changed.stage("final") == spec.stage("final").model_copy(update={"set": {"recipe.momentum": 0.5}})
+    assert changed.stage("student").grid == spec.stage("student").grid
+    assert changed.templates()["distill"].recipe.lr == 0.001
+    final = {stage.name: stage.set for stage in changed.stages}["final"]
+    assert "recipe.lr" not in final
+
+
+def test_a_stages_own_value_is_no_searchs(tmp_path: Path) -> None:
+    """``final`` sets the rate itself: there another value takes its place, as in any other stage."""
+    spec = small(tmp_path, ("    seeds: [11, 12]", "    seeds: [11, 12]\n    set: {recipe.lr: 0.3}"))
+    assert values(override(spec, {"recipe.lr": 0.5}), "recipe.lr")["final"] == {0.5}
+
+
+NETWORK = "{{name: pspnet, backbone: resnet18, width: {}}}"
+
+
+@pytest.mark.parametrize(
+    "axis",
+    ["student.width: [0.125, 0.25]", f"student: [{NETWORK.format(0.125)}, {NETWORK.format(0.25)}]"],
+    ids=["the same path", "the part around it"],
+)
+def test_what_lies_inside_of_what_is_searched_is_searched(tmp_path: Path, axis: str) -> None:
+    spec = small(tmp_path, ("recipe.lr: [1e-1, 1e-2]", axis), ("[student, distill]", "[student]"))
+    assert override(spec, {"student.width": 0.5}).stage("final") == spec.stage("final")
+
+
+def test_a_value_that_would_be_used_nowhere_is_refused(tmp_path: Path) -> None:
+    spec = small(tmp_path)
+    only = spec.model_copy(
+        update={"stages": (spec.stages[0], spec.stages[2].model_copy(update={"start_from": ("student",)}))}
+    )
+    with pytest.raises(UserError) as caught:
+        override(only, {"recipe.lr": 0.5})
+    assert str(caught.value) == (
+        "--set recipe.lr=0.5: student searches it, and final starts from what is found: the value would be used "
+        "nowhere; change the grid in the study's file"
+    )
 
 
 def test_set_comes_after_the_stages_own(spec: StudySpec) -> None:
