@@ -33,7 +33,8 @@ def _mark(row: Row) -> Mark:
 
 def score(row: Row) -> Cell:
     """The mIoU [percent] with its deviation; what a trial reached that was stopped, and at which step."""
-    miou, std, status = row.get("miou_mean", row.get("miou")), row.get("miou_std"), row.get("status")
+    mean, std, status = row.get("miou_mean"), row.get("miou_std"), row.get("status")
+    miou = row.get("miou") if mean is None else mean
     if status in ("diverged", "failed"):
         return Cell(status)
     if status == "stopped":

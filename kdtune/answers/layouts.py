@@ -55,7 +55,7 @@ def _temperature(data: pa.Table) -> list[Block]:
     blocks = []
     for stage, rows in _stages(data.to_pylist()).items():
         lines = [[Cell(number(r["temperature"])), score(r), Cell(number(r["seeds"]))] for r in rows]
-        blocks.append(Block(f"{stage}, mIoU [%] by temperature", ["τ", "mIoU", "seeds"], lines))
+        blocks.append(Block(f"{stage}, mIoU [%] by temperature", ["τ", "mIoU", "seeds"], lines, notes(rows)))
     return blocks
 
 

@@ -87,10 +87,10 @@ def grid(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
 
 
 def temperature(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
-    """A line per temperature of each stage that sweeps it, its scores over the seeds."""
+    """A line per temperature of each stage that sweeps it, its scores over the seeds, or what a single run reached."""
     stages = _sweeps(trials, ["temperature"], "temperature".__eq__, plan)
     rows = [row for stage in stages for row in _sorted(stage, ["temperature"])]
-    scores = ["miou_mean", "miou_std", "seeds", "best", "within_one_std", "status"]
+    scores = ["miou_mean", "miou_std", "seeds", "best", "within_one_std", "status", "miou", "step", "steps_total"]
     return typed(rows, ["stage", "temperature", *scores])
 
 

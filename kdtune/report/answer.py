@@ -55,7 +55,7 @@ def _answer(study: Study) -> str:
         return _answer_so_far(study)
     std = "" if best["miou_std"] is None else f" ± {_points(best['miou_std'])}"
     seeds = f" over {best['seeds']} seeds" if best["seeds"] > 1 else ""
-    words = f"The best method is the student <strong>{escape(_short_name(best))}</strong>: "
+    words = f"The best method is <strong>the student {escape(_short_name(best))}</strong>: "
     words += f"{_points(best['miou_mean'])}{std} % mIoU{seeds}. "
     if best["method"] == ALONE:
         words += "No distillation did better than the tuned student without a teacher."
@@ -92,6 +92,8 @@ def _gain(study: Study, best: Row) -> str:
     alone = next((row for row in study.table(FINAL).to_pylist() if row["method"] == ALONE), None)
     if alone is None:
         return "The student alone is not among the methods compared, so no gain can be told."
+    if alone["miou_mean"] is None:
+        return "The student alone has not completed all its runs, so no gain can be told yet."
     difference = best["miou_mean"] - alone["miou_mean"]
     verdict = verdict or " How sure that is cannot be told from these runs."
     return f"That is {_points(difference, '.2f')} points more than the tuned student alone.{verdict}"
@@ -168,7 +170,7 @@ def _terms(methods: Sequence[str]) -> list[str]:
 
 
 def _methods(study: Study) -> str:
-    final = study.table(FINAL).to_pylist()
+    final = [row for row in study.table(FINAL).to_pylist() if row["miou_mean"] is not None]
     if not final:
         return note("No method has all its runs in stage 'final' yet: there is nothing to compare over seeds.")
     seeds: dict[str, list[float]] = {}
