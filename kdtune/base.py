@@ -107,6 +107,11 @@ class Model(Config):
     init: Literal["random", "imagenet"] = "random"
     preprocessing: Preprocessing = Preprocessing()
 
+    @property
+    def label(self) -> str:
+        """What tables call it: ``pspnet-resnet18-0.125``."""
+        return self.name
+
     def build(self, num_classes: int) -> SegNet:
         """A new network, weights drawn from torch's global generator (or ImageNet's, for the backbone).
 

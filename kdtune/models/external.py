@@ -43,6 +43,11 @@ class ExternalModel(Model):
     output: str | None = None  # key, attribute or index of the logits in what the network returns; null: all of it
     aux_output: str | None = None  # likewise, of an auxiliary head's logits
 
+    @property
+    def label(self) -> str:
+        """The function that builds it."""
+        return self.builder.rsplit(":", 1)[1]
+
     @field_validator("init", mode="after")
     @classmethod
     def _starts_as_built(cls, init: str) -> str:

@@ -51,6 +51,11 @@ class PSPNetModel(Model):
     width: PositiveFloat = 1.0  # times every channel count, to the nearest multiple of 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of channels dropped before each classifier
 
+    @property
+    def label(self) -> str:
+        """Name and backbone, and its width where that is not the usual one."""
+        return f"{self.name}-{self.backbone}" + (f"-{self.width:g}" if self.width != 1.0 else "")
+
     @model_validator(mode="after")
     def _fits_backbone(self) -> "PSPNetModel":
         if not self.backbone.startswith("resnet"):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from kdtune.records import energy_tables, rows
 from kdtune.records.rows import Row
 from kdtune.records.storage import Record, Storage
-from kdtune.study.spec import StudySpec
+from kdtune.study.spec import TEACHER, StudySpec
 
 EVERY = 10.0  # seconds between two writings, at least
 SHARE = 20  # times as long as the last writing took, at least: all of them together take less than 5 % of a launch
@@ -71,6 +71,7 @@ class TableWriter:
     def __init__(self, storage: Storage, study: StudySpec) -> None:
         self._storage, self._study = storage, study
         self._rows: dict[str, Row] = {}
+        self._teachers = rows.teacher_stages(study)
         self._trials = Grown(rows.trials_table, rows.trials_schema)
         self._history = Grown(rows.history_table, rows.history_schema)
         self._nodes: Sequence[Row] = ()
@@ -80,6 +81,8 @@ class TableWriter:
     def add(self, record: Record) -> None:
         """A journal as it is now; only finished trials are in tables."""
         row = record["row"]
+        if row["stage"] in self._teachers:
+            row = row | {"method": TEACHER}  # its terms are those of a student alone
         self._rows[row["trial_id"]] = row
         if row["status"] in rows.FINISHED:
             self._trials.put(row["trial_id"], [row])

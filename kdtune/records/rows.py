@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from kdtune.losses import LOSSES
 from kdtune.study.names import column
-from kdtune.study.spec import StudySpec
-from kdtune.study.trial_config import TrialConfig
+from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
 
 Row = dict[str, Any]
 FINISHED = ("completed", "stopped", "diverged", "failed")
@@ -35,6 +35,8 @@ _TRIALS_HEAD = [
 ]
 _TRIALS_TAIL = [
     ("init", pa.string()),
+    ("network", pa.string()),
+    ("teacher_network", pa.string()),
     ("seed", pa.int64()),
     ("miou", pa.float64()),
     ("miou_best", pa.float64()),
@@ -142,6 +144,8 @@ def hyperparameters(config: TrialConfig) -> Row:
         "config": config.model_dump_json(),
         "lr": config.recipe.lr,
         "weight_decay": config.recipe.weight_decay,
+        "network": config.student.label,
+        "teacher_network": config.teacher.model.label if config.uses_teacher and config.teacher else None,
         "init": config.initialisation,
         "seed": config.seed,
         "steps_total": config.recipe.num_steps,
@@ -238,13 +242,19 @@ def optimal_table(study: StudySpec, rows: Mapping[str, Sequence[Row]]) -> pa.Tab
     return pa.Table.from_pylist(table, schema=schema)
 
 
-def weight_stages(study: StudySpec) -> set[str]:
-    """The stages that only make weights for others (``stage:NAME``), such as ``teacher``."""
-    found = {"teacher"}
+def weight_stages(study: StudySpec, *paths: str) -> set[str]:
+    """The stages that only make weights (``stage:NAME``) for other stages, at any path or at one of ``paths``."""
+    found = {TEACHER}
     for config in [study.base, *study.templates().values()]:
-        references = config.checkpoints().values()
-        found |= {ref.removeprefix("stage:") for ref in references if ref.startswith("stage:")}
+        named = config.checkpoints().items()
+        references = [reference for path, reference in named if not paths or path in paths]
+        found |= {ref.removeprefix(STAGE_REFERENCE) for ref in references if ref.startswith(STAGE_REFERENCE)}
     return found
+
+
+def teacher_stages(study: StudySpec) -> set[str]:
+    """The stages whose trials are the teacher's own: their method is ``teacher``."""
+    return weight_stages(study, "teacher.checkpoint")
 
 
 def final_table(study: StudySpec, rows: Sequence[Row]) -> pa.Table:

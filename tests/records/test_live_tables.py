@@ -84,6 +84,25 @@ def test_any_sequence_of_trials_gives_the_tables_of_one_go(storage: Storage, see
             assert found.equals(expected), name
 
 
+def test_the_teachers_own_trials_are_the_teachers(storage: Storage) -> None:
+    """Whatever the stage is called that trains it, and whatever an earlier version wrote into the journal."""
+    spec = study()
+    stages = [{"name": "big"}, {"name": "student"}]
+    teacher = {"model": NETWORK, "checkpoint": "stage:big"}
+    stages[1] |= {"set": {"teacher": teacher, "losses.pi": {"weight": 1.0}}}
+    spec = spec.model_validate(spec.model_dump(mode="json") | {"stages": stages})
+    writer = TableWriter(storage, spec)
+    records = [finished("big", 50.0), finished("student", 40.0)]
+    for record in records:
+        assert record["row"]["method"] == "student"
+        writer.add(record)
+    writer.write({record["row"]["stage"]: [record["row"]["trial_id"]] for record in records})
+    assert storage.table("trials").select(["stage", "method"]).to_pylist() == [
+        {"stage": "big", "method": "teacher"},
+        {"stage": "student", "method": "student"},
+    ]
+
+
 def test_every_row_is_converted_once(storage: Storage) -> None:
     converted: list[int] = []
 

@@ -28,7 +28,16 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
     "trials": {
         **dict.fromkeys(("study", "stage", "trial_id", "config_id", "start", "method", "config", "status"), TEXT),
         **HYPERPARAMETERS,
-        **{"init": TEXT, "seed": WHOLE, "miou": REAL, "miou_best": REAL, "step": WHOLE, "steps_total": WHOLE},
+        **{
+            "init": TEXT,
+            "network": TEXT,
+            "teacher_network": TEXT,
+            "seed": WHOLE,
+            "miou": REAL,
+            "miou_best": REAL,
+            "step": WHOLE,
+            "steps_total": WHOLE,
+        },
         **{"per_class_iou": "list<element: double>"},
         **dict.fromkeys(("train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg"), REAL),
         **{"inference_kwh": REAL, "inference_co2_kg": REAL, "inference_images": WHOLE},

@@ -56,6 +56,20 @@ def test_one_value_from_yaml_to_parquet(launched: Path) -> None:
     assert {row["lambda_pi"] for row in students} == {None}
 
 
+def test_whose_a_trial_is(launched: Path) -> None:
+    """``method`` and ``network`` tell the teacher from the student: the best of a method is not the teacher's."""
+    rows = rows_of(launched)
+    assert {row["stage"] for row in rows if row["method"] == "teacher"} == {"teacher"}
+    assert {row["stage"] for row in rows if row["method"] == "student"} == {"student", "final", "initialization"}
+    assert {row["network"] for row in rows if row["method"] == "teacher"} == {"pspnet-resnet18-0.125"}
+    others = {(row["network"], row["teacher_network"]) for row in rows if row["method"] == "pi"}
+    assert others == {("pspnet-resnet18-0.0625", "pspnet-resnet18-0.125")}
+    path = launched / "tiny" / "trials.parquet"
+    best = duckdb.sql(f"select method, max(miou) from '{path}' group by method").fetchall()
+    (teacher,) = [row["miou"] for row in rows if row["stage"] == "teacher"]
+    assert dict(best)["teacher"] == teacher
+
+
 def test_the_best_of_one_stage_starts_the_next(launched: Path) -> None:
     rows = rows_of(launched)
     best = best_config([row for row in rows if row["stage"] == "distill"])[0]
