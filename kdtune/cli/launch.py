@@ -130,18 +130,32 @@ def status(study: str, storage: str | None, address: str | None, form: str) -> N
     click.echo(text)
 
 
-@click.command(epilog="Example: kdtune logs cityscapes-resnet --storage s3://bucket/runs -f")
+@click.command(
+    epilog="""\b
+Examples:
+  kdtune logs cityscapes-resnet --storage s3://bucket/runs -f
+  kdtune logs demo --trial student-0a1b2c3d4e-s0"""
+)
 @click.argument("study")
 @storage_option
 @address_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the launch ends.")
-def logs(study: str, storage: str | None, address: str | None, follow: bool) -> None:
-    """Print what the study's launch said: the log of its Ray job, or the log on storage.
+@click.option("--trial", "trial_id", metavar="ID", help="What this trial printed instead, and its traceback.")
+def logs(study: str, storage: str | None, address: str | None, follow: bool, trial_id: str | None) -> None:
+    """Print what the study's launch said: the log of its Ray job, or the log on storage. Or what a trial printed.
 
-    STUDY is a name from `kdtune studies list` or a path to a YAML file.
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. A trial's ID is in the table `trials`.
     """
+    if trial_id is not None and (follow or address):
+        raise click.UsageError("--trial reads the storage; it goes with neither -f nor --address.")
     from kdtune import remote
 
+    if trial_id is not None:
+        from kdtune.records.trial_log import trial_lines
+
+        for line in trial_lines(remote.stored(study, storage), trial_id):
+            click.echo(line)
+        return
     remote.logs(
         study,
         storage,

@@ -5,10 +5,12 @@ import logging
 import os
 import platform
 import resource
+import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ import kdtune
 from kdtune.base import UserError, compute_device
 from kdtune.records import rows
 from kdtune.records.storage import KEPT_STATES, Record, Storage, new_row
+from kdtune.records.trial_log import LONGEST, Output
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
@@ -84,12 +87,15 @@ def follow(
         OSError: storage is away, or full.
     """
     record, saved = _resumed(planned, storage, note)
+    record.pop("traceback", None)  # of an earlier attempt
     record["row"] |= _place() | {"status": "running", "error": None}
     record["row"]["started_at"] = record["row"]["started_at"] or time.time()
     storage.claim(record)
+    output = Output()
     try:
         run: Run | None = None
-        for evaluation, run in trainer(planned.config, site, saved, spent):
+        for evaluation, run in output.during(trainer(planned.config, site, saved, spent)):
+            _keep(output, record, storage)
             _note(record, evaluation, planned.config)
             record["row"] |= run.bill.columns()
             if storage.overtaken(record):
@@ -109,7 +115,9 @@ def follow(
                 storage.withdraw(record)
         raise
     except Exception as error:
+        _keep(output, record, storage)
         record["row"]["error"] = _short(error)
+        record["traceback"] = traceback.format_exc()[-LONGEST:]
         yield _end(record, "failed", storage)
 
 
@@ -126,6 +134,13 @@ def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) ->
         note(f"{storage.folder.uri}/checkpoints/{trial_id}/{state['file']}: damaged or missing, and skipped")
     attempt = record["attempt"] if record else 0
     return new_record(planned) | {"attempt": attempt}, None
+
+
+def _keep(output: Output, record: Record, storage: Storage) -> None:
+    """What the trial has printed; no result is lost for it."""
+    if output.news:
+        with contextlib.suppress(OSError):
+            storage.write_log(record["row"]["trial_id"], record["attempt"], output.text())
 
 
 def _commit(record: Record, storage: Storage, step: int, run: Run) -> None:
@@ -211,11 +226,20 @@ def _peak_memory_mb() -> float:
 
 
 def _short(error: Exception) -> str:
-    """The error and the line of kdtune it came from; the whole traceback is in the worker's log."""
+    """The error and the line that it came from; the whole traceback is in the journal and the worker's log."""
     traceback.print_exc()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         told = (str(error).splitlines() or [type(error).__name__])[0]
         return f"out of memory: {told}; {LESS_MEMORY}"
-    own = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}kdtune{os.sep}" in f.filename]
-    where = f" ({os.path.basename(own[-1].filename)}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{where}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({_where(error)})"
+
+
+def _where(error: Exception) -> str:
+    """The line that raised it; if that is a library's, the line before it that called the library, too."""
+    lines = [(line.filename, line.lineno) for line in traceback.extract_tb(error.__traceback__)]
+    lines = [line for line in lines if not line[0].startswith("<")] or lines
+    installed = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+    ours = Path(kdtune.__file__).parent.as_posix()  # may be installed beside the libraries
+    own = [line for line in lines if line[0].startswith(ours) or not line[0].startswith(installed)]
+    shown = dict.fromkeys([*own[-1:], *lines[-1:]])
+    return ", then ".join(f"{os.path.basename(name)}:{number}" for name, number in shown)

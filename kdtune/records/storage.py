@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +120,22 @@ class Storage(Stored):
         """Replaces the journal of this attempt."""
         name = _name(record["row"]["trial_id"], record["attempt"])
         (self.folder / "journal").write(name, json.dumps(record, allow_nan=False).encode())
+
+    def trial_ids(self) -> list[str]:
+        """The trials that have a journal."""
+        return sorted({name.rsplit(".", 2)[0] for name, _ in _attempts((self.folder / "journal").names())})
+
+    # what trials printed
+
+    def write_log(self, trial_id: str, attempt: int, text: str) -> None:
+        """Replaces what an attempt at a trial printed."""
+        (self.folder / "logs").write(f"{trial_id}.{attempt}.log", text.encode())
+
+    def logs(self, trial_id: str) -> list[tuple[int, str]]:
+        """What each attempt at a trial printed, those that printed anything, in their order."""
+        folder, mine = self.folder / "logs", re.compile(rf"{re.escape(trial_id)}\.(\d+)\.log")
+        found = [(int(match[1]), name) for name in folder.names() if (match := mine.fullmatch(name))]
+        return [(attempt, (folder.read(name) or b"").decode(errors="replace")) for attempt, name in sorted(found)]
 
     # checkpoints
 

@@ -1,6 +1,7 @@
 """A trial that leaves a trace: every commit on disk, and nothing lost or run twice."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -275,11 +276,15 @@ def test_a_failed_trial_says_why_and_keeps_what_it_has(tiny: TrialConfig, storag
     assert len(records) == 3
     row = records[-1]["row"]
     assert (row["status"], row["step"], len(records[-1]["history"])) == ("failed", 4, 2)
-    assert row["error"].startswith("RuntimeError: bang (")
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if 'RuntimeError("bang' in text)
+    assert row["error"] == f"RuntimeError: bang (test_journal.py:{line})"  # where it was raised, whoever's code it is
+    assert records[-1]["traceback"].splitlines()[-2:] == ["RuntimeError: bang", "and a second line"]
+    assert f'test_journal.py", line {line}, in __call__' in records[-1]["traceback"]
     assert storage.record(planned(which).trial_id) == json.loads(json.dumps(records[-1]))
     (rest,) = follow(planned(which), Site(), storage)  # asked for again, it goes on
     assert (essence(rest), weights(storage, which)) == undisturbed(which)
     assert rest["row"]["error"] is None
+    assert "traceback" not in rest
 
 
 def test_a_trial_that_fails_at_its_first_step_has_a_journal(tiny: TrialConfig, storage: Storage) -> None:
@@ -287,7 +292,8 @@ def test_a_trial_that_fails_at_its_first_step_has_a_journal(tiny: TrialConfig, s
     (record,) = follow(planned(which), Site(), storage)
     assert record["row"]["status"] == "failed"
     assert record["row"]["error"].startswith("ValueError: Expected more than 1 value per channel")
-    assert "(pspnet.py:" in record["row"]["error"]
+    # the line of ours that asked for it, then that of the library which refused
+    assert re.search(r" \(pspnet\.py:\d+, then functional\.py:\d+\)$", record["row"]["error"])
     assert (record["row"]["miou"], record["history"], files(storage, which)) == (None, [], [])
     assert storage.record(planned(which).trial_id) == record
 
