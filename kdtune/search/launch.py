@@ -62,7 +62,6 @@ class Launch:
         now = self.study.model_dump(mode="json")
         if before is not None and before != now:
             self.reporter.changed(differences(before, now))
-        self.storage.write_study(self.study, versions())
         self.checkpoints.locate(self.study, self.only)
         check_networks(self.study, self.only)
         with contextlib.ExitStack() as stack:
@@ -76,13 +75,14 @@ class Launch:
                         refuse_halted(self.halt)
                         self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
+                self._begin_writing()
                 self.ledger.energy.keep_last(self.meters)
                 self.ledger.write_tables()
             except OSError as error:
                 raise self.storage.unusable(error) from error
             except (RunError, UserError) as error:
                 with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
-                    if not isinstance(error, Lost):
+                    if not isinstance(error, Lost) and self.ledger.writes:
                         self.ledger.energy.keep_last(self.meters)
                     self.ledger.write_tables()
                 raise
@@ -101,6 +101,16 @@ class Launch:
         self.meters = stack.enter_context(meters)
         if self.address is not None:
             self._check_data()
+        for stage in self.study.stages:  # whether any node has its labels
+            if not self.only or stage.name in self.only:
+                share(self.study, stage, 1, joined=self.address is not None)
+        self._begin_writing()
+
+    def _begin_writing(self) -> None:
+        """Everything that can refuse has been asked: a launch that fails before has changed nothing."""
+        if not self.ledger.writes:
+            self.storage.write_study(self.study, versions())
+            self.ledger.begin_writing()
 
     def _check_data(self) -> None:
         configs, records = datasets_of(self.study, self.only), self.ledger.records

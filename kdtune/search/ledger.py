@@ -18,7 +18,7 @@ TAKEN_OVER = "another launch has taken this study over"
 
 
 class Ledger:
-    """Reads what earlier launches left, then keeps every trial that ends."""
+    """Reads what earlier launches left, then keeps every trial that ends; writes once ``begin_writing`` allows it."""
 
     def __init__(
         self, study: StudySpec, storage: Storage, stages: Sequence[Stage], held: Held, reporter: Reporter
@@ -35,13 +35,19 @@ class Ledger:
         self._plan |= {name: ids for name, ids in stored.items() if name in self._plan}
         self._plan_changed = self._plan != stored  # since it was written
         self._planned: set[str] = set()  # the trials of the stage that runs
+        self._gone: dict[str, int] = {}  # stage -> trials that left its plan, until that is said
+        self.writes = False  # whether the storage is written; not before everything that can refuse has been asked
+
+    def begin_writing(self) -> None:
+        """From here on plan and tables are written."""
+        self.writes = True
+        self._write_plan()
 
     def set_plan(self, name: str, ids: list[str]) -> None:
         """The stage's trials from now on, on storage too; those that are gone are said."""
         self._planned = set(ids)
         gone = [id_ for id_ in self._plan.get(name, []) if id_ not in self._planned]
-        if gone:
-            self._reporter.superseded(name, len(gone))
+        self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids
         self._plan[name] = ids
         self._write_plan()
@@ -94,13 +100,15 @@ class Ledger:
             self.write_tables()
 
     def write_tables(self) -> None:
-        """Plan and tables, as far as they have changed.
+        """Plan and tables, as far as they have changed; neither while nothing is to be written.
 
         Raises:
             RunError: another launch has taken the study over.
         """
         if self._held.lost.is_set():
             raise RunError(TAKEN_OVER)
+        if not self.writes:
+            return
         self._write_plan()
         self._tables.used(self.energy.nodes)
         took = self._tables.write(self._plan)
@@ -111,9 +119,15 @@ class Ledger:
         """Of a trial's history the launch needs what a scheduler compares; all of it is in the tables."""
         self._tables.add(record)
         short = [{"step": entry["step"], "miou": entry["miou"]} for entry in record["history"]]
-        self.records[record["row"]["trial_id"]] = record | {"history": short}
+        kept = {key: value for key, value in record.items() if key != "traceback"}
+        self.records[record["row"]["trial_id"]] = kept | {"history": short}
 
     def _write_plan(self) -> None:
+        if not self.writes:
+            return
+        for name, count in self._gone.items():
+            self._reporter.superseded(name, count)
+        self._gone = {}
         if self._plan_changed:
             self._storage.write_plan(self._plan)
             self._plan_changed = False

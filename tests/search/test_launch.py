@@ -18,7 +18,6 @@ from kdtune.records.rows import best_config
 from tests.support.launching import STUDY, TRIALS, essence, journals, kdtune, whole, write_study
 
 pytestmark = pytest.mark.slow
-ONE = ("--max-concurrent", "1")  # one worker to start, where it does not matter
 
 
 @pytest.fixture
@@ -153,6 +152,28 @@ def test_launching_again_runs_nothing(again: Path) -> None:
     assert "has changed" not in done.stderr
 
 
+def test_a_launch_that_fails_at_once_changes_nothing(again: Path, tmp_path: Path) -> None:
+    """A changed study and a cluster that is not there: no trial is moved, no table, plan or study file is written."""
+    study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e-1, 1e-3]"))
+
+    def contents() -> dict[Path, bytes]:
+        own = {"launch.json", "launch.log"}  # of the launch that failed
+        files = [path for path in (again / "tiny").rglob("*") if path.is_file() and path.name not in own]
+        return {path: path.read_bytes() for path in files}
+
+    before = contents()
+    refusals = {
+        "--address 127.0.0.1:9: no Ray cluster answers": ("--address", "127.0.0.1:9"),
+        "country_iso_code 'XXX'": ("--country", "XXX"),
+        "no such file 'nowhere.pt'": ("--teacher", "nowhere.pt"),
+    }
+    for told, words in refusals.items():
+        done = kdtune("launch", study, "--storage", again, "--scheduler", "none", *words)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert contents() == before, told
+
+
 def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path: Path) -> None:
     before = {row["trial_id"]: row for row in rows_of(again)}
     study = write_study(tmp_path, STUDY.replace("losses.pi.weight: [1e-1, 2]", "losses.pi.weight: [1e-1, 3]"))
@@ -171,7 +192,7 @@ def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path
 
 def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e-2]"))
-    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student", *ONE)
+    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)
     diverged = [row for row in rows if row["lr"] == 1e30]
@@ -184,7 +205,7 @@ def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
 
 def test_the_best_of_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e31]"))
-    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final", *ONE)
+    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final")
     done = kdtune("launch", study, *args, "--set", "recipe.num_steps=2")
     assert done.returncode == 1
     assert "stage 'student' has no completed configuration" in done.stderr
@@ -241,7 +262,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     study = write_study(tmp_path)
-    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none", *ONE)
+    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none")
     done = kdtune(*args)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
@@ -283,7 +304,7 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
 def test_other_searches(tmp_path: Path, search: str) -> None:
-    args = ("--stage", "student", "--search", search, "--samples", "3", "--storage", tmp_path, *ONE)
+    args = ("--stage", "student", "--search", search, "--samples", "3", "--storage", tmp_path)
     done = kdtune("launch", write_study(tmp_path), *args, "--scheduler", "none")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)
