@@ -223,5 +223,5 @@ def _verdict(gain: Gain, seeds: int, tested: int) -> str:
     reach = (gain.high - gain.low) / 2
     return (
         f"{gain.difference:+.2f} points against {named}: not distinguishable from chance; with {over} of this scatter "
-        f"it would have to reach {reach:.2f} to be seen (p = {gain.p:.2g})"
+        f"it would have to reach {reach:.2f} to be seen (p = {gain.p_holm:.2g}{corrected})"
     )

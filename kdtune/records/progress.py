@@ -199,7 +199,9 @@ class Lines(Reporter):
         counts = ", ".join(f"{n} {status}" for status, n in sorted(self._counts.items())) or "nothing left to run"
         text = f"{stage}: {counts} in {took}"
         if best:
-            text += f"; best mIoU {mean_std([row['miou'] for row in best])[0]:.2f} ({best[0]['trial_id']})"
+            mean, row = mean_std([row["miou"] for row in best])[0], best[0]
+            several = f"mean of {len(best)} seeds of {stage}-{row['config_id']}"
+            text += f"; best mIoU {mean:.2f} ({several if len(best) > 1 else row['trial_id']})"
         self._say(text)
 
     def note(self, message: str) -> None:
@@ -225,11 +227,11 @@ class Lines(Reporter):
         return self._stage
 
     def progress(self) -> str:
-        """How far the stage is: ``3/9 done, 2 running, best 31.20, about 12 min left in this stage``."""
+        """How far the stage is: ``3/9 done, 2 running, best run 31.20, about 12 min left in this stage``."""
         ended = sum(self._counts.values())
         parts = [f"{self._done + ended}/{self._trials} done, {len(self._at)} running"]
         parts += [f"{self._counts[s]} {s}" for s in ("stopped", "diverged", "failed") if s in self._counts]
-        parts += [f"best {self._best:.2f}"] if self._best is not None else []
+        parts += [f"best run {self._best:.2f}"] if self._best is not None else []
         left = self._seconds_left(ended)
         parts += [f"about {duration(left)} left in this stage"] if left is not None else []
         return ", ".join(parts)

@@ -219,7 +219,7 @@ def lines(status: Status) -> list[str]:
         width = max(len(stage.name) for stage in status.stages)
         word = "running" if status.state == "running" else "cut off"
         heads = ("planned", "completed", "stopped", "diverged", "failed", word)
-        found.append(f"{'stage':{width}}  {'  '.join(heads)}  best mIoU")
+        found.append(f"{'stage':{width}}  {'  '.join(heads)}  best run, mIoU")
         for stage in status.stages:
             counts = (stage.planned, stage.completed, stage.stopped, stage.diverged, stage.failed, len(stage.under_way))
             cells = "  ".join(f"{n or '-':>{len(head)}}" for n, head in zip(counts, heads, strict=True))

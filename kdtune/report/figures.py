@@ -248,16 +248,16 @@ def learning_curves(
     title: str,
     trials: Sequence[Row],
     curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
-    best: str | None,
+    best: Row | None,
 ) -> Figure:
-    """The mIoU over steps, a line per trial; where early stopping ended one, a cross."""
+    """The mIoU over steps, a line per trial; where early stopping ended one, a cross; the ``best`` run is bold."""
     figure, axes = canvas(3.1, title)
     points = sum(len(curves[row["trial_id"]][0]) for row in trials if row["trial_id"] in curves)
     for status, (colour, marker, words) in STATUS.items():
         lines = [
             _line(*curves[row["trial_id"]])
             for row in trials
-            if row["status"] == status and row["trial_id"] in curves and row["trial_id"] != best
+            if row["status"] == status and row["trial_id"] in curves and row is not best
         ]
         lines = [line for line in lines if len(line)]
         if not lines:
@@ -270,10 +270,10 @@ def learning_curves(
         look: dict[str, Any] = {"color": colour, "marker": marker or ".", "ms": 6 if marker else 4, "mew": 1.6}
         axes.plot(ends[:, 0], ends[:, 1], ls="none", **look)
         axes.plot([], [], label=words, lw=1.1, **look)
-    if best in curves and best is not None:
-        line = _line(*curves[best])
+    if best is not None and best["trial_id"] in curves:
+        line, words = _line(*curves[best["trial_id"]]), f"best run, {best['miou']:.2f} %"
         if len(line):
-            axes.plot(line[:, 0], line[:, 1], color=BLUE, lw=2.4, label="best", marker="o", ms=3.5, zorder=4)
+            axes.plot(line[:, 0], line[:, 1], color=BLUE, lw=2.4, label=words, marker="o", ms=3.5, zorder=4)
     axes.autoscale_view()
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

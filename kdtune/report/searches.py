@@ -152,10 +152,10 @@ def _curves(study: Study) -> str:
     if not history.num_rows:
         return note("No evaluation is on record.")
     lines = facts.curves(history)
-    optimal = {row["stage"]: row["trial_id"] for row in study.stored.optimal.to_pylist()}
     drawn = []
     for i, (stage, rows) in enumerate(study.stages.items()):
-        best = optimal.get(stage)
+        completed = [row for row in rows if row["status"] == "completed" and row["miou"] is not None]
+        best = max(completed, key=lambda row: row["miou"], default=None)
         stopped = sum(row["status"] == "stopped" for row in rows)
         label = f"{stage}: mIoU over training steps of {len(rows)} trials, {stopped} of them stopped early"
         svg = inline_svg(figures.learning_curves(f"stage {stage}", rows, lines, best), f"curves-{i}", label)

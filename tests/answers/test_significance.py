@@ -120,6 +120,8 @@ def test_holm_counts_the_methods_of_each_reference_and_study() -> None:
     assert [g.p_holm for g in found[:3]] == pytest.approx(holm([value or 0.0 for value in p]))
     assert p == pytest.approx([paired_t(d).p for d in ([1.0, 1.1, 1.2], [1.2, 1.1, 1.1], [0.4, -0.4, 1.1])])  # type: ignore[union-attr]
     assert found[-1].p == found[-1].p_holm == found[0].p  # the other study tests one method
+    for each in found:  # the sentence has the number of the table
+        assert f"{each.p_holm:.2g}" in each.verdict, each.verdict
 
 
 def test_a_gain_that_the_correction_takes_away_says_so() -> None:

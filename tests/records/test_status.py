@@ -223,7 +223,7 @@ def test_on_the_command_line(storage: Storage) -> None:
     assert [stage["name"] for stage in data["stages"]] == ["teacher", "student", "distill", "final"]
     assert data["stages"][1]["under_way"][0]["step"] == 4
     text = CliRunner().invoke(main, ["status", "tiny", "--storage", storage.root]).stdout
-    assert "stage    planned  completed  stopped  diverged  failed  cut off  best mIoU" in text
+    assert "stage    planned  completed  stopped  diverged  failed  cut off  best run, mIoU" in text
     shutil.rmtree(storage.folder.uri)
     done = CliRunner().invoke(main, ["status", "tiny", "--storage", storage.root])
     assert done.exit_code == 2

@@ -70,14 +70,19 @@ CASES += [(shape, outcome) for shape in ("random", "tpe") for outcome in ("compl
 @pytest.mark.parametrize(("shape", "outcome"), CASES)
 def test_no_table_and_no_report_fails(tmp_path: Path, shape: str, outcome: str) -> None:
     storage = Storage(str(tmp_path), "shape")
-    write(storage, study(shape), OUTCOMES[outcome])
+    spec = study(shape)
+    write(storage, spec, OUTCOMES[outcome])
     stored = results("shape", str(tmp_path)).all()
+    trials = stored.trials.to_pylist()
     for name in NAMES:
         for form in FORMATS:
             assert "nan" not in render(name, stored, "shape", form).lower()
     assert summary(storage, styled=False)
     page = report_study.page(storage)
     assert "</html>" in page
+    for stage in spec.stages:
+        reached = [row["miou"] for row in trials if (row["stage"], row["status"]) == (stage.name, "completed")]
+        assert not reached or f"best run, {max(reached):.2f} %" in page  # the bold curve, whatever its configuration
     for row in table("temperature", stored, "shape").to_pylist():
         if row["status"] == "stopped" and len(SHAPES[shape][1]) == 1:
             assert row["miou_mean"] is None
