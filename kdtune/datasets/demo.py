@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
-from kdtune.base import Sample, SegmentationDataset, Split
+from kdtune.base import Sample, Seed, SegmentationDataset, Split
 from kdtune.datasets.street import draw_scene
 from kdtune.datasets.street_classes import CLASSES, PALETTE
 
@@ -28,7 +28,7 @@ class Demo(SegmentationDataset):
     size: tuple[PositiveInt, PositiveInt] = (96, 128)  # H, W [pixels]
     num_train: PositiveInt = 160
     num_val: PositiveInt = 64
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     def samples(self, split: Split, root: Path | None) -> list[Sample]:
         """``train-00000`` and so on; ``root`` is not looked at."""

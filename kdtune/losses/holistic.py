@@ -1,11 +1,12 @@
 """L_HO: a critic cannot tell the student's maps from the teacher's."""
 
 import logging
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from kdtune.base import Loss, LossTerm, SegNet, SegOutput, align
@@ -13,6 +14,8 @@ from kdtune.base import Loss, LossTerm, SegNet, SegOutput, align
 SMALLEST_MAP = 64  # four halvings must leave the 4 x 4 cells of the critic's last convolution
 WIDTHS = (64, 128, 256, 512)  # channels after each halving
 SLOPE = 0.1  # of the critic's leaky ReLU
+
+Preprocessing = Literal["batch_norm", "tanh", "scale"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +34,15 @@ class Holistic(LossTerm):
         + \lambda_{gp} \, \mathrm{mean}_N (\|\nabla_z D(\hat z)\| - 1)^2), \qquad \hat z = a z_T + (1 - a) z_S
 
     with one a drawn evenly from 0 to 1 per image (``wgan-gp``), or mean relu(1 - D(z_T)) + mean relu(1 +
-    D(z_S)) without penalty (``hinge``). D sees raw logits at the student's stride, and no image. Ignored
-    pixels are included: the labels are not read. Maps below 64 cells are enlarged to ``input_size``
-    (column ``input_size_ho``); a trial's log says so once.
+    D(z_S)) without penalty (``hinge``; so ``gradient_penalty`` is 0 there). D sees raw logits at the
+    student's stride, and no image. Ignored pixels are included: the labels are not read. Maps below 64 cells
+    are enlarged to ``input_size`` (column ``input_size_ho``); a trial's log says so once.
     Published critics have ``critic_width`` 1. Everything here runs in float32 at least.
 
     ``convention`` is whose optimiser the critic has: ``skd`` SGD with momentum 0.9 and weight decay 5e-4,
     ``ifvd`` and ``cirkd`` Adam with betas 0.9 and 0.99; the rate falls to 0 as (1 - progress)^0.9.
     Under ``ifvd`` the critic scores the student's maps before the teacher's. Published weights multiply this same
-    mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. CIRKD runs ``hinge``.
+    mean: SKD 0.1, which there is lambda_d too; IFVD 0.001 with lambda_d 0.1. ``cirkd`` means ``hinge``.
 
     Source: Liu et al. 2019, arXiv:1903.04197, holistic distillation (the paper shows the critic the image,
     its code does not); Niemann et al. 2023, arXiv:2309.03659, prints no equation; code: SKD's
@@ -57,8 +60,28 @@ class Holistic(LossTerm):
     critic_lr: PositiveFloat = 4e-4
     critic_steps: PositiveInt = 1
     critic_width: PositiveFloat = 1.0  # times the critic's channels, of which no layer gets fewer than 8
-    preprocessing: Literal["batch_norm", "tanh"] = "batch_norm"  # of the logits, first layer of the critic
+    preprocessing: Preprocessing = "batch_norm"  # of the logits z, first layer of the critic; scale: 2 (z / 255 - 1/2)
     input_size: Annotated[int, Field(ge=SMALLEST_MAP)] = 65  # [cells] what a side below 64 becomes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        """What is left out is the convention's own: CIRKD's critic is a hinge, and a hinge has no penalty."""
+        if not isinstance(data, Mapping):
+            return data
+        data = {"adversary": "hinge" if data.get("convention") == "cirkd" else "wgan-gp", **data}
+        return {"gradient_penalty": 0.0 if data["adversary"] == "hinge" else 10.0, **data}
+
+    @model_validator(mode="after")
+    def _what_is_given_is_read(self) -> Self:
+        if self.convention == "cirkd" and self.adversary != "hinge":
+            raise ValueError(
+                f"convention cirkd is a hinge: leave adversary out or set it to hinge, got {self.adversary}"
+            )
+        if self.adversary == "hinge" and self.gradient_penalty:
+            given = f"got {self.gradient_penalty:g}"
+            raise ValueError(f"adversary hinge has no penalty: leave gradient_penalty out or set it to 0, {given}")
+        return self
 
     def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
         """The term with a new critic, drawn from torch's global generator."""
@@ -162,10 +185,11 @@ def slope_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) 
 class Critic(nn.Module):
     """Scores logits (N, K, h, w), sides of 64 at least: four halvings, attention after the last two."""
 
-    def __init__(self, num_classes: int, preprocessing: Literal["batch_norm", "tanh"], width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, preprocessing: Preprocessing, width: float = 1.0) -> None:
         super().__init__()
         widths = [max(8, round(channels * width)) for channels in WIDTHS]
-        self.preprocessing = nn.BatchNorm2d(num_classes) if preprocessing == "batch_norm" else nn.Tanh()
+        layers = {"batch_norm": nn.BatchNorm2d(num_classes), "tanh": nn.Tanh(), "scale": Scale()}
+        self.preprocessing: nn.Module = layers[preprocessing]
         self.halve1 = SpectralConv(num_classes, widths[0])
         self.halve2 = SpectralConv(widths[0], widths[1])
         self.halve3 = SpectralConv(widths[1], widths[2])
@@ -183,6 +207,14 @@ class Critic(nn.Module):
         x = self.attend4(F.leaky_relu(self.halve4(x), SLOPE))  # (N, 512, h/16, w/16)
         scores: Tensor = self.last(x)
         return scores
+
+
+class Scale(nn.Module):
+    """Values of 0 to 255 to -1 to 1, as SKD's code offers it for logits too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``2 (input / 255 - 1/2)``."""
+        return 2 * (input / 255 - 0.5)
 
 
 class SpectralConv(nn.Conv2d):

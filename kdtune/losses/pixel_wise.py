@@ -1,9 +1,9 @@
 """L_PI: each cell copies the teacher's class distribution."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, align, at_least_float32
@@ -24,12 +24,12 @@ class PixelWise(LossTerm):
     ======= ========================================================================= ===================
     paper   the formula (Niemann et al. searched 0.1)                                 1
     cirkd   the same; CIRKD's script: weight 1, tau 1                                 1
-    skd     cross-entropy, entropy of the teacher included, summed over the images,   N / tau^2
-            averaged over cells, no tau^2; SKD's script: weight 10, tau 1
+    skd     cross-entropy, entropy of the teacher included, summed over the images,   N
+            averaged over cells; SKD's script: weight 10
     ifvd    averaged over the classes too, no tau^2; IFVD's script: weight 10, tau 1  1 / (K tau^2)
     ======= ========================================================================= ===================
 
-    SKD's code has no tau: only tau = 1 is published for it.
+    SKD's code has no tau: another than 1 is refused under its convention.
 
     Source: Niemann et al. 2023, arXiv:2309.03659, eq. 3; Liu et al. 2019, arXiv:1903.04197 (without tau);
     code: SKD's ``CriterionPixelWise``, IFVD's and CIRKD's ``CriterionKD``.
@@ -40,6 +40,12 @@ class PixelWise(LossTerm):
 
     temperature: PositiveFloat = 1.0  # tau
     convention: Literal["paper", "skd", "ifvd", "cirkd"] = "paper"
+
+    @model_validator(mode="after")
+    def _temperature_is_the_conventions(self) -> Self:
+        if self.convention == "skd" and self.temperature != 1:
+            raise ValueError(f"convention skd has no temperature: leave it out, got temperature={self.temperature:g}")
+        return self
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the class."""

@@ -8,14 +8,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     Field,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
-from kdtune.base import Config, did_you_mean, error_at
+from kdtune.base import Config, Seed, did_you_mean, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import STUDY_NAME
 from kdtune.study.stage import Halving, SchedulerName, Stage
@@ -32,7 +31,7 @@ class StudySpec(Config):
     name: Annotated[str, Field(pattern=rf"^{STUDY_NAME}$")]
     description: str = ""
     needs_gpu: bool = False  # launch says so before the first step where there is none
-    seed: NonNegativeInt = 0  # shuffles the grids, draws the samples
+    seed: Seed = 0  # shuffles the grids, draws the samples
     scheduler: SchedulerName = "asha"  # of the stages of one seed
     halving: Halving = Halving()
     gpus_per_trial: PositiveFloat = 1.0  # share of a GPU, where there is one

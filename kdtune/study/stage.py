@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
-    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
-from kdtune.base import Config, error_at
+from kdtune.base import Config, Seed, error_at
 from kdtune.study.trial_config import TrialConfig, Value
 
 SchedulerName = Literal["asha", "median", "none"]
@@ -68,7 +67,7 @@ class Stage(Config):
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     scheduler: SchedulerName | None = None  # null: the study's; see ``StudySpec.scheduler_of``
     labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
 

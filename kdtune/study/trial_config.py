@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
-    NonNegativeInt,
     SerializeAsAny,
     ValidationError,
     model_validator,
 )
 
-from kdtune.base import Config, LossTerm, Model, SegmentationDataset, error_at
+from kdtune.base import Config, LossTerm, Model, Seed, SegmentationDataset, error_at
 from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
@@ -101,7 +100,7 @@ class TrialConfig(Config):
     warm_start: WarmStart | None = None
     losses: AnyLosses
     recipe: Recipe
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

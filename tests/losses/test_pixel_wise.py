@@ -36,8 +36,9 @@ def test_equal_networks() -> None:
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])
 def test_conventions(tau: float) -> None:
-    """The factors on the gradient that the docstring states: N / tau^2 for SKD, 1 / (K tau^2) for IFVD."""
-    teacher, factors = torch.randn(4, 19, 3, 5), {"cirkd": 1.0, "skd": 4 / tau**2, "ifvd": 1 / (19 * tau**2)}
+    """The factors on the gradient that the docstring states: N for SKD, which has no tau, 1 / (K tau^2) for IFVD."""
+    teacher, factors = torch.randn(4, 19, 3, 5), {"cirkd": 1.0, "ifvd": 1 / (19 * tau**2)}
+    factors |= {"skd": 4.0} if tau == 1 else {}
     student = torch.randn(4, 19, 3, 5, requires_grad=True)
     (paper,) = torch.autograd.grad(value_of(student, teacher, temperature=tau), student)
     for convention, factor in factors.items():
@@ -46,12 +47,17 @@ def test_conventions(tau: float) -> None:
         torch.testing.assert_close(grad, factor * paper, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("convention", ["paper", "skd", "ifvd", "cirkd"])
-def test_gradcheck(convention: str) -> None:
+def test_a_temperature_that_the_convention_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="convention skd has no temperature: leave it out, got temperature=4"):
+        PixelWise(weight=1, convention="skd", temperature=4.0)
+
+
+@pytest.mark.parametrize(("convention", "tau"), [("paper", 3.0), ("skd", 1.0), ("ifvd", 3.0), ("cirkd", 3.0)])
+def test_gradcheck(convention: str, tau: float) -> None:
     """The gradient is that of the value, with a teacher at half the cells."""
     student = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(2, 3, 2, 2, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: value_of(z, teacher, convention=convention, temperature=3.0), student)
+    assert torch.autograd.gradcheck(lambda z: value_of(z, teacher, convention=convention, temperature=tau), student)
 
 
 @pytest.mark.parametrize("case", cases("skd_pixelwise", "ifvd_kd", "cirkd_kd"))

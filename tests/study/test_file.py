@@ -66,6 +66,16 @@ def faults(path: Path) -> list[str]:
         ("{weight: 1.0}", "{}", "6: base.losses.ce.weight: is missing"),
         # types
         (
+            "{weight: 1.0}",
+            "{weight: 1.0}\n  seed: 4294967296",
+            "7: base.seed: input should be less than 4294967296; got 4294967296",
+        ),
+        (
+            "[11, 12]",
+            "[11, 4294967296]",
+            "21: stages[final].seeds[1]: input should be less than 4294967296; got 4294967296",
+        ),
+        (
             "lr: 1e-2",
             "lr: fast",
             "7: base.recipe.lr: input should be a valid number, unable to parse string as a number; got 'fast'",
