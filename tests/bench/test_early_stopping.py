@@ -137,7 +137,7 @@ def test_a_stage_that_cannot_be_measured(stage: str, message: str) -> None:
 @pytest.mark.slow
 def test_the_whole_bench(tmp_path: Path) -> None:
     """Full grids of two seeds are kept and gone on with; one trial at a time, a launch does what its replay says."""
-    study = write_study(tmp_path, STUDY.replace("name: tiny", "name: tiny\nmax_concurrent: 1"))
+    study = write_study(tmp_path, STUDY)
     words = ["bench", "asha", study, "--stage", "distill", "--seed", "5", "--orders", "3"]
     file = tmp_path / "asha.parquet"
     done = kdtune(*words, "--storage", tmp_path / "kept", "-o", file)

@@ -19,7 +19,7 @@ from kdtune.cli import main
 from kdtune.cluster.jobs import Unreachable, entrypoint, package, state_of
 from kdtune.records.logbook import Launched, read_launch, write_launch
 from kdtune.study.file import load_study
-from tests.support.launching import STUDY, journals, kdtune, same_as, under_way, until, write_study
+from tests.support.launching import AT_ONCE, journals, kdtune, same_as, under_way, until, write_study
 from tests.support.ray_cluster import NoNamespace, RayCluster
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the port for discarding
@@ -177,7 +177,7 @@ def test_the_error_is_one_that_users_can_mend() -> None:
 
 # a real cluster
 
-LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 80, eval_every: 10").replace(
+LONGER = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 80, eval_every: 10").replace(
     "start_from: [student, weight-pi]\n    seeds: [11, 12]", "start_from: [student]\n    seeds: [11, 12]"
 )
 STAGES = ("--stage", "student", "--stage", "final")

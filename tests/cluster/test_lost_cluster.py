@@ -7,11 +7,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.launching import STUDY, end, journals, running, start, under_way, until, write_study
+from tests.support.launching import AT_ONCE, end, journals, running, start, under_way, until, write_study
 
 pytestmark = pytest.mark.slow
 # one stage and trials that outlast the watchdog's patience: what it has to notice happens while they run
-LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 1500, eval_every: 50")
+LONG = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 1500, eval_every: 50")
 GRID = LONG.replace("recipe.weight_decay: [5e-4, 5e-6]", "recipe.weight_decay: [5e-4]")
 
 

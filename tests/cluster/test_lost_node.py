@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kdtune.api import results
-from tests.support.launching import STUDY, journals, kdtune, same_as, under_way, until, write_study
+from tests.support.launching import AT_ONCE, journals, kdtune, same_as, under_way, until, write_study
 from tests.support.ray_cluster import NoNamespace, RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 120, eval_every: 10")
+LONG = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 120, eval_every: 10")
 LABELLED = LONG.replace("  - name: student\n", "  - name: student\n    labels: {kind: fast}\n")
 HOW = ("--scheduler", "none", "--stage", "student")
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.support.launching import (
+    AT_ONCE,
     STUDY,
     end,
     journals,
@@ -25,7 +26,7 @@ from tests.support.launching import (
 )
 
 pytestmark = pytest.mark.slow
-LONGER = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 24, eval_every: 4")
+LONGER = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 24, eval_every: 4")
 STAGES = ("--stage", "student", "--stage", "final")
 # two stages and no teacher: enough to be interrupted in, short enough to be so several times
 SHORT = LONGER.replace(

@@ -6,11 +6,22 @@ from random import Random
 
 import pytest
 
-from tests.support.launching import STUDY, TRIALS, end, journals, kdtune, running, same_as, start, until, write_study
+from tests.support.launching import (
+    AT_ONCE,
+    TRIALS,
+    end,
+    journals,
+    kdtune,
+    running,
+    same_as,
+    start,
+    until,
+    write_study,
+)
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow]
 KILLS = 3  # of the driver in each of the seven stages
-LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 40, eval_every: 4")
+LONG = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 40, eval_every: 4")
 
 
 @pytest.mark.timeout(1500)

@@ -20,6 +20,7 @@ from tests.support import forked
 
 STUDY = """
 name: tiny
+max_concurrent: 1
 halving: {grace: 0.3, reduction_factor: 2}
 base:
   dataset: {name: demo, size: [32, 48], num_train: 8, num_val: 4}
@@ -52,6 +53,7 @@ stages:
     start_from: [student, weight-pi]
     seeds: [21]
 """
+AT_ONCE = STUDY.replace("max_concurrent: 1\n", "")  # two trials at once, each in a worker that has to start
 STEPS = 90  # of the trials that only report
 TRIALS = {"teacher": 1, "student": 4, "distill": 4, "temperature": 4, "weight-pi": 2, "final": 4, "initialization": 2}
 
