@@ -1,8 +1,10 @@
 """The counters of a machine's energy, read by codecarbon offline; and the countries whose electricity it knows."""
 
+import contextlib
 import functools
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from kdtune.errors import UserError
@@ -47,6 +49,19 @@ def counted() -> bool:
     return bool(is_rapl_available())
 
 
+@contextlib.contextmanager
+def _no_files_of_others() -> Iterator[None]:
+    """A ``.codecarbon.config`` or a variable of another project would change the figures, and a broken one end them."""
+    from codecarbon import emissions_tracker
+
+    before = emissions_tracker.get_hierarchical_config
+    emissions_tracker.get_hierarchical_config = dict
+    try:
+        yield
+    finally:
+        emissions_tracker.get_hierarchical_config = before
+
+
 class Counter:
     """codecarbon's tracker of the whole machine, read when asked."""
 
@@ -64,16 +79,17 @@ class Counter:
             def out(self, total: Any, delta: Any) -> None:
                 news.append(delta)
 
-        self._tracker = OfflineEmissionsTracker(
-            country_iso_code=country,
-            tracking_mode="machine",
-            measure_power_secs=NEVER,
-            api_call_interval=-1,
-            output_methods=[],
-            output_handlers=[Kept()],
-            log_level="critical",
-            allow_multiple_runs=True,  # of another user of this machine, say
-        )
+        with _no_files_of_others():
+            self._tracker = OfflineEmissionsTracker(
+                country_iso_code=country,
+                tracking_mode="machine",
+                measure_power_secs=NEVER,
+                api_call_interval=-1,
+                output_methods=[],
+                output_handlers=[Kept()],
+                log_level="critical",
+                allow_multiple_runs=True,  # of another user of this machine, say
+            )
         self._news = news
         self._tracker.start()
         self._gpus = AllGPUDevices() if is_gpu_details_available() else None

@@ -12,6 +12,7 @@ A part that no trial uses is idle. Trials plus idle are the node's total, in eve
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from kdtune.training.energy import Amount, Spent
+from kdtune.training.energy import Amount, Spent, unmeasured
 from kdtune.training.energy_counter import Counter
 
 EVERY = 5.0  # seconds between two readings
@@ -213,8 +214,15 @@ def _busy_seconds() -> float:
 @contextlib.contextmanager
 def metered_here(country: str) -> Iterator[Spent]:
     """Meters this process, where there is no launch that has a meter on every node."""
-    pid, meter = os.getpid(), Meter("this process", country)
-    meter.begin(pid, dict.fromkeys(_visible_gpus(), 1.0))
+    pid = os.getpid()
+    try:
+        meter = Meter("this process", country)
+        meter.begin(pid, dict.fromkeys(_visible_gpus(), 1.0))
+    except Exception as error:  # of the library or the machine: no training ends for it
+        reason = (str(error).splitlines() or [""])[0]
+        logging.getLogger("kdtune").warning("energy is not metered: %s: %s", type(error).__name__, reason)
+        yield unmeasured
+        return
     try:
         yield functools.partial(meter.reading, pid)
     finally:

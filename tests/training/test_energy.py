@@ -6,14 +6,48 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from kdtune.base import UserError
+from kdtune.training import energy_meter
 from kdtune.training.energy import Amount, Bill
-from kdtune.training.energy_counter import check_country
+from kdtune.training.energy_counter import Counter, check_country
 from kdtune.training.energy_meter import Interval, Meter, Use, metered_here, share_out
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[codecarbon]\npue = 100\nforce_carbon_intensity_g_co2e_kwh = 1\noutput_dir = ./nowhere\n", "log_level = error\n"],
+    ids=["another project's", "broken"],
+)
+def test_a_configuration_of_others_changes_nothing(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".codecarbon.config").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CODECARBON_PUE", "100")
+    counter = Counter("DEU")
+    time.sleep(0.1)  # codecarbon reads nothing after less than 0.05
+    read = counter.read()
+    kwh = read["cpu"] + read["ram"] + sum(read["gpus"].values())
+    assert kwh > 0
+    assert 0.1 < read["co2"] / kwh < 1.0  # Germany's, without another project's overhead
+
+
+def test_a_meter_that_cannot_begin_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(country: str) -> None:
+        raise IndexError("pop from empty list")
+
+    monkeypatch.setattr(energy_meter, "Counter", broken)
+    with metered_here("DEU") as spent:
+        assert spent() is None
+    assert "energy is not metered: IndexError: pop from empty list" in caplog.text
 
 
 def test_trials_on_one_gpu_share_it_by_what_they_asked_for() -> None:
