@@ -4,6 +4,8 @@ One module per group of commands. Begin with the one whose command you look for;
 turns what went wrong into one line and an exit status.
 """
 
+import os
+
 import click
 
 from kdtune import __version__
@@ -28,6 +30,7 @@ Examples:
 @click.version_option(__version__, prog_name="kdtune")
 def main() -> None:
     """Finds the hyperparameters of knowledge distillation for semantic segmentation."""
+    os.environ["MPLBACKEND"] = "agg"  # figures are files: a notebook's backend may not even be installed here
 
 
 for command in (launch, status, logs, stop, pull, results, report, studies, losses, data, train, teacher, evaluate):

@@ -146,6 +146,15 @@ class TrialConfig(Config):
             raise ValueError("losses has no term with a weight above 0")
         return self
 
+    @model_validator(mode="after")
+    def _batch_norm_has_two_values(self) -> Self:
+        if self.student.name == "pspnet" and self.recipe.batch_size == 1 and self.recipe.num_steps:
+            raise ValueError(
+                "recipe.batch_size is 1: PSPNet pools each image to one cell, and batch norm cannot train on a single "
+                "value; take 2 or more"
+            )
+        return self
+
     @property
     def active_losses(self) -> dict[str, LossTerm]:
         """The terms with a weight above 0; the others are not built."""

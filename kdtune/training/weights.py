@@ -18,7 +18,9 @@ Weights = dict[str, Tensor]
 
 RECORD = "kdtune"  # its key in the metadata of a safetensors file
 HEADS = ("fc.", "classifier.")  # of torchvision's classification networks
-WRAPPERS = ("state_dict", "model")  # under which training scripts save a state dict beside other things
+# under which training scripts save a state dict beside other things
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network")
+PREFIXES = ("module.", "_orig_mod.")  # of parallel training and of torch.compile, one around the other
 
 
 class WeightsRecord(Config):
@@ -48,12 +50,20 @@ def read_weights(uri: str) -> Weights:
             found = safetensors.torch.load(content)
         else:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if not isinstance(found, Mapping):
+                raise TypeError(f"it holds a {type(found).__name__}, not a mapping of names to tensors")
             wrapped = (found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping))
             found = next(wrapped, found)
-        return {key.removeprefix("module."): value for key, value in found.items() if isinstance(value, Tensor)}
+        return {_bare(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except Exception as error:  # pickle, zip and safetensors each raise their own kinds
         reason = _refusal(uri, content, error)
         raise UserError(f"{uri}: not a file of weights (safetensors or a plain state dict): {reason}") from None
+
+
+def _bare(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
 
 
 def _refusal(uri: str, content: bytes, error: Exception) -> str:

@@ -288,7 +288,8 @@ def test_a_failed_trial_says_why_and_keeps_what_it_has(tiny: TrialConfig, storag
 
 
 def test_a_trial_that_fails_at_its_first_step_has_a_journal(tiny: TrialConfig, storage: Storage) -> None:
-    which = tiny.replace({"recipe.batch_size": 1})  # BatchNorm needs two values per channel
+    alone = tiny.recipe.model_copy(update={"batch_size": 1})  # BatchNorm needs two values per channel
+    which = tiny.model_copy(update={"recipe": alone})  # which a study file could not say
     (record,) = follow(planned(which), Site(), storage)
     assert record["row"]["status"] == "failed"
     assert record["row"]["error"].startswith("ValueError: Expected more than 1 value per channel")

@@ -34,6 +34,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training.evaluation import confusion
 from tests.support import report_study
 from tests.support.html_page import Page
+from tests.support.launching import kdtune
 
 STATUSES = {1: "stopped", 4: "stopped", 5: "diverged", 8: "failed"}
 EVIL = "<script>alert(\"1\")</script>&amp;<b x='y'>$a_b$"
@@ -71,6 +72,14 @@ def numbers(table: pa.Table) -> list[str]:
         for name in table.column_names
         if pa.types.is_floating(table[name].type) and table[name].null_count < table.num_rows
     ]
+
+
+def test_a_notebooks_backend_does_not_matter(finished: tuple[Storage, list[Record]], tmp_path: Path) -> None:
+    """What `!kdtune report` inherits there names a package that may not be installed beside kdtune."""
+    words = ("report", "demo", "--storage", finished[0].root, "-o", tmp_path / "report.html")
+    done = kdtune(*words, env={"MPLBACKEND": "module://nowhere.at_all"})
+    assert done.returncode == 0, done.stderr
+    assert "</html>" in (tmp_path / "report.html").read_text()
 
 
 def test_trials_are_the_parquets_to_the_last_digit(finished: tuple[Storage, list[Record]], page: Page) -> None:

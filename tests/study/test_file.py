@@ -71,6 +71,12 @@ def faults(path: Path) -> list[str]:
             "7: base.seed: input should be less than 4294967296; got 4294967296",
         ),
         (
+            "batch_size: 2",
+            "batch_size: 1",
+            "2: base: recipe.batch_size is 1: PSPNet pools each image to one cell, and batch norm cannot train on a "
+            "single value; take 2 or more",
+        ),
+        (
             "[11, 12]",
             "[11, 4294967296]",
             "21: stages[final].seeds[1]: input should be less than 4294967296; got 4294967296",

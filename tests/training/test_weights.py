@@ -32,6 +32,11 @@ WRITERS: dict[str, Callable[[Weights, Path], None]] = {
     "nested.pth": lambda state, path: torch.save({"state_dict": state, "epoch": 3, "args": {"lr": 0.1}}, path),
     "reference.pth": lambda state, path: torch.save({"model": state, "optimizer": {"state": {}}}, path),
     "parallel.pt": lambda state, path: torch.save({f"module.{key}": value for key, value in state.items()}, path),
+    "compiled.pt": lambda state, path: torch.save({f"_orig_mod.{key}": value for key, value in state.items()}, path),
+    "both.pt": lambda state, path: torch.save({f"module._orig_mod.{k}": v for k, v in state.items()}, path),
+    "tutorial.pt": lambda state, path: torch.save({"epoch": 3, "model_state_dict": state}, path),
+    "model_state.pt": lambda state, path: torch.save({"cur_itrs": 3, "model_state": state, "best_score": 0.5}, path),
+    "net.pt": lambda state, path: torch.save({"net": state, "acc": 0.5}, path),
 }
 
 
@@ -42,6 +47,12 @@ def test_every_kind_of_file_loads(tmp_path: Path, name: str) -> None:
     assert not equal(source, target)
     load_weights(target, read_weights(str(tmp_path / name)), name)
     assert equal(source, target)
+
+
+def test_a_list_is_named_as_such(tmp_path: Path) -> None:
+    torch.save([network().state_dict()], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="it holds a list, not a mapping of names to tensors"):
+        read_weights(str(tmp_path / "list.pt"))
 
 
 def test_written_weights_come_back(tmp_path: Path) -> None:
