@@ -86,7 +86,7 @@ def launched(
 def test_every_stage_to_the_tables(tmp_path: Path) -> None:
     """With a small teacher, since there are eighty trials; the other test has one as deep as the authors'."""
     name, small = "cityscapes-resnet", {"backbone": "resnet18"}
-    words = ("--set", "teacher.model.backbone=resnet18", "--max-concurrent", "1")
+    words = ("--set", "teacher.model.backbone=resnet18")
     trials = launched(tmp_path, name, "cityscapes", "skd", small, "resnet18", *words)
     study = load_study(name)
     planned = {stage.name: len(stage.points(list(study.template_starts(stage)), 0)) for stage in study.stages}
