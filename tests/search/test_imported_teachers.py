@@ -91,7 +91,7 @@ def test_every_stage_to_the_tables(tmp_path: Path) -> None:
     study = load_study(name)
     planned = {stage.name: len(stage.points(list(study.template_starts(stage)), 0)) for stage in study.stages}
     assert Counter(row["stage"] for row in trials) == Counter(planned | {"teacher": 1})
-    assert {row["method"] for row in trials} == {"student", "pi", "pi+pa", "pi+ho", "pi+ifv"}
+    assert {row["method"] for row in trials} == {"teacher", "student", "pi", "pi+pa", "pi+ho", "pi+ifv"}
     for table in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
         shown = kdtune("results", name, "--storage", tmp_path / "runs", "--table", table)
         assert shown.returncode == 0, shown.stderr
