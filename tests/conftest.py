@@ -9,6 +9,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from kdtune.study.trial_config import TrialConfig
+    from tests.support.s3 import Server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +40,16 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         return place
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["Server"]:
+    """An S3 server on loopback with one bucket, ``bucket``."""
+    from tests.support.s3 import serving
+
+    with serving() as server:
+        server.make_bucket("bucket")
+        yield server
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Site
 from kdtune.training.weights import weights_bytes
 from tests.support.launching import STUDY, kdtune, write_study
-from tests.support.ray_cluster import NoNamespace, RayCluster
+from tests.support.ray_cluster import RayCluster, ray_cluster
 from tests.support.tiny import NETWORK, config, finished, study, write_tables
 
 TAUS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -354,19 +354,13 @@ def test_the_bench(tmp_path: Path) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[RayCluster, list[Path]]]:
     """A head without processors and two nodes with data of their own."""
-    try:
-        cluster = RayCluster()
-    except NoNamespace as error:
-        pytest.skip(f"a network of its own is needed: {error}")
     roots = [tmp_path / "one", tmp_path / "two"]
-    try:
+    with ray_cluster() as cluster:
         cluster.start_node(num_cpus=0)
         for root in roots:
             write_synthetic("camvid", root / "camvid", 40, size=(32, 48))
             cluster.start_node(num_cpus=1, env={"KDTUNE_DATA_ROOT": str(root), "KDTUNE_CACHE": str(root / "cache")})
         yield cluster, roots
-    finally:
-        cluster.close()
 
 
 @pytest.mark.slow

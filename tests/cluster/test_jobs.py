@@ -20,7 +20,7 @@ from kdtune.cluster.jobs import Unreachable, entrypoint, package, state_of
 from kdtune.records.logbook import Launched, read_launch, write_launch
 from kdtune.study.file import load_study
 from tests.support.launching import AT_ONCE, journals, kdtune, same_as, under_way, until, write_study
-from tests.support.ray_cluster import NoNamespace, RayCluster
+from tests.support.ray_cluster import RayCluster, ray_cluster
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens on the port for discarding
 
@@ -187,17 +187,11 @@ OPTIONS = ("--scheduler", "none", *STAGES)
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[RayCluster]:
     """A head and two workers, one processor each, that know of kdtune what they are sent."""
-    try:
-        cluster = RayCluster(dashboard=True)
-    except NoNamespace as error:
-        pytest.skip(f"a network of its own is needed: {error}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the entrypoint says `python`
-    try:
+    with ray_cluster(dashboard=True) as cluster:
         for _ in range(3):
             cluster.start_node(num_cpus=1, env={"PATH": path, "PYTHONPATH": ""})
         yield cluster
-    finally:
-        cluster.close()
 
 
 def submitted(nodes: RayCluster) -> list[dict[str, Any]]:

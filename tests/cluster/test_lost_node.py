@@ -8,7 +8,7 @@ import pytest
 
 from kdtune.api import results
 from tests.support.launching import AT_ONCE, journals, kdtune, same_as, under_way, until, write_study
-from tests.support.ray_cluster import NoNamespace, RayCluster
+from tests.support.ray_cluster import RayCluster, ray_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LONG = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 120, eval_every: 10")
@@ -19,17 +19,11 @@ HOW = ("--scheduler", "none", "--stage", "student")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A head that runs no trial, a node of one kind, a node of another."""
-    try:
-        cluster = RayCluster()
-    except NoNamespace as error:
-        pytest.skip(f"a network of its own is needed: {error}")
-    try:
+    with ray_cluster() as cluster:
         cluster.start_node(num_cpus=0)
         cluster.start_node(num_cpus=1, labels="kind=fast")
         cluster.start_node(num_cpus=1, labels="kind=slow")
         yield cluster
-    finally:
-        cluster.close()
 
 
 def test_a_stage_runs_on_the_nodes_that_it_asks_for(cluster: RayCluster, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kdtune.datasets.synth import write_synthetic
 from tests.support.launching import essence, journals, write_study
-from tests.support.ray_cluster import NoNamespace, RayCluster
+from tests.support.ray_cluster import RayCluster, ray_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,18 +41,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def cluster(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head that runs no trial and has no data, and two nodes."""
-    try:
-        cluster = RayCluster()
-    except NoNamespace as error:
-        pytest.skip(f"a network of its own is needed: {error}")
-    try:
+    with ray_cluster() as cluster:
         cluster.start_node(num_cpus=0)
         for folder in folders:
             cache = tmp_path_factory.mktemp("cache")
             cluster.start_node(num_cpus=1, env={"KDTUNE_DATA_ROOT": str(folder), "KDTUNE_CACHE": str(cache)})
         yield cluster
-    finally:
-        cluster.close()
 
 
 def test_two_nodes(cluster: RayCluster, folders: tuple[Path, Path], tmp_path: Path) -> None:

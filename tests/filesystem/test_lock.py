@@ -20,7 +20,7 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import NAME, holder, locked
 from tests.support.machines import on_machine
-from tests.support.s3 import Server, environment, proxied, serving, use
+from tests.support.s3 import Server, environment, proxied, use
 
 FORK = multiprocessing.get_context("fork")
 
@@ -203,14 +203,6 @@ def test_a_stopped_launch_is_taken_over_by_a_new_process(folder: Folder) -> None
 
 
 # on an object store
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """With a bucket."""
-    with serving() as server:
-        server.make_bucket("bucket")
-        yield server
 
 
 HOLD = """

@@ -26,13 +26,6 @@ from tests.support.s3 import KEY_ID, SECRET, Proxy, Server, environment, proxied
 SPAWN = multiprocessing.get_context("spawn")  # a fork would share the library's threads
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.make_bucket("bucket")
-        yield server
-
-
 @pytest.fixture
 def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy, and an environment that names it as the endpoint."""

@@ -1,7 +1,6 @@
 """Results copied from a storage to this machine."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from kdtune.api import results
 from kdtune.cli import main
 from kdtune.records.logbook import Launched, write_launch
 from kdtune.records.storage import WEIGHTS, Storage
-from tests.support.s3 import Server, serving, use
+from tests.support.s3 import Server, use
 from tests.support.tiny import config, finished, study, write_tables
 
 
@@ -109,13 +108,6 @@ def test_nothing_to_copy(tmp_path: Path) -> None:
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert "no study there" in line
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.make_bucket("bucket")
-        yield server
 
 
 @pytest.fixture

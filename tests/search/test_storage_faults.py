@@ -19,19 +19,12 @@ from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.records.storage import Storage
 from tests.support.launching import PLAIN, STUDY, command, kdtune, same_as, whole, workers, write_study
 from tests.support.machines import on_machine
-from tests.support.s3 import SECRET, Server, proxied, serving, use
+from tests.support.s3 import SECRET, Server, proxied, use
 
 pytestmark = pytest.mark.slow
 TABLES = ("trials", "history", "optimal")
 ONE_STAGE = ("--scheduler", "none", "--stage", "student")
 AWAY = 30  # seconds
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as server:
-        server.make_bucket("bucket")
-        yield server
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Each node is what `ray start --block` starts, in a namespace that has nothing but a loopback device.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -11,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.launching import command
 
@@ -161,3 +163,16 @@ class RayCluster:
         self._holder.kill()
         self._holder.wait()
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ray_cluster(*, dashboard: bool = False) -> Iterator[RayCluster]:
+    """A cluster without nodes yet, ended with the block; the test is skipped where it has no network of its own."""
+    try:
+        cluster = RayCluster(dashboard=dashboard)
+    except NoNamespace as error:
+        pytest.skip(f"a network of its own is needed: {error}")
+    try:
+        yield cluster
+    finally:
+        cluster.close()
