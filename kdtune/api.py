@@ -54,7 +54,7 @@ def launch(
     from kdtune.training import trial
 
     options = options or Options()
-    kept = [*kept_searches(study, options.settings)]
+    kept = [*kept_searches(study, options.changes)]
     study = adjusted(study, options)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()

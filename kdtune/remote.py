@@ -30,6 +30,7 @@ from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
+from kdtune.study.settings import kept_searches
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE
 
@@ -64,6 +65,7 @@ def detach(
     """
     if not address:
         raise UserError("--detach needs a cluster: --address http://HOST:8265 (its dashboard), or RAY_ADDRESS")
+    kept = (*kept_searches(study, options.changes),)
     study = adjusted(study, options)
     _refuse_relative(study)
     where = Storage(storage_root(storage), study.name)
@@ -79,6 +81,7 @@ def detach(
     from kdtune.cluster import jobs  # Ray is imported now, when it knows of the token
 
     job = jobs.submit(study, words, address, where.root)
+    job = replace(job, notes=(*kept, *job.notes))
     launched = Launched(
         started_at=now(),
         stages=list(options.stages),

@@ -193,7 +193,7 @@ def _each(name: str) -> Callable[[pa.Table], list[Block]]:
     return layout
 
 
-CROSSES: dict[str, Callable[[pa.Table], list[Block]]] = {
+ALL_STUDIES: dict[str, Callable[[pa.Table], list[Block]]] = {
     "optimal": _optimal,
     "grid": _grid,
     "temperature": _temperature,

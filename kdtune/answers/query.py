@@ -8,14 +8,14 @@ import pyarrow as pa
 
 from kdtune.answers import formats, tables
 from kdtune.answers import published as paper
-from kdtune.answers.all_studies import CROSSES
+from kdtune.answers.all_studies import ALL_STUDIES
 from kdtune.answers.columns import refuse
 from kdtune.answers.comparison import compare
 from kdtune.answers.planned_grid import planned_study
 from kdtune.answers.rendering import render, render_comparison, render_data
 from kdtune.answers.tables import Tables
 from kdtune.records import stored_study
-from kdtune.records.stored_study import TABLES, Stored, storage_root
+from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
 
 READABLE = 500  # values of a table that the end of a launch still shows
 
@@ -29,7 +29,7 @@ def study_name(given: str) -> str:
     return given
 
 
-def gathered(studies: Sequence[Stored], *, history: bool = True) -> Tables:
+def gathered(studies: Sequence[StoredStudy], *, history: bool = True) -> Tables:
     """The stored tables of these studies as one each, columns by their names, and what the studies planned.
 
     ``history``: read it, too; it is the largest, and no table of ``kdtune results`` needs it.
@@ -58,13 +58,13 @@ def table_in_format(
         root = storage_root(storage)
         names = [study_name(study)] if study else stored_study.studies(root)
         study = names[0] if study else None
-        found = gathered([Stored(root, name) for name in names], history=False)
+        found = gathered([StoredStudy(root, name) for name in names], history=False)
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
     if form == "parquet":
         return formats.parquet_bytes(data)
     if compare:
         return render_comparison(table, data, study, form, styled=styled)
-    return render_data(table, data, study, form, styled=styled, layout=None if study else CROSSES[table])
+    return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table])
 
 
 def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
@@ -85,7 +85,7 @@ def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
     return pa.concat_tables(parts, promote_options="default")
 
 
-def summary(where: Stored, styled: bool) -> str:
+def summary(where: StoredStudy, styled: bool) -> str:
     """The tables that answer the study's question, as text."""
     stored = gathered([where])
     told = []

@@ -70,7 +70,7 @@ def launch(
     options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
     spec = load_study(study)
     if dry_run:
-        for line in kept_searches(spec, options.settings):
+        for line in kept_searches(spec, options.changes):
             click.echo(f"note: {line}", err=True)
         click.echo(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
         return

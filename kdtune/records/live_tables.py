@@ -20,7 +20,7 @@ SHARE = 20  # times as long as the last writing took, at least: all of them toge
 Columns = frozenset[str]
 
 
-class Grown:
+class GrowingTable:
     """Rows of many trials in Arrow, added trial by trial, read in any order of the trials."""
 
     def __init__(self, convert: Callable[[Sequence[Row]], pa.Table], schema: Callable[[Iterable[Columns]], pa.Schema]):
@@ -72,8 +72,8 @@ class TableWriter:
         self._storage, self._study = storage, study
         self._rows: dict[str, Row] = {}
         self._teachers = rows.teacher_stages(study)
-        self._trials = Grown(rows.trials_table, rows.trials_schema)
-        self._history = Grown(rows.history_table, rows.history_schema)
+        self._trials = GrowingTable(rows.trials_table, rows.trials_schema)
+        self._history = GrowingTable(rows.history_table, rows.history_schema)
         self._nodes: Sequence[Row] = ()
         self._written: dict[str, list[str]] | None = None  # the plan of the last writing; none: there is news since
         self._ended, self._took = time.monotonic(), 0.0

@@ -23,7 +23,7 @@ import yaml
 from kdtune.base import SegNet, UserError
 from kdtune.records import rows
 from kdtune.records.rows import Row
-from kdtune.records.stored_study import Stored
+from kdtune.records.stored_study import StoredStudy
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
 from kdtune.training.weights import WeightsRecord, weights_bytes
@@ -39,7 +39,7 @@ Record = dict[str, Any]  # a trial's journal: row, history, states (newest first
 
 
 @dataclass(frozen=True)
-class Storage(Stored):
+class Storage(StoredStudy):
     """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:

@@ -35,7 +35,7 @@ def studies(root: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredStudy:
     """The folder of one study.
 
     Raises:

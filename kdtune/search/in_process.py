@@ -36,9 +36,10 @@ def train(
         RunError: the trial failed.
     """
     found = load_study(study)
-    for line in kept_searches(found, settings):
+    options = Options(settings=settings, teacher=teacher, stages=[stage] if stage else [])
+    for line in kept_searches(found, options.changes):
         yield f"note: {line}"
-    spec = adjusted(found, Options(settings=settings, teacher=teacher, stages=[stage] if stage else []))
+    spec = adjusted(found, options)
     name = stage or spec.stages[0].name
     config = spec.templates()[name]
     config = config.replace({"seed": spec.stage(name).seeds[0]})

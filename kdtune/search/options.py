@@ -32,6 +32,11 @@ class Options:
     loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
 
+    @property
+    def changes(self) -> dict[str, Value]:
+        """What they set at dotted paths of a configuration; ``--teacher`` is short for one of these."""
+        return {**self.settings, **({} if self.teacher is None else {"teacher.checkpoint": self.teacher})}
+
 
 def adjusted(study: StudySpec, options: Options) -> StudySpec:
     """The study with the launch's options in it.
@@ -39,11 +44,8 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     Raises:
         UserError: an option names a stage or path that the study does not have, or leaves no trial.
     """
-    settings = dict(options.settings)
-    if options.teacher is not None:
-        settings["teacher.checkpoint"] = options.teacher
-    if settings:
-        study = override(study, settings)
+    if options.changes:
+        study = override(study, options.changes)
     if any(config.uses_teacher for config in study.templates().values()):
         from kdtune.training.teachers import fitted  # torch is imported now, not for studies without a teacher
 

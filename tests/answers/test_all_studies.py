@@ -5,7 +5,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from kdtune.answers.all_studies import CROSSES
+from kdtune.answers.all_studies import ALL_STUDIES
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.published import published_all
 from kdtune.answers.rendering import FORMATS, render_data
@@ -14,7 +14,7 @@ from tests.support.finished_study import everything
 
 
 def printed(name: str, form: str = "text") -> str:
-    return render_data(name, published_all(name), None, form, layout=CROSSES[name])
+    return render_data(name, published_all(name), None, form, layout=ALL_STUDIES[name])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_table_of_all_studies_renders(name: str, form: str) -> None:
     assert data.column_names[:3] == ["study", "dataset", "student"]
     assert set(data["study"].to_pylist()) == {"s", "t"}
     assert pa.null() not in data.schema.types
-    assert render_data(name, data, None, form, layout=CROSSES[name])
+    assert render_data(name, data, None, form, layout=ALL_STUDIES[name])
 
 
 def both(student: str = "efficientnet_b0") -> Tables:
@@ -79,7 +79,9 @@ def both(student: str = "efficientnet_b0") -> Tables:
 
 
 def test_measured_studies_are_crossed_by_dataset_and_student() -> None:
-    lines = render_data("temperature", table("temperature", both(), None), None, "text", layout=CROSSES["temperature"])
+    lines = render_data(
+        "temperature", table("temperature", both(), None), None, "text", layout=ALL_STUDIES["temperature"]
+    )
     found = [" ".join(line.split()) for line in lines.splitlines()]
     assert found[1:3] == ["camvid", "τ EffNet ResNet"]
     assert "3 *73.00* ± 1.00 *73.00* ± 1.00" in found
@@ -87,12 +89,12 @@ def test_measured_studies_are_crossed_by_dataset_and_student() -> None:
 
 def test_two_studies_of_one_student_go_by_their_names() -> None:
     data = table("temperature", both("resnet18"), None)
-    lines = render_data("temperature", data, None, "text", layout=CROSSES["temperature"]).splitlines()
+    lines = render_data("temperature", data, None, "text", layout=ALL_STUDIES["temperature"]).splitlines()
     assert lines[2].split() == ["τ", "s", "t"]
 
 
 def test_stopped_and_diverged_cells_keep_their_words() -> None:
-    printed = render_data("grid", table("grid", both(), None), None, "text", layout=CROSSES["grid"])
+    printed = render_data("grid", table("grid", both(), None), None, "text", layout=ALL_STUDIES["grid"])
     found = [" ".join(line.split()) for line in printed.splitlines()]
     assert "5e-4 90.00 @ 300/900 *71.64* 90.00 @ 300/900 *71.64*" in found
     assert "5e-5 diverged failed diverged failed" in found
@@ -108,5 +110,5 @@ def test_verdicts_name_their_study() -> None:
     rows = [row | {"status": "completed", "miou": 71.0 + row["seed"], "trial_id": f"p{row['seed']}"} for row in pi]
     trials = pa.concat_tables([data.trials, pa.Table.from_pylist(rows, schema=data.trials.schema)])
     found = Tables(trials, data.history, data.optimal, data.final, data.emissions, data.planned)
-    printed = render_data("final", table("final", found, None), None, "text", layout=CROSSES["final"])
+    printed = render_data("final", table("final", found, None), None, "text", layout=ALL_STUDIES["final"])
     assert re.search(r"^t, L_CE \+ L_PI: no comparison: 2 of 3 seeds have finished$", printed, re.M)

@@ -18,7 +18,7 @@ from kdtune.answers.tables import NAMES, table
 from kdtune.cli import main
 from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
-from kdtune.records.stored_study import TABLES, Stored, studies
+from kdtune.records.stored_study import TABLES, StoredStudy, studies
 from tests.support.finished_study import everything
 
 STUDY = """
@@ -173,4 +173,4 @@ def test_results_import_neither_torch_nor_ray_nor_pandas(runs: str) -> None:
 
 def test_a_name_that_leads_elsewhere_is_refused() -> None:
     with pytest.raises(UserError, match="is no name of a study"):
-        Stored("runs", "../x")
+        StoredStudy("runs", "../x")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from kdtune.records import live_tables, rows
-from kdtune.records.live_tables import Grown, TableWriter
+from kdtune.records.live_tables import GrowingTable, TableWriter
 from kdtune.records.rows import Row
 from kdtune.records.storage import Record, Storage
 from tests.support.tiny import NETWORK, finished, study
@@ -110,7 +110,7 @@ def test_every_row_is_converted_once(storage: Storage) -> None:
         converted.append(len(given))
         return rows.history_table(given)
 
-    table = Grown(counting, rows.history_schema)
+    table = GrowingTable(counting, rows.history_schema)
     for number in range(100):
         record = finished("student", 50.0, {"recipe.lr": 0.001 * (number + 1)})
         table.put(record["row"]["trial_id"], record["history"] * 3)
@@ -119,7 +119,7 @@ def test_every_row_is_converted_once(storage: Storage) -> None:
 
 
 def test_replaced_rows_do_not_pile_up() -> None:
-    table = Grown(rows.history_table, rows.history_schema)
+    table = GrowingTable(rows.history_table, rows.history_schema)
     for number in range(50):
         record = finished("student", float(number))
         table.put("one", record["history"] * 10)
