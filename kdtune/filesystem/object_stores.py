@@ -4,13 +4,14 @@ Nothing here holds credentials: pyarrow's libraries find them in their usual pla
 file system is never sent to another process, for pickled with credentials it would carry them.
 """
 
+import _thread
 import errno
 import functools
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -205,18 +206,35 @@ def write(system: fs.FileSystem, path: str, content: bytes) -> None:
     """Makes an object whole or not at all.
 
     In a thread of its own, where no Ctrl-C can come in between: pyarrow makes an object of whatever was written when a
-    stream is closed or dropped, and has no way to give one up.
+    stream is closed or dropped, and has no way to give one up. A bare thread: a Ctrl-C while ``threading`` starts one
+    can break its locks, so that the process never ends.
 
     Raises:
         OSError: no connection, no right.
     """
+    ended: list[BaseException | None] = []
+    done = _thread.allocate_lock()
+    done.acquire()
 
     def whole() -> None:
-        with system.open_output_stream(path) as stream:
-            stream.write(content)
+        try:
+            with system.open_output_stream(path) as stream:
+                stream.write(content)
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+        finally:
+            done.release()
 
-    with ThreadPoolExecutor(1) as alone:
-        alone.submit(whole).result()
+    _thread.start_new_thread(whole, ())
+    try:
+        done.acquire()
+    except BaseException:
+        while not ended:  # not by the lock, which this thread may hold already
+            time.sleep(0.01)
+        raise
+    if ended[0] is not None:
+        raise ended[0]
 
 
 def folders(system: fs.FileSystem, path: str) -> list[str]:
