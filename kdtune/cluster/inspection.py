@@ -38,7 +38,7 @@ def look(configs: Sequence[TrialConfig], site: Site) -> dict[Part, Content]:
     for config in configs:
         for split in SPLITS:
             images = load_split(config, split, site)
-            check_labels(images, config.dataset.num_classes, config.dataset.name)
+            check_labels(images, config.dataset, split)
             found[part(config.dataset, split)] = content(config.dataset, split, dataset_root(config.dataset, site.root))
     return found
 

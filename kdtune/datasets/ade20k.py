@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kdtune.base import Sample, Split
 from kdtune.datasets import files
+from kdtune.datasets.decode import read_pair
 
 CLASSES = tuple(  # in the order of objectInfo150.txt, each by its first name
     """
@@ -82,4 +83,4 @@ class Ade20k(files.FolderDataset):
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8, as stored; raises as ``SegmentationDataset.read``."""
-        return files.read_pair(sample, VALUES, "0 for void and 1 to 150")
+        return read_pair(sample, VALUES, "0 for void and 1 to 150", self.palette)

@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 
 from kdtune.base import Sample, Split
 from kdtune.datasets import files
+from kdtune.datasets.decode import read_pair
 
 CLASSES = {
     "sky": (128, 128, 128),
@@ -54,4 +55,4 @@ class CamVid(files.FolderDataset):
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""
-        return files.read_pair(sample, VALUES, "0 to 10, and 11 for void", self.size)
+        return read_pair(sample, VALUES, "0 to 10, and 11 for void", self.palette, self.size)

@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 
 from kdtune.base import IGNORE, Sample, Split
 from kdtune.datasets import files
+from kdtune.datasets.decode import read_pair
 
 CLASSES = {  # in the order of the train ids
     "road": (128, 64, 128),
@@ -83,7 +84,7 @@ class Cityscapes(files.FolderDataset):
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""
-        return files.read_pair(sample, label_values(), "the label ids 0 to 33 (and 255)", self.size)
+        return read_pair(sample, label_values(), "the label ids 0 to 33 (and 255)", self.palette, self.size)
 
 
 def _cities(where: Path) -> list[Path]:

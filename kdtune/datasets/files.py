@@ -1,4 +1,4 @@
-"""Datasets that lie in folders: pairing images with labels, reading both, and what to say when that fails."""
+"""Datasets that lie in folders: pairing images with labels, and what to say when that fails."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
 
-Size = tuple[int, int]  # H, W [pixels]
 IMAGES = (".jpg", ".jpeg", ".png")
 FORBIDDEN = -1  # in a table of labels: this value may not occur
-PHOTOGRAPHS = ("RGB", "L")  # Pillow's modes; ADE20K has a few grey ones
-LABELS = ("L", "P", "1")
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class BadFile(UserError):
@@ -29,7 +24,7 @@ class BadFile(UserError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return f"{os.fsencode(self.path).decode(errors='backslashreplace')}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,8 @@ def listing(where: Path, suffixes: Sequence[str], found: Found) -> list[Path]:
 
 def labels_in(where: Path, ending: str = ".png") -> list[Path]:
     """The label files of a folder, sorted; none if it is not there, for then each image lacks its own."""
-    return [path for path in _visible(where) if path.name.endswith(ending)] if where.is_dir() else []
+    there = _visible(where) if where.is_dir() else []
+    return [path for path in there if path.name.lower().endswith(ending.lower())]
 
 
 def _visible(where: Path) -> list[Path]:
@@ -135,6 +131,8 @@ def pair(
 ) -> Found:
     """Adds a sample per image with its label, and a fault per image or label without the other.
 
+    A suffix may be in capitals (``x.PNG``). A name must be text, for it goes into tables.
+
     Args:
         images: those of the split.
         label_of: where the label of an image should be.
@@ -142,98 +140,51 @@ def pair(
         found: what is added to.
         suffix: of the images' names, not part of the samples'.
     """
-    present: dict[Path, set[str]] = {}  # one listing per folder: far fewer round trips than a stat per file
+    present: dict[Path, dict[str, str]] = {}  # one listing per folder: far fewer round trips than a stat per file
 
-    def exists(path: Path) -> bool:
+    def there(path: Path) -> Path | None:
         if path.parent not in present:
-            present[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        return path.name in present[path.parent]
+            names = os.listdir(path.parent) if path.parent.is_dir() else []
+            present[path.parent] = {_small_suffix(name): name for name in names} | {name: name for name in names}
+        name = present[path.parent].get(path.name) or present[path.parent].get(_small_suffix(path.name))
+        return path.with_name(name) if name else None
 
     named: dict[str, Path] = {}
     expected = set()
-    for image in images:
-        label, name = label_of(image), image.stem.removesuffix(suffix)
+    for listed in images:
+        image, name = there(listed), listed.stem.removesuffix(suffix)
+        label = there(label_of(listed))
         expected.add(label)
         if name in named:
-            found.faults.append(BadFile(image, f"has the same name as {named[name]}: remove one of them"))
-        elif not exists(image):
-            fault = f"is listed (its label: {label}), but there is no such image: unpack the dataset's archives again"
-            found.faults.append(BadFile(image, fault))
-        elif not exists(label):
-            found.faults.append(BadFile(image, f"has no label {label}: add the label or remove the image"))
+            found.faults.append(BadFile(listed, f"has the same name as {named[name]}: remove one of them"))
+        elif not _is_text(name):
+            found.faults.append(BadFile(listed, "its name is not text in UTF-8: rename it and its label"))
+        elif image is None:
+            fault = f"is listed (its label: {label_of(listed)}), but there is no such image"
+            found.faults.append(BadFile(listed, f"{fault}: unpack the dataset's archives again"))
+        elif label is None:
+            fault = f"has no label {label_of(listed)}: add the label or remove the image"
+            found.faults.append(BadFile(listed, fault))
         else:
             found.samples.append(Sample(name, (image, label)))
-        named.setdefault(name, image)
+        named.setdefault(name, listed)
     lonely = [label for label in labels if label not in expected]
     found.faults += [BadFile(label, "is a label without an image: add its image or remove it") for label in lonely]
     return found
 
 
-def read_pair(
-    sample: Sample, values: NDArray[np.int16], allowed: str, size: Size | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Image (H, W, 3) uint8 RGB and label (H, W) uint8 of a sample.
-
-    Args:
-        sample: its files are image and label.
-        values: from the values in label files to classes, see ``table``.
-        allowed: the allowed values in words, for the error.
-        size: resize to this: the image bilinear with averaging when it shrinks, the label by nearest pixel.
-
-    Raises:
-        UserError: an unreadable file, image and label of different sizes, a forbidden label value.
-    """
-    image_path, label_path = sample.files
-    image, label = _load(image_path), _load(label_path, grey=8)
-    if image.mode not in PHOTOGRAPHS:
-        kind = "a palette image (mode P)" if image.mode == "P" else f"of mode {image.mode}"
-        raise BadFile(image_path, f"is {kind}, but photographs are RGB or grey with 8 bits: convert it to RGB")
-    if label.mode not in LABELS:
-        advice = "convert coloured labels to class indices first"
-        raise BadFile(label_path, f"pixels are {label.mode}, but labels are 8-bit indices (modes L or P): {advice}")
-    if image.size != label.size:
-        sizes = " but its label is ".join("x".join(map(str, each.size)) for each in (image, label))
-        raise BadFile(image_path, f"is {sizes} pixels: {label_path} belongs to another image, copy both again")
-    raw = np.asarray(label, np.uint8)  # (H, W)
-    _check(raw, values, allowed, label_path)  # before resizing, which may drop the offending pixel
-    image = image.convert("RGB")
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        raw = np.asarray(Image.fromarray(raw).resize((size[1], size[0]), Image.Resampling.NEAREST))
-    return np.array(image, np.uint8), values.astype(np.uint8)[raw]
+def _small_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem + dot + suffix.lower()
 
 
-def _load(path: Path, grey: int = 1) -> Image.Image:
-    """A decoded file; a PNG in grey with fewer than ``grey`` bits is refused, and so is one with 16."""
+def _is_text(name: str) -> bool:
+    """Whether a file's name is text: others have parts that only the system can read."""
     try:
-        with path.open("rb") as file:
-            head = file.read(26)
-            file.seek(0)
-            with Image.open(file) as image:
-                image.load()
-    except FileNotFoundError:
-        raise BadFile(path, "no such file any more: unpack the dataset's archives again") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadFile(path, f"cannot be read ({reason}): the file is damaged, copy it again") from None
-    if head.startswith(PNG):
-        bits, colour = head[24], head[25]
-        if bits > 8:  # Pillow would drop the lower eight without a word
-            raise BadFile(path, f"has {bits} bits per channel, but only 8 are read: convert it to 8 bits")
-        if colour == 0 and 1 < bits < grey:  # Pillow would stretch its values to 0..255
-            raise BadFile(path, f"is grey with {bits} bits, but labels have 8: convert it to 8 bits")
-    if image.mode.startswith(("I", "F")):
-        raise BadFile(path, f"has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
-    return image
-
-
-def _check(raw: NDArray[np.uint8], values: NDArray[np.int16], allowed: str, path: Path) -> None:
-    present = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
-    bad = present[values[present] == FORBIDDEN]
-    if bad.size:
-        pixels = int(np.count_nonzero(raw == bad[0]))
-        advice = "take the label of the original dataset, or convert its values"
-        raise BadFile(path, f"label value {bad[0]} at {pixels} pixel(s), but allowed are {allowed}: {advice}")
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def void(*ids: int) -> dict[int, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kdtune.base import IGNORE, Sample, Split
 from kdtune.datasets import files
+from kdtune.datasets.decode import read_pair
 
 CLASSES = (
     "background",
@@ -111,7 +112,7 @@ class Voc(files.FolderDataset):
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8, as stored; raises as ``SegmentationDataset.read``."""
-        return files.read_pair(sample, VALUES, "0 to 20, and 255 for void")
+        return read_pair(sample, VALUES, "0 to 20, and 255 for void", self.palette)
 
 
 def _names(listed: Path, advice: str, found: files.Found) -> list[str]:

@@ -245,9 +245,14 @@ def absolute(uri: str) -> str:
     """A local path as workers in other folders must write it; a URI as it is.
 
     Raises:
-        UserError: it holds credentials.
+        UserError: it holds credentials, or is a path that is no text.
     """
     object_stores.refuse_credentials(uri)
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(uri).decode(errors="backslashreplace")
+        raise UserError(f"{shown}: this path is not text in UTF-8: rename it, or make a link to it") from None
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 

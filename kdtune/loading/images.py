@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kdtune.base import Sample, SegmentationDataset, Split
+from kdtune.datasets.decode import ORIENTATION
 
 DECODED = 8  # images that a direct reader keeps: 8 MB each for 2048 x 1024
 
@@ -82,7 +83,8 @@ def size(dataset: SegmentationDataset, split: Split, sample: Sample) -> tuple[in
     if sample.files:
         try:
             with Image.open(sample.files[0]) as image:
-                return image.height, image.width
+                if image.getexif().get(ORIENTATION, 1) == 1:  # else its label says which way up it is
+                    return image.height, image.width
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
             pass  # reading it below says what is wrong, in the dataset's words
     height, width = dataset.read(split, sample)[1].shape

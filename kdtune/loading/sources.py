@@ -9,6 +9,8 @@ from platformdirs import user_cache_path
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
 
+DECODING = 2  # raised whenever a file may give other pixels than before: the packs of before are made anew
+
 Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
 
 
@@ -29,13 +31,15 @@ class Sources:
 
     @property
     def name(self) -> str:
-        """Dataset, split and a hash of the config, its ``version``, and each source file's path, size and time."""
-        digest = hashlib.sha256(f"{self.dataset.model_dump_json()}|{self.dataset.version}|{self.split}".encode())
+        """Dataset, split and a hash: of the config, its ``version``, and each source file's path, size and time."""
+        digest = hashlib.sha256(
+            f"{self.dataset.model_dump_json()}|{self.dataset.version}|{self.split}|{DECODING}".encode()
+        )
         for sample in self.samples:
             digest.update(sample.name.encode())
             for path in sample.files:
                 size_bytes, time_ns = self.stamps[path]
-                digest.update(f"|{path}|{size_bytes}|{time_ns}".encode())
+                digest.update(b"|%b|%d|%d" % (os.fsencode(path), size_bytes, time_ns))
         return f"{self.dataset.name}-{self.split}-{digest.hexdigest()[:16]}"
 
     def check_unchanged(self, lost: str) -> None:

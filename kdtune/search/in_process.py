@@ -109,7 +109,9 @@ def _trained(
                 if row["status"] == "failed":
                     raise RunError(f"trial {row['trial_id']} failed: {row['error']}")
                 miou = "diverged" if row["miou"] is None else f"mIoU {row['miou']:.2f}"
-                yield f"step {row['step']}/{row['steps_total']}: {miou}, loss {last.get('loss') or float('nan'):.4f}"
+                loss = last.get("loss")
+                told = "loss not finite" if loss is None else f"loss {loss:.4f}"
+                yield f"step {row['step']}/{row['steps_total']}: {miou}, {told}"
     if row["status"] == "diverged":
         raise RunError(f"trial {row['trial_id']} diverged at step {row['step']}: a lower recipe.lr may help")
     if row["energy_kwh"] is not None:

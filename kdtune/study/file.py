@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 import kdtune
 from kdtune.base import UserError, did_you_mean
+from kdtune.study import loader
 from kdtune.study.faults import told
 from kdtune.study.loader import Loader
 from kdtune.study.settings import override
@@ -78,7 +79,7 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
         return [f"{path}:{line}: not valid YAML: {error.reason}: character #x{error.character:04x}"], None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return [f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem or error.context}"], None
+        return [f"{path}:{mark.line + 1 if mark else 1}: {loader.told(error)}"], None
     if wrong:
         return [f"{path}:{wrong}"], None
     if tree is None or not isinstance(data, dict):

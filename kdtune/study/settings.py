@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from kdtune.base import UserError, did_you_mean
+from kdtune.study import loader
 from kdtune.study.faults import told
 from kdtune.study.loader import Loader
 from kdtune.study.spec import StudySpec
@@ -27,8 +28,8 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
             raise UserError(f"--set {assignment}: needs PATH=VALUE, e.g. --set recipe.num_steps=2000")
         try:
             found = yaml.load(value, Loader=Loader)
-        except yaml.YAMLError:
-            raise UserError(f"--set {assignment}: the value is not valid YAML") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment}: {loader.told(error)}") from None
         if any(isinstance(item, list | dict) for item in (found if isinstance(found, list) else [found])):
             raise UserError(
                 f"--set {assignment}: the value must be a number, a word or a flat list of them; set a part's fields "

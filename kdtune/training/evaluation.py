@@ -11,7 +11,7 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import IGNORE, Preprocessing, SegNet
+from kdtune.base import IGNORE, Preprocessing, SegNet, UserError
 from kdtune.loading.batches import MAX_PIXELS, normalise, validation_batches
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
@@ -91,12 +91,17 @@ def intersection_over_union(matrix: Tensor, absent: Literal["skip", "zero"]) -> 
 
     A class absent from labels and predictions alike has none and leaves the mean ("skip"), or counts as 0 ("zero", as
     in the code of SKD, IFVD, CIRKD and semseg).
+
+    Raises:
+        UserError: nothing was counted, for all labels are void.
     """
     matrix = matrix.double().cpu()
+    if not matrix.any():
+        raise UserError("no pixel of the validation images has a class, so there is no mIoU; check their labels")
     hits = matrix.diag()
     union = matrix.sum(0) + matrix.sum(1) - hits
     iou = [
         100 * float(h / u) if u > 0 else (0.0 if absent == "zero" else None) for h, u in zip(hits, union, strict=True)
     ]
     present = [value for value in iou if value is not None]
-    return sum(present) / len(present) if present else 0.0, iou
+    return sum(present) / len(present), iou

@@ -14,6 +14,8 @@ from kdtune.loading.images import Images
 from kdtune.loading.pack import PackMode, dataset_root, open_images
 from kdtune.study.trial_config import TrialConfig
 
+NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
+
 Part = tuple[str, Split]  # a split of a dataset, the latter by its config's JSON
 
 
@@ -62,8 +64,7 @@ def load_split(config: TrialConfig, split: Split, site: Site) -> Images:
             raise
         raise UserError(f"node {platform.node()}: {error}") from error  # one that joined after the others were asked
     if len(images) == 0:
-        name = "training" if split == "train" else "validation"
-        raise UserError(f"dataset '{config.dataset.name}' has no {name} images")
+        raise UserError(f"dataset '{config.dataset.name}' has no {NAMES[split]} images")
     if expected is not None and _key_once(config.dataset, split, site.root) != expected:
         found = _key_once(config.dataset, split, site.root)
         where = dataset_root(config.dataset, site.root) or "drawn by this version of kdtune"
@@ -84,16 +85,25 @@ def load_splits(config: TrialConfig, site: Site) -> tuple[Images, Images]:
     return load_split(config, "train", site), load_split(config, "val", site)
 
 
-def check_labels(split: Images, num_classes: int, dataset: str) -> None:
+def check_labels(images: Images, dataset: SegmentationDataset, split: Split) -> None:
     """Looks at every label of a split.
 
     Raises:
-        UserError: a value that is neither a class nor ``IGNORE``; names the image.
+        UserError: a value that is neither a class nor ``IGNORE``, which names the image; or no pixel has a class.
     """
-    for i, name in enumerate(split.names):
-        label = split.label(i)
+    labelled = False
+    num_classes = dataset.num_classes
+    for i, name in enumerate(images.names):
+        label = images.label(i)
+        labelled = labelled or bool((label != IGNORE).any())
         wrong = label[(label >= num_classes) & (label != IGNORE)]
         if wrong.size:
             raise UserError(
-                f"{dataset}: label of image '{name}' holds {wrong[0]}; allowed are 0 to {num_classes - 1} and {IGNORE}"
+                f"{dataset.name}: label of image '{name}' holds {wrong[0]}; allowed are 0 to {num_classes - 1} and "
+                f"{IGNORE}"
             )
+    if not labelled:
+        raise UserError(
+            f"dataset '{dataset.name}': all labels of its {len(images)} {NAMES[split]} images are void, so nothing "
+            "can be learnt from or measured on them; check which values the label files hold"
+        )

@@ -5,7 +5,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kdtune.base import Split, UserError
 from kdtune.cluster.inspection import Answer, look, settle
@@ -166,3 +168,13 @@ def test_a_node_may_have_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest
         assert Site("launcher", own_root=own_root).root == "launcher"
         monkeypatch.setenv("KDTUNE_DATA_ROOT", str(tmp_path))
         assert Site("launcher", own_root=own_root).root == (str(tmp_path) if own_root else "launcher")
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "training"), ("val", "validation")])
+def test_a_split_of_which_all_labels_are_void(split: Split, name: str, tiny: TrialConfig, tmp_path: Path) -> None:
+    write_synthetic("camvid", tmp_path / "camvid", 2, size=(32, 48))
+    config = tiny.replace({"dataset": {"name": "camvid"}})
+    for sample in config.dataset.samples(split, tmp_path / "camvid"):
+        Image.fromarray(np.full((32, 48), 11, np.uint8)).save(sample.files[1])
+    with pytest.raises(UserError, match=f"'camvid': all labels of its 2 {name} images are void"):
+        look([config], Site(str(tmp_path), pack="never"))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap
+from kdtune.base import IGNORE, Loss, Preprocessing, SegNet, SegOutput, Tap, UserError
 from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
 from kdtune.study.trial_config import Teacher, TrialConfig
@@ -176,7 +176,8 @@ def test_absent_classes_by_hand() -> None:
     assert intersection_over_union(matrix, "zero")[0] == pytest.approx((75 + 200 / 3) / 4)
     wrong = torch.tensor([[0, 1], [0, 0]])  # class 1 is predicted only: it is not absent
     assert intersection_over_union(wrong, "skip") == (0, [0, 0])
-    assert intersection_over_union(torch.zeros(2, 2), "skip") == (0, [None, None])
+    with pytest.raises(UserError, match="no pixel of the validation images has a class"):
+        intersection_over_union(torch.zeros(2, 2), "skip")
 
 
 def test_logits_are_enlarged_corner_to_corner() -> None:

@@ -1,0 +1,125 @@
+"""An image and its label as pixels: what is taken as it is, what is put right, what is refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from kdtune.base import IGNORE, Sample
+from kdtune.datasets.files import FORBIDDEN, BadFile
+
+Size = tuple[int, int]  # H, W [pixels]
+Colours = Sequence[tuple[int, int, int]]  # RGB of each class
+PHOTOGRAPHS = ("RGB", "L")  # Pillow's modes; ADE20K has a few grey ones
+LABELS = ("L", "P", "1")
+ORIENTATION = 0x0112  # the EXIF tag; 1: as stored
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_pair(
+    sample: Sample, values: NDArray[np.int16], allowed: str, colours: Colours, size: Size | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Image (H, W, 3) uint8 RGB and label (H, W) uint8 of a sample.
+
+    Args:
+        sample: its files are image and label.
+        values: from the values in label files to classes, see ``table``.
+        allowed: the allowed values in words, for the error.
+        colours: of the classes.
+        size: resize to this: the image bilinear with averaging when it shrinks, the label by nearest pixel.
+
+    Raises:
+        UserError: an unreadable file, image and label of different sizes, a forbidden label value, a label whose
+            palette contradicts its values.
+    """
+    image_path, label_path = sample.files
+    image, label = _load(image_path), _load(label_path, grey=8)
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = _upright(image, label.size)
+    if image.mode not in PHOTOGRAPHS:
+        kind = "a palette image (mode P)" if image.mode == "P" else f"of mode {image.mode}"
+        raise BadFile(image_path, f"is {kind}, but photographs are RGB or grey with 8 bits: convert it to RGB")
+    if label.mode not in LABELS:
+        advice = "convert coloured labels to class indices first"
+        raise BadFile(label_path, f"pixels are {label.mode}, but labels are 8-bit indices (modes L or P): {advice}")
+    if image.size != label.size:
+        sizes = " but its label is ".join("x".join(map(str, each.size)) for each in (image, label))
+        raise BadFile(image_path, f"is {sizes} pixels: {label_path} belongs to another image, copy both again")
+    raw = np.asarray(label, np.uint8)  # (H, W)
+    _check(raw, values, allowed, label_path)  # before resizing, which may drop the offending pixel
+    if label.mode == "P":
+        _check_palette(raw, label.getpalette() or [], values, colours, label_path)
+    image = image.convert("RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        raw = np.asarray(Image.fromarray(raw).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return np.array(image, np.uint8), values.astype(np.uint8)[raw]
+
+
+def _load(path: Path, grey: int = 1) -> Image.Image:
+    """A decoded file; a PNG in grey with fewer than ``grey`` bits is refused, and so is one with 16."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(26)
+            file.seek(0)
+            with Image.open(file) as image:
+                image.load()
+    except FileNotFoundError:
+        raise BadFile(path, "no such file any more: unpack the dataset's archives again") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadFile(path, f"cannot be read ({reason}): the file is damaged, copy it again") from None
+    if head.startswith(PNG):
+        bits, colour = head[24], head[25]
+        if bits > 8:  # Pillow would drop the lower eight without a word
+            raise BadFile(path, f"has {bits} bits per channel, but only 8 are read: convert it to 8 bits")
+        if colour == 0 and 1 < bits < grey:  # Pillow would stretch its values to 0..255
+            raise BadFile(path, f"is grey with {bits} bits, but labels have 8: convert it to 8 bits")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a telephone's JPEG with a preview beside
+        raise BadFile(path, f"is an animation of {frames} images: save one of them as a file of its own")
+    if image.mode.startswith(("I", "F")):
+        raise BadFile(path, f"has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
+    return image
+
+
+def _upright(image: Image.Image, label: Size) -> Image.Image:
+    """A photograph as its camera says it was held, and so as those who labelled it saw it.
+
+    Unless only the stored pixels fit the label's size (W, H): then it was labelled as it is stored.
+    """
+    turned = ImageOps.exif_transpose(image)
+    return image if image.size == label != turned.size else turned
+
+
+def _check_palette(
+    raw: NDArray[np.uint8], palette: Sequence[int], values: NDArray[np.int16], colours: Colours, path: Path
+) -> None:
+    """A mask that was coloured and then reduced to a palette has the right colours over arbitrary indices."""
+    class_of = {tuple(colour): number for number, colour in enumerate(colours)}
+    meant = {}
+    for value in map(int, np.unique(raw)):
+        colour = tuple(palette[3 * value : 3 * value + 3])
+        if values[value] == IGNORE:
+            continue
+        if colour not in class_of:
+            return  # another palette, which says nothing of the classes
+        meant[value] = class_of[colour]
+    wrong = [value for value, number in meant.items() if values[value] != number]
+    if wrong and len(meant) > 1:
+        raise BadFile(
+            path,
+            f"its value {wrong[0]} is class {values[wrong[0]]}, but its palette shows it in the colour of class "
+            f"{meant[wrong[0]]}: it was reduced to colours; make its values the numbers of the classes",
+        )
+
+
+def _check(raw: NDArray[np.uint8], values: NDArray[np.int16], allowed: str, path: Path) -> None:
+    present = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
+    bad = present[values[present] == FORBIDDEN]
+    if bad.size:
+        pixels = int(np.count_nonzero(raw == bad[0]))
+        advice = "take the label of the original dataset, or convert its values"
+        raise BadFile(path, f"label value {bad[0]} at {pixels} pixel(s), but allowed are {allowed}: {advice}")

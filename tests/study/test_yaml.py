@@ -1,0 +1,88 @@
+"""What the versions 1.1 and 1.2 of YAML read differently is refused; the rest is read as 1.2 has it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdtune.base import UserError
+from kdtune.study.file import load_study
+from kdtune.study.loader import Ambiguous, Loader
+from kdtune.study.settings import parse_set
+from kdtune.training.teacher_import import given_model
+
+STUDY = """{mark}name: {name}
+needs_gpu: false
+base:
+  dataset: {{name: demo, size: [32, 48], num_train: 4, num_val: 2}}
+  student: {{name: pspnet, backbone: resnet18, width: 0.0625}}
+  losses: {{ce: {{weight: 1.0}}}}
+  recipe: {{lr: {lr}, weight_decay: 5e-4, crop: [32, 48], batch_size: 2, num_steps: 4, eval_every: 2}}
+stages:
+  - name: student
+    grid: {{recipe.lr: [1e-1, 1e-2]}}
+    seeds: {seeds}
+"""
+
+
+def study(folder: Path, mark: str = "", name: str = "s", lr: str = "0.1", seeds: str = "[0]") -> Path:
+    path = folder / "s.yaml"
+    path.write_text(STUDY.format(mark=mark, name=name, lr=lr, seeds=seeds), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["yes", "No", "ON", "off", "011", "-08", "1_000", "0b11", "0o17", "0x_F", "12:30", "1:30.5", "1_0.5", "00"],
+)
+def test_what_the_versions_read_differently(text: str) -> None:
+    with pytest.raises(Ambiguous, match=r"in YAML 1\.1 and a.* in 1\.2"):
+        yaml.load(f"[{text}]", Loader=Loader)
+    assert yaml.load(f"['{text}']", Loader=Loader) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True), ("False", False), ("~", None), ("null", None), ("", None), ("0", 0), ("-0", 0), ("+12", 12),
+        ("0x1F", 31), ("1e-4", 1e-4), (".5", 0.5), ("1.", 1.0), ("01.5", 1.5), ("-.inf", float("-inf")), ("1E5", 1e5),
+        ("2026-01-02", "2026-01-02"), ("10.0.0.1:6379", "10.0.0.1:6379"), ("1.2.3", "1.2.3"), ("nope", "nope"),
+    ],
+)  # fmt: skip
+def test_the_core_schema(text: str, value: Any) -> None:
+    found = yaml.load(text, Loader=Loader)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_every_number_and_word_of_python_comes_back() -> None:
+    values = [0, -3, 1e-5, 1.5, True, None, "no", "011", "1_000", "12:30", "2026-01-02", "x: y", "", float("inf")]
+    assert yaml.load(yaml.safe_dump(values), Loader=Loader) == values
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "fault"),
+    [
+        ({"seeds": "[011, 012]"}, 11, "'011' is one number in YAML 1.1 and another or a word in 1.2"),
+        ({"name": "no"}, 1, "'no' is a truth value in YAML 1.1 and a word in 1.2: write true or false, or 'no'"),
+        ({"lr": "1_0"}, 7, "'1_0' is one number"),
+        ({"mark": "\t"}, 1, "not valid YAML: found character '\\t' that cannot start any token; indent with spaces"),
+    ],
+)
+def test_the_line_of_a_study(change: dict[str, str], line: int, fault: str, tmp_path: Path) -> None:
+    path = study(tmp_path, **change)
+    with pytest.raises(UserError) as refused:
+        load_study(path)
+    assert str(refused.value).startswith(f"{path}:{line}: {fault}")
+
+
+def test_a_mark_of_byte_order(tmp_path: Path) -> None:
+    assert load_study(study(tmp_path, mark="\ufeff")).name == "s"
+
+
+def test_set_and_model() -> None:
+    with pytest.raises(UserError, match=r"--set recipe\.flip=no: 'no' is a truth value"):
+        parse_set(["recipe.flip=no"])
+    with pytest.raises(UserError, match=r"--model \{name: pspnet, width: 1_0\}: '1_0' is one number"):
+        given_model("{name: pspnet, width: 1_0}")
