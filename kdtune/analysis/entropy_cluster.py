@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 from kdtune.analysis.entropy_counts import Asked, Counts, count
 from kdtune.base import RunError, UserError
 from kdtune.cluster import session
-from kdtune.cluster.halt import Halt, promptly, refuse_halted
+from kdtune.cluster.halt import Halt, interruptible, refuse_halted
 from kdtune.cluster.share import PROCESSOR_TRIALS, has_gpu
 from kdtune.loading.content import content_key
 from kdtune.loading.pack import dataset_root
@@ -63,7 +63,7 @@ def count_on(
     """
     parts = min(-(-asked.images // PER_TASK), MOST_TASKS)
     halt = Halt()
-    with session.cluster(address, study.name, halt), promptly():
+    with session.cluster(address, study.name, halt), interruptible(halt):
         resources, threads = _resources(study)
         # a shard of a lost node is counted again on another: what it counts does not depend on where
         task = ray.remote(**resources, max_retries=3)(_shard)

@@ -7,6 +7,8 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from kdtune.cli.streams import steady
+
 # what a path that the user gave can raise when it is not what it should be
 PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
 
@@ -30,6 +32,11 @@ def _one_line(error: click.UsageError) -> Exception:
 
 class Errors(click.Group):
     """Turns errors into one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """The program, from its words to its exit status."""
+        steady()
+        return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Reads the program's own options."""

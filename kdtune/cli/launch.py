@@ -1,5 +1,6 @@
 """Launches: ``launch``, and what follows one from any machine: ``status``, ``logs``, ``stop``, ``pull``."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -14,6 +15,7 @@ from kdtune.cli.options import (
     set_option,
     storage_option,
 )
+from kdtune.errors import UserError
 
 
 @click.command(
@@ -86,7 +88,8 @@ def launch(
     from kdtune.records.progress import Lines
 
     where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
-    click.echo(summary(where, sys.stdout.isatty()), nl=False)
+    with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
+        click.echo(summary(where, sys.stdout.isatty()), nl=False)
     click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
 
 

@@ -1,4 +1,4 @@
-"""Why and how a launch ends before its plan is done: Ctrl-C, SIGTERM, a stop request, bad input, a Ray that is gone."""
+"""Why and how a launch ends before its plan is done: a signal, a stop request, bad input, a Ray that is gone."""
 
 import contextlib
 import os
@@ -40,11 +40,17 @@ def refuse_halted(halt: Halt) -> None:
 
 @contextlib.contextmanager
 def interruptible(halt: Halt) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once."""
+    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once; so does a terminal that goes away.
+
+    Of SIGHUP shell and kernel both send one: the second is no impatience.
+    """
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        if number == signal.SIGHUP:
+            halt.end("its terminal is gone (SIGHUP)")
+            return
         if asked:
             os._exit(130)
         asked = True
@@ -57,6 +63,8 @@ def interruptible(halt: Halt) -> Iterator[None]:
 @contextlib.contextmanager
 def promptly() -> Iterator[None]:
     """Ctrl-C or SIGTERM ends at once what trains nothing, so that there is nothing to end in order.
+
+    Not around calls into Ray, which an exception out of a handler breaks.
 
     Raises:
         Interrupted: the signal came.
@@ -71,11 +79,17 @@ def promptly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Both signals handled so; only the main thread may handle any."""
+    """The signals that ask for an end, handled so; only the main thread may handle any.
+
+    SIGHUP stays ignored where it is (``nohup``): the launch is to outlive its terminal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in ends}
     try:
         yield
     finally:

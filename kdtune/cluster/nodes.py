@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kdtune.base import RunError, UserError
+from kdtune.cluster.halt import Halt, refuse_halted
 from kdtune.cluster.inspection import Answer, look
 from kdtune.loading.content import Content
 from kdtune.records.progress import Reporter
@@ -52,13 +53,13 @@ def _look(configs: Sequence[TrialConfig], site: Site) -> Answer:
         return Answer(platform.node(), fault=str(error))
 
 
-def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter) -> list[Answer]:
+def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Halt) -> list[Answer]:
     """What each node has of the datasets of these configurations, packed there by now; all nodes at the same time.
 
     A cluster without a node for trials, which would start one for the first trial, starts it for this.
 
     Raises:
-        RunError: no node is left to answer.
+        RunError: no node is left to answer, or the launch is to end.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -76,7 +77,8 @@ def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter) -> list[
     contents: dict[str, Content] = {}  # one for all nodes that have the same
     told_at = time.monotonic()
     while tasks:
-        done, _ = ray.wait(list(tasks), num_returns=1, timeout=1.0)  # a signal is heard in between
+        refuse_halted(halt)
+        done, _ = ray.wait(list(tasks), num_returns=1, timeout=1.0)
         for each in done:
             answer = _answer(each, tasks.pop(each), progress)
             if answer is not None:

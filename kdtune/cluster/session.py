@@ -48,6 +48,9 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
         else:
             dashboard = os.environ.get(DASHBOARD, "1") != "0"
             context = ray.init(address="local", include_dashboard=dashboard, **quiet)
+            if ray.nodes()[0]["Resources"].get("CPU", 0) < 1:  # of half a processor Ray makes none
+                ray.shutdown()
+                context = ray.init(address="local", include_dashboard=dashboard, num_cpus=1, **quiet)
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error

@@ -88,6 +88,8 @@ class Folder:
         try:
             return patiently(object_stores.root_of(self.uri), once)
         except OSError as error:
+            if error.filename is None:  # whose error it is must be seen above, too
+                error.filename = str(self.local or self.uri)
             if isinstance(error, StorageError) or error.errno not in AWAY:
                 raise
             told = f"{self.uri}: does not answer: {error.strerror}; see that it is mounted, then try again"

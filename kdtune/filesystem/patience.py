@@ -27,6 +27,8 @@ AWAY = frozenset(
     if hasattr(errno, name)
 )  # fmt: skip
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})  # what free space mends
+
 T = TypeVar("T")
 _log = logging.getLogger("kdtune")
 _jitter = random.Random()  # of its own: the global generator is the training's

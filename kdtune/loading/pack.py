@@ -21,6 +21,7 @@ from filelock import FileLock
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
 from kdtune.filesystem.folder import absolute
+from kdtune.filesystem.patience import NO_ROOM
 from kdtune.loading.ahead import in_order
 from kdtune.loading.content import digest, keep
 from kdtune.loading.images import Images, read_directly, size
@@ -147,9 +148,10 @@ def pack_lines(dataset: SegmentationDataset, root: str | None) -> Iterator[str]:
 
 
 def _not_packed(folder: Path, error: OSError) -> NotPacked:
+    cure = "free some space, " if error.errno in NO_ROOM else ""
     return NotPacked(
-        f"{folder}: cannot write the packed images: {error.strerror or error}; free some space or point "
-        "KDTUNE_CACHE at another folder, or give --pack never"
+        f"{folder}: cannot write the packed images: {error.strerror or error}; {cure}point KDTUNE_CACHE at another "
+        "folder, or give --pack never"
     )
 
 

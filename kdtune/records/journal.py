@@ -17,6 +17,7 @@ import torch
 
 import kdtune
 from kdtune.base import UserError, compute_device
+from kdtune.filesystem.patience import AWAY
 from kdtune.records import rows
 from kdtune.records.storage import KEPT_STATES, Record, Storage, new_row
 from kdtune.records.trial_log import LONGEST, Output
@@ -109,16 +110,23 @@ def follow(
             _commit(record, storage, evaluation.step, run)
             yield record
         yield _end(record, "diverged" if record["row"]["miou"] is None else "completed", storage)
-    except (UserError, OSError, Overtaken) as error:
-        if not record["states"] and not isinstance(error, Overtaken):
-            with contextlib.suppress(OSError):
-                storage.withdraw(record)
-        raise
     except Exception as error:
+        if _ends_process(error, storage):
+            if not record["states"] and not isinstance(error, Overtaken):
+                with contextlib.suppress(OSError):
+                    storage.withdraw(record)
+            raise
         _keep(output, record, storage)
         record["row"]["error"] = _short(error)
         record["traceback"] = traceback.format_exc()[-LONGEST:]
         yield _end(record, "failed", storage)
+
+
+def _ends_process(error: Exception, storage: Storage) -> bool:
+    """Whether an error is no fault of the configuration: bad input, storage that refuses, a disk that may come back."""
+    if isinstance(error, OSError) and not isinstance(error, UserError):
+        return error.errno in AWAY or storage.refused(error)
+    return isinstance(error, UserError | Overtaken)
 
 
 def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:

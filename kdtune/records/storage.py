@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import torch
 import yaml
 
 from kdtune.base import SegNet, UserError
+from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records import rows
 from kdtune.records.rows import Row
 from kdtune.records.stored_study import StoredStudy
@@ -58,10 +60,17 @@ class Storage(StoredStudy):
         """What a user reads when the storage refuses a write."""
         if isinstance(error, UserError):
             return error  # says it already
+        cure = "free some space, or " if error.errno in NO_ROOM else ""
         return UserError(
-            f"{self.folder.uri}: cannot write there: {error.strerror or error}; free some space, or give another "
-            "folder with --storage or KDTUNE_STORAGE; nothing finished is lost"
+            f"{self.folder.uri}: cannot write there: {error.strerror or error}; {cure}give another folder with "
+            "--storage or KDTUNE_STORAGE; nothing finished is lost"
         )
+
+    def refused(self, error: OSError) -> bool:
+        """Whether it was this storage that raised the error, and not a screen, a socket or a file of somebody else."""
+        folder = self.folder.local
+        inside = folder is not None and Path(error.filename or "/").is_relative_to(folder)
+        return isinstance(error, UserError) or inside
 
     # journal
 

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 
 from kdtune.cluster import inspection, nodes
-from kdtune.cluster.halt import promptly
+from kdtune.cluster.halt import Halt, promptly
 from kdtune.loading.pack import dataset_root
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
@@ -19,6 +19,7 @@ def check_data(
     storage: Storage,
     records: Mapping[str, Record],
     reporter: Reporter,
+    halt: Halt,
     *,
     joined: bool,
 ) -> dict[Part, str]:
@@ -30,20 +31,22 @@ def check_data(
         storage: of the study; the keys are noted there.
         records: the trials on record, whose data must be the same.
         reporter: told what is read.
+        halt: of the launch, whose signals are handled by now if nodes are asked.
         joined: whether the nodes of a cluster are asked; else this machine is the only one.
 
     Raises:
         UserError: data are missing, damaged, or not the same everywhere.
+        Interrupted: by Ctrl-C or SIGTERM.
     """
     for config in configs if not joined else ():  # what is missing is said before anything else
         root = dataset_root(config.dataset, site.data_root)
         config.dataset.samples("train", root)
         config.dataset.samples("val", root)
     reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
-    with promptly():
-        if joined:
-            answers = nodes.ask(configs, site, reporter)
-        else:
+    if joined:
+        answers = nodes.ask(configs, site, reporter, halt)
+    else:
+        with promptly():
             answers = [inspection.Answer(platform.node(), inspection.look(configs, site))]
     return inspection.settle(storage, records, answers)
 

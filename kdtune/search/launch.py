@@ -79,6 +79,8 @@ class Launch:
                 self.ledger.energy.keep_last(self.meters)
                 self.ledger.write_tables()
             except OSError as error:
+                if not self.storage.refused(error):
+                    raise
                 raise self.storage.unusable(error) from error
             except (RunError, UserError) as error:
                 with contextlib.suppress(OSError):  # the tables follow from the journal, and can be written again
@@ -115,7 +117,7 @@ class Launch:
     def _check_data(self) -> None:
         configs, records = datasets_of(self.study, self.only), self.ledger.records
         joined = self.address is not None
-        keys = check_data(configs, self.site, self.storage, records, self.reporter, joined=joined)
+        keys = check_data(configs, self.site, self.storage, records, self.reporter, self.halt, joined=joined)
         self.site = replace(self.site, keys=keys)
 
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:

@@ -10,10 +10,11 @@ from ray import tune
 from kdtune.base import UserError
 from kdtune.cluster import loggers, meters, metrics
 from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.journal import Overtaken, follow
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
+LASTING = NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EACCES}  # what no second try mends
 
 
 def run_trial(point: Point, context: StageContext) -> None:
@@ -39,7 +40,7 @@ def run_trial(point: Point, context: StageContext) -> None:
     except Overtaken:
         raise SystemExit from None
     except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_ROOM:
+        if isinstance(error, OSError) and error.errno not in LASTING:
             raise  # storage may be away for a moment: Tune tries the trial again
         refusal = context.storage.unusable(error) if isinstance(error, OSError) else error
         tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})

@@ -204,7 +204,7 @@ def test_options_that_do_not_fit(tmp_path: Path, words: list[str], line: str) ->
 def test_storage_that_cannot_be_written(command: list[str]) -> None:
     Path("file").touch()
     line = refused(*command, "file")
-    assert "file/demo: cannot write there: Not a directory; free some space, or give another folder" in line
+    assert "file/demo: cannot write there: Not a directory; give another folder" in line
     assert "--storage" in line
 
 

@@ -1,5 +1,6 @@
 """A trial that leaves a trace: every commit on disk, and nothing lost or run twice."""
 
+import errno
 import json
 import re
 import signal
@@ -305,6 +306,37 @@ def test_bad_input_is_raised_and_leaves_no_journal(tmp_path: Path, storage: Stor
     with pytest.raises(UserError, match="no such weights file"):
         list(follow(planned(which), Site(), storage))
     assert storage.records() == {}
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "/secret"), ConnectionError("no route"), OSError(28, "No space")]
+)
+def test_an_error_of_the_system_that_is_not_the_storages(
+    tiny: TrialConfig, storage: Storage, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that opens a file it may not read is a failed trial, with its traceback; the storage is sound."""
+
+    def refuse(self: Bomb, *args: object) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(Bomb, "__call__", refuse)
+    which = tiny.model_copy(update={"losses": {**tiny.losses, "bomb": Bomb(weight=0.1)}})
+    (record,) = follow(planned(which), Site(), storage)
+    assert record["row"]["status"] == "failed"
+    assert record["row"]["error"].startswith(type(error).__name__)
+    assert record["traceback"].splitlines()[-1].endswith(str(error))
+
+
+def test_a_disk_that_may_come_back_is_no_fault_of_the_trial(
+    tiny: TrialConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Bomb, *args: object) -> Tensor:
+        raise OSError(errno.ESTALE, "Stale file handle", "/data/image.png")
+
+    monkeypatch.setattr(Bomb, "__call__", refuse)
+    which = tiny.model_copy(update={"losses": {**tiny.losses, "bomb": Bomb(weight=0.1)}})
+    with pytest.raises(OSError, match="Stale"):
+        list(follow(planned(which), Site(), storage))
 
 
 def test_a_storage_that_cannot_be_written_is_raised(tiny: TrialConfig, storage: Storage) -> None:

@@ -19,6 +19,7 @@ from tests.support.launching import (
     running,
     same_as,
     start,
+    start_on_terminal,
     under_way,
     until,
     workers,
@@ -127,11 +128,24 @@ def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, n
     assert "continue with: kdtune launch" in errors.splitlines()[-1]
     assert not (tmp_path / "tiny" / "lock.json").exists()
     assert running(tmp_path)  # to go on from
-    if number == signal.SIGINT:  # what is left behind is the same after both
-        process = launch()
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
-        same_as(undisturbed, tmp_path)
+
+
+def test_a_terminal_that_goes_away(undisturbed: Path, tmp_path: Path) -> None:
+    """It ends the launch in order; a launch by ``nohup`` goes on to its end, though it cannot print any more."""
+    words = ("launch", write_study(tmp_path, SHORT), "--storage", tmp_path, "--scheduler", "none", *STAGES)
+    for nohup in (False, True):
+        before = under_way(tmp_path)
+        process, window = start_on_terminal(*words, nohup=nohup)
+        try:
+            until(lambda old=before: bool(set(under_way(tmp_path)) - {*old}))
+            os.close(window)
+            assert process.wait(timeout=240) == (0 if nohup else 130)
+        finally:
+            end(process)
+        said = (tmp_path / "tiny" / "launch.log").read_text().splitlines()[-1]
+        outcome = "finished" if nohup else "its terminal is gone (SIGHUP); nothing finished is lost"
+        assert said.endswith(f"ended: {outcome}")
+    same_as(undisturbed, tmp_path)
 
 
 def test_interrupted_twice_ends_at_once(launch: Callable, tmp_path: Path) -> None:

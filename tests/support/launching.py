@@ -1,11 +1,13 @@
 """A study of seconds that still trains networks, and the command line as a process: what the launch tests share."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +105,28 @@ def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.P
     return subprocess.Popen(command(*words), text=True, start_new_session=True, env=environment, **pipes)
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def start_on_terminal(*words: str | Path, nohup: bool) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts a command on a terminal of its own; to close the file that comes back is to close its window."""
+    window, terminal = os.openpty()
+
+    def before() -> None:
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    environment = os.environ | PLAIN
+    process = subprocess.Popen(
+        command(*words),
+        start_new_session=True,
+        preexec_fn=before,
+        env=environment,
+        **streams,  # type: ignore[call-overload]
+    )
+    os.close(terminal)
+    return process, window
+
+
+def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Ends a command and all that it started, if there is anything left of them."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,40 @@
+"""Ray as a launch starts it here."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STARTED = """
+from kdtune.cluster import session
+from kdtune.cluster.halt import Halt
+import ray
+with session.cluster(None, "s", Halt()):
+    print("CPU", ray.cluster_resources()["CPU"])
+"""
+LIMITS = {  # of a processor, in a control group of version 2 and of version 1
+    Path("/sys/fs/cgroup/cpu.max"): "50000 100000",
+    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"): "50000",
+}
+
+
+@pytest.mark.slow
+def test_half_a_processor_runs_one_trial(tmp_path: Path) -> None:
+    """Ray counts whole processors, and of a container that has half of one it makes none: nothing would ever run."""
+    place = next((path for path in LIMITS if path.exists()), None)
+    if place is None:
+        pytest.skip("no control group limits the processor here")
+    limit = tmp_path / "limit"
+    limit.write_text(LIMITS[place])
+    mount = shlex.join(["mount", "--bind", str(limit), str(place)])
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    line = f"{mount} && exec {shlex.join([sys.executable, '-c', STARTED])}"
+    environment = os.environ | {"KDTUNE_DASHBOARD": "0"}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", line], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout == "CPU 1.0\n", done.stderr
