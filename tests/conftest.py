@@ -18,6 +18,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray's token, torch's and kdtune's caches
         patch.setenv("KDTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that wait must not keep the cores from other tests
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported, by no process that would be started for it
         for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS", "XDG_CACHE_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
         yield

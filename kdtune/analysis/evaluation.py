@@ -21,6 +21,7 @@ from kdtune.training.energy_counter import check_country, counted
 from kdtune.training.energy_meter import metered_here
 from kdtune.training.evaluation import confusion, intersection_over_union
 from kdtune.training.site import Site, load_split
+from kdtune.training.sizes import check_validation
 from kdtune.training.teacher_import import given_model
 from kdtune.training.teachers import check_classes, model_from
 from kdtune.training.weights import WeightsRecord, load_weights, read_record, read_weights
@@ -131,6 +132,7 @@ def evaluate(
     load_weights(network, read_weights(file), file)
     network.to(device)
     val = load_split(config, "val", site)
+    check_validation(network, config.student.label, val.sizes, config.recipe, device)
     with metered_here(country) as spent:
         before, began = spent(), time.perf_counter()
         matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for it

@@ -1,15 +1,21 @@
-"""Faults of Ray Tune, mended here: a worker that ends for its memory ends all, and keys of AWS travel with trials."""
+"""Faults of Ray Tune, mended here.
+
+A worker that ends for its memory ends all; keys of AWS travel with trials; each launch imports MLflow and wandb.
+"""
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
 from typing import Any
 
+from ray.air._internal import usage
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache
 
 # Tune would send the driver's AWS keys along with every trial, and Ray writes what it sends into logs and dashboard
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+# to count callbacks of each kind, Tune would import every experiment tracker that is installed: two seconds
+usage.tag_callbacks = lambda callbacks: False
 
 
 class OutOfMemory(RayActorError):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run, fit
 from kdtune.training.site import Site, load_splits
+from kdtune.training.sizes import check_crop, check_validation
 from kdtune.training.weights import load_weights, read_weights
 
 # What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
@@ -41,6 +42,11 @@ def run(
     if config.uses_teacher and config.teacher is not None:
         source = site.locate(config.teacher.checkpoint)
         teacher = frozen_teacher(config.teacher, source, config.dataset.num_classes, device)
+    if saved is None:
+        check_crop(student, f"student {config.student.label}", config.recipe, device)
+        check_validation(student, f"student {config.student.label}", val.sizes, config.recipe, device)
+        if teacher is not None and config.teacher is not None:
+            check_crop(teacher, f"teacher {config.teacher.model.label}", config.recipe, device)
     losses = _losses(config, student, teacher, device)
     state = Run(student, losses, config.recipe)
     if saved is not None:

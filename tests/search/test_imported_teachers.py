@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from kdtune.models.pspnet import PSPNetModel
 from kdtune.models.published import SEMSEG_NAMES, SKD_NAMES
 from kdtune.study.file import load_study
 from kdtune.training.weights import Weights
-from tests.support.launching import command, kdtune
+from tests.support import forked
+from tests.support.launching import PLAIN, kdtune
 
 # Sizes and steps alone. The cells of a crop of 64 are 8 x 8, and one step of training is enough to pass through all.
 SETTINGS = ["recipe.crop=[64, 64]", "recipe.num_steps=1", "recipe.batch_size=2"]
@@ -68,9 +68,8 @@ def launched(
     teacher = imported(folder, layout, dataset, fields, study.base.dataset.num_classes)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     paths = ["--data-root", data, "--storage", folder / "runs", "--teacher", teacher]
-    env = torchvision_weights(folder, backbone)
-    run = command("launch", name, *paths, *settings, *words)
-    done = subprocess.run(run, capture_output=True, text=True, timeout=1200, env=os.environ | env, check=False)
+    env = os.environ | PLAIN | torchvision_weights(folder, backbone)
+    done = forked.run([*map(str, ["launch", name, *paths, *settings, *words])], env, 1200)
     assert done.returncode == 0, done.stderr
     assert "is made for a GPU" in done.stderr or torch.cuda.is_available()
     trials: list[dict[str, Any]] = results(name, str(folder / "runs")).table("trials").to_pylist()

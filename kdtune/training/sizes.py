@@ -1,0 +1,80 @@
+"""Sizes that a network does not take: found before the first step, not at the first evaluation."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdtune.base import SegNet, UserError
+from kdtune.study.recipe import Recipe
+from kdtune.training.evaluation import autocast
+
+MOST = 4  # sizes of validation images that are tried
+PERIOD = 32  # pixels: networks want multiples of it, or of a divisor; sizes alike up to it are tried once
+
+
+def check_crop(network: SegNet, name: str, recipe: Recipe, device: torch.device) -> None:
+    """One pass at the size of training.
+
+    Raises:
+        UserError: the network raises there.
+    """
+    fault = _fault(network, recipe.crop, recipe, device)
+    if fault:
+        raise UserError(
+            f"{name}: takes no crops of {_written(recipe.crop)} pixels: {fault}; set recipe.crop to a size that it "
+            f"takes (many want multiples of {PERIOD})"
+        )
+
+
+def check_validation(network: SegNet, name: str, sizes: np.ndarray, recipe: Recipe, device: torch.device) -> None:
+    """One pass at sizes of validation: of the window, or of images that differ in what they leave over.
+
+    Args:
+        network: which is to be evaluated.
+        name: of the network, for the error.
+        sizes: (n, 2), height and width of the validation images.
+        recipe: says how they are evaluated.
+        device: where.
+
+    Raises:
+        UserError: the network raises at one of them; names ``recipe.eval_window``.
+    """
+    for height, width in [recipe.eval_window] if recipe.eval_window else _different(sizes):
+        fault = _fault(network, (height, width), recipe, device)
+        if fault:
+            whose = "recipe.eval_window" if recipe.eval_window else "validation images"
+            crop = ", ".join(map(str, recipe.crop))
+            raise UserError(
+                f"{name}: takes no {whose} of {_written((height, width))} pixels: {fault}; with recipe.eval_window: "
+                f"[{crop}] it sees them in tiles of that size"
+            )
+
+
+def _different(sizes: np.ndarray) -> list[tuple[int, int]]:
+    """A few of the sizes (n, 2), the first of each kind."""
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    for height, width in sizes.tolist():
+        found.setdefault((height % PERIOD, width % PERIOD), (height, width))
+    return list(found.values())[:MOST]
+
+
+def _fault(network: nn.Module, size: tuple[int, int], recipe: Recipe, device: torch.device) -> str | None:
+    """What the network raises at a black image of this size; it changes no weight, no statistic, no random number."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    image: Tensor = torch.zeros(1, 3, *size, device=device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
+            network(image)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
+    finally:
+        for module, before in training.items():
+            module.training = before
+    return None
+
+
+def _written(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
