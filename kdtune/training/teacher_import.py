@@ -21,6 +21,7 @@ from kdtune.training.weights import (
     WeightsRecord,
     load_weights,
     read_weights,
+    unwrapped,
     weights_bytes,
 )
 
@@ -86,6 +87,8 @@ def import_weights(asked: Import) -> Iterator[str]:
 
 def _renamed(weights: Weights, asked: Import) -> Weights:
     """The weights under kdtune's keys, or the refusal of another layout."""
+    if layout_of(weights) is None and layout_of(unwrapped(weights)) is not None:
+        weights = unwrapped(weights)
     looks = layout_of(weights)
     wanted = asked.layout
     convert: dict[Layout, Callable[[Weights], Weights]] = {

@@ -2,7 +2,9 @@
 
 import io
 import json
+import pickletools
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +20,11 @@ Weights = dict[str, Tensor]
 
 RECORD = "kdtune"  # its key in the metadata of a safetensors file
 HEADS = ("fc.", "classifier.")  # of torchvision's classification networks
-# under which training scripts save a state dict beside other things
-WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network")
+# under which training scripts save a state dict beside other things; an average of weights where there is nothing else
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "model_state", "net", "network",
+    "state_dict_ema", "ema_state_dict", "model_ema", "ema",
+)  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")  # of parallel training and of torch.compile, one around the other
 
 
@@ -73,9 +78,10 @@ def _refusal(uri: str, content: bytes, error: Exception) -> str:
     if "Weights only load failed" in text and foreign:
         named = re.search(r"GLOBAL ([\w.]+)", foreign[0])
         what = f"it holds {named[1]}" if named else foreign[0].rstrip(".")
+        inner = ".state_dict()" if _is_an_object(content) else "['state_dict']"
         return (
             f"{what}, which is no tensor and could run code when it is read; if you trust the file, re-save it as a "
-            f"plain state dict: torch.save(torch.load('{uri}', weights_only=False)['state_dict'], 'plain.pth')"
+            f"plain state dict: torch.save(torch.load('{uri}', weights_only=False){inner}, 'plain.pth')"
         )
     if not content:
         return "it is empty; get it again"
@@ -84,6 +90,21 @@ def _refusal(uri: str, content: bytes, error: Exception) -> str:
         if content[:2] == b"PK" or content[:1] == b"\x80" or uri.endswith(".safetensors"):
             return "it is cut off or damaged; get it again"
     return next(iter(text.splitlines()), type(error).__name__)
+
+
+def _is_an_object(content: bytes) -> bool:
+    """Whether ``torch.save`` was given a network, not a mapping: its pickle's first name says so. Nothing is run."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            pickled = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name == "EMPTY_DICT":
+                return False
+            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
+                return argument != "collections OrderedDict"
+    except (zipfile.BadZipFile, StopIteration, ValueError):
+        pass
+    return False
 
 
 def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes:
@@ -176,10 +197,25 @@ def load_weights(network: SegNet, weights: Weights, source: str, part: str = "al
 
 
 def _own_names(weights: Weights, own: Weights) -> Weights:
-    """A file of another package's network has its keys without kdtune's ``network.``."""
-    if all(key.startswith("network.") for key in own) and not weights.keys() & own.keys():
-        return {f"network.{key}": value for key, value in weights.items()}
+    """The weights under the network's own keys, as far as they can be told.
+
+    A file of another package's network has its keys without kdtune's ``network.``, one of a training framework has all
+    of them behind one more name (``model.``).
+    """
+    for given in (weights, unwrapped(weights)):
+        for prefix in ("", "network."):
+            named = {f"{prefix}{key}": value for key, value in given.items()} if prefix else given
+            if named.keys() & own.keys():
+                return named
     return weights
+
+
+def unwrapped(weights: Weights) -> Weights:
+    """The weights without the first part of their names, where all share it."""
+    first = {key.partition(".")[0] for key in weights}
+    if len(first) != 1 or not all("." in key for key in weights):
+        return weights
+    return {key.partition(".")[2]: value for key, value in weights.items()}
 
 
 def _of_backbone(network: SegNet, weights: Weights) -> Weights:

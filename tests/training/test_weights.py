@@ -1,10 +1,13 @@
 """Weights: what is read, what is refused, and what the refusal says."""
 
 import os
+import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -37,6 +40,8 @@ WRITERS: dict[str, Callable[[Weights, Path], None]] = {
     "tutorial.pt": lambda state, path: torch.save({"epoch": 3, "model_state_dict": state}, path),
     "model_state.pt": lambda state, path: torch.save({"cur_itrs": 3, "model_state": state, "best_score": 0.5}, path),
     "net.pt": lambda state, path: torch.save({"net": state, "acc": 0.5}, path),
+    "average.pt": lambda state, path: torch.save({"state_dict_ema": state, "epoch": 3}, path),
+    "lightning.ckpt": lambda state, path: torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}}, path),
 }
 
 
@@ -47,6 +52,43 @@ def test_every_kind_of_file_loads(tmp_path: Path, name: str) -> None:
     assert not equal(source, target)
     load_weights(target, read_weights(str(tmp_path / name)), name)
     assert equal(source, target)
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    source, target = network(seed=1), network(seed=2)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in source.state_dict().items()}
+    safetensors.torch.save_file(half, tmp_path / "half.safetensors")
+    load_weights(target, read_weights(str(tmp_path / "half.safetensors")), "half")
+    for key, value in target.state_dict().items():
+        assert value.dtype == source.state_dict()[key].dtype
+        assert torch.equal(value, half[key].to(value.dtype))
+
+
+@pytest.mark.parametrize("kind", ["whole network", "ordered dict of numbers", "dict of numbers"])
+def test_the_advice_for_a_file_that_could_run_code_works(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line that is printed is typed in, and what it makes is read."""
+    monkeypatch.chdir(tmp_path)
+    source, target = network(seed=1), network(seed=2)
+    numbers = {"state_dict": source.state_dict(), "best": np.float64(71.3)}  # weights_only refuses numpy's numbers
+    saved: Any = {"whole network": Holder(source), "dict of numbers": numbers}.get(kind, OrderedDict(numbers))
+    torch.save(saved, "theirs.pth")
+    with pytest.raises(UserError) as refused:
+        read_weights("theirs.pth")
+    (advice,) = re.findall(r"torch\.save\(.*\)$", str(refused.value))
+    exec(advice, {"torch": torch})
+    load_weights(target, read_weights("plain.pth"), "plain")
+    assert equal(source, target)
+
+
+class Holder(torch.nn.Module):
+    """A network that can be pickled whole, as ``torch.save(model, path)`` does."""
+
+    def __init__(self, network: SegNet) -> None:
+        super().__init__()
+        for name, part in network.named_children():
+            self.add_module(name, part)
 
 
 def test_a_list_is_named_as_such(tmp_path: Path) -> None:
