@@ -126,7 +126,7 @@ def _refuse_second(where: Storage, address: str) -> None:
     if by:
         raise UserError(
             f"{where.folder.uri}: this study is being launched by {by}; wait for it, or end it with "
-            f"`kdtune stop {where.study}`"
+            f"`kdtune stop {where.words}`"
         )
 
 
@@ -234,7 +234,7 @@ def stop(study: str, storage: str | None, address: str | None, timeout: float, n
         return f"study {where.study}: {found.told}"
     note(f"study {where.study}: {found.told}; asking it to end")
     request_stop(where.folder, launch.submission_id)
-    again = f"continue with: {launch.command or f'kdtune launch {study}'}"
+    again = f"continue with: {launch.command or f'kdtune launch {where.words}'}"
     job, _ = ask(launch, address)
     if job is not None and job.status == "PENDING":  # nothing runs that could end in order
         return f"study {where.study}: {_stop_job(where, launch, address)}; {again}"

@@ -118,9 +118,8 @@ def teacher_of(spec: StudySpec, where: Storage) -> Teacher:
     best = best_config(_rows(where, stage.name), len(stage.seeds))
     if not best:
         raise UserError(
-            f"{where.folder.uri}: stage '{stage.name}', which makes the teacher, has no finished trial there: run "
-            f"`kdtune launch {spec.name} --stage {stage.name}` first, or name the storage with --storage, or give the "
-            "weights with --teacher FILE"
+            f"{where.folder.uri}: stage '{stage.name}', which makes the teacher, has no finished trial there: launch "
+            "it first, or name the storage with --storage, or give the weights with --teacher FILE"
         )
     trial_id = best[0]["trial_id"]
     source = where.checkpoint_uri(trial_id)

@@ -92,7 +92,7 @@ def summary(where: StoredStudy, styled: bool) -> str:
     for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
         size = tables.table(name, stored, where.study).num_rows
         if size > READABLE:
-            more = f"kdtune results {where.study} --table {name} --format csv"
+            more = f"kdtune results {where.words} --table {name} --format csv"
             told.append(f"{where.study}: {name} of {size} values: {more}\n\n")
         elif size:
             told.append(render(name, stored, where.study, "text", styled=styled) + "\n")

@@ -8,6 +8,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from kdtune.cli.streams import steady
+from kdtune.filesystem import home
 
 # what a path that the user gave can raise when it is not what it should be
 PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
@@ -48,6 +49,7 @@ class Errors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; a bug keeps its traceback."""
         try:
+            home.give_one()
             return super().invoke(ctx)
         except click.UsageError as error:
             raise _one_line(error) from None

@@ -90,19 +90,18 @@ def launch(
     where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
     with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
         click.echo(summary(where, sys.stdout.isatty()), nl=False)
-    click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {spec.name} --table grid", err=True)
+    click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
 
 
 def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:
     """The id on standard output, all else on standard error."""
     from kdtune import remote
-    from kdtune.records.stored_study import storage_root
+    from kdtune.records.stored_study import StoredStudy, storage_root
 
     job = remote.detach(spec, **where_to, options=options, command=again)
     for note in job.notes:
         click.echo(f"note: {note}", err=True)
-    given = where_to["storage"]
-    name = shlex.join([spec.name, *(["--storage", storage_root(given)] if given else [])])
+    name = StoredStudy(storage_root(where_to["storage"]), spec.name).words
     click.echo(
         f"submitted to {job.dashboard}; this machine may go now. From any machine that sees the storage:", err=True
     )

@@ -77,7 +77,7 @@ def _client(address: str, timeout: float) -> Iterator[_Client]:
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if address.startswith("ray://"):
-        raise Unreachable(f"--address {address}: is for Ray's client; give http://HOST:8265, the dashboard's address")
+        raise Unreachable(f"cluster {address}: is for Ray's client; give http://HOST:8265, the dashboard's address")
     try:
         if "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")
@@ -88,14 +88,12 @@ def _client(address: str, timeout: float) -> Iterator[_Client]:
     except AuthenticationError as error:
         wrong = "refuses this token" if "failed" in str(error).splitlines()[0] else "asks for its token"
         raise Unreachable(
-            f"--address {address}: the cluster {wrong}: name its file with RAY_AUTH_TOKEN_PATH, or put it into "
-            "~/.ray/auth_token"
+            f"cluster {address}: it {wrong}: name its file with RAY_AUTH_TOKEN_PATH, or put it into ~/.ray/auth_token"
         ) from error
     except (OSError, ValueError, RuntimeError, requests.RequestException, aiohttp.ClientError) as error:
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise Unreachable(
-            f"--address {address}: the cluster's Jobs API does not answer: {reason}; it is where the dashboard is, "
-            "http://HOST:8265"
+            f"cluster {address}: its Jobs API does not answer: {reason}; it is where the dashboard is, http://HOST:8265"
         ) from error
 
 

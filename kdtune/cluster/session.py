@@ -38,6 +38,11 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is in our own words, without its traceback
     warnings.filterwarnings("ignore", module=r"ray\..*")
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"{given_as(address)}: is a dashboard's address, to which `kdtune launch --detach` submits; without it "
+            "give that of the cluster, HOST:6379"
+        )
     try:
         if address and "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")
@@ -53,7 +58,12 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
                 context = ray.init(address="local", include_dashboard=dashboard, num_cpus=1, **quiet)
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"--address {address}: no Ray cluster answers there: {reason}") from error
+        if address is None:
+            raise UserError(
+                f"Ray did not start here: {reason}; its files lie in the folder that RAY_TMPDIR (else TMPDIR) names, "
+                "or /tmp: see that it can be written and has a short name"
+            ) from error
+        raise UserError(f"{given_as(address)}: no Ray cluster answers there: {reason}") from error
     except Exception as error:  # Ray raises this very class where a node does not come up
         if type(error) is not Exception:
             raise
@@ -68,6 +78,11 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
         if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
             watchdog.join(ANSWER_WITHIN)  # Ray ends a process whose threads ask it something later
             ray.shutdown()
+
+
+def given_as(address: str) -> str:
+    """The address with what the user gave it by."""
+    return f"RAY_ADDRESS={address}" if os.environ.get("RAY_ADDRESS") == address else f"--address {address}"
 
 
 def _watch(halt: Halt, done: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from kdtune.errors import UserError
+from kdtune.filesystem import home
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.study.names import STUDY_NAME
 
@@ -17,8 +19,15 @@ TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 
 
 def storage_root(given: str | None = None) -> str:
-    """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``."""
-    return absolute(given or os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
+    """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``.
+
+    Raises:
+        UserError: none of them is given, and there is no home.
+    """
+    given = given or os.environ.get("KDTUNE_STORAGE")
+    if not given and home.is_temporary():
+        raise UserError("no home folder here to keep results in: give --storage or KDTUNE_STORAGE, or set HOME")
+    return absolute(given or "~/kdtune")
 
 
 def studies(root: str) -> list[str]:
@@ -56,6 +65,12 @@ class StoredStudy:
         """``<storage>/<study>``."""
         return Folder(self.root) / self.study
 
+    @property
+    def words(self) -> str:
+        """The study as a command names it: with its storage, unless commands look there anyway."""
+        usual = absolute(os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
+        return shlex.join([self.study, *(["--storage", self.root] if self.root != usual else [])])
+
     def table(self, name: str) -> pa.Table:
         """A table as it was last written.
 
@@ -67,8 +82,8 @@ class StoredStudy:
             return pa.schema([]).empty_table()  # of a version that did not meter
         if content is None:
             raise UserError(
-                f"{self.folder.uri}: no results of study '{self.study}' there; "
-                f"run `kdtune launch {self.study}` first, or name its storage with --storage"
+                f"{self.folder.uri}: no results of study '{self.study}' there; launch it first, or name its storage "
+                "with --storage"
             )
         return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table would import datasets, in 0.1 s
 

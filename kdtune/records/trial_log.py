@@ -101,7 +101,7 @@ def trial_lines(storage: Storage, trial_id: str) -> Iterator[str]:
         known = storage.trial_ids()
         raise UserError(
             f"{storage.folder.uri}: no trial '{trial_id}'{did_you_mean(trial_id, known)}; their ids are in: "
-            f"kdtune results {storage.study} --storage {storage.root} --table trials"
+            f"kdtune results {storage.words} --table trials"
         )
     for attempt, text in storage.logs(trial_id):
         yield f"attempt {attempt} printed:"

@@ -35,7 +35,7 @@ def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:
     if not stored.trials.num_rows:
         raise UserError(
             f"{where.folder.uri}: no trial of study '{where.study}' has finished yet; see how far it is with "
-            f"`kdtune status {where.study}`"
+            f"`kdtune status {where.words}`"
         )
     study = read(where, stored, data_root)
     with drawing():

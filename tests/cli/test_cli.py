@@ -227,7 +227,7 @@ def test_dry_run_with_options() -> None:
 def test_results_of_a_study_never_launched() -> None:
     line = refused("results", "demo", "--storage", "runs")
     assert line.startswith(f"{Path('runs').absolute()}/demo: no results of study 'demo' there; ")
-    assert "run `kdtune launch demo` first" in line
+    assert "launch it first, or name its storage with --storage" in line
 
 
 def test_results_from_a_storage_that_is_a_file() -> None:

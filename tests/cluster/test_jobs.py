@@ -120,7 +120,7 @@ def test_detach_needs_an_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", [CLOSED, "127.0.0.1:9", "ray://127.0.0.1:10001", "no such thing"])
 def test_a_cluster_that_does_not_answer(tmp_path: Path, address: str) -> None:
     line = one_line(detach(write_study(tmp_path), "--storage", tmp_path, "--address", address))
-    assert f"--address {address}: " in line
+    assert f"cluster {address}: " in line
     assert not (tmp_path / "tiny" / "launch.json").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_job_that_cannot_be_asked_is_a_note(tmp_path: Path) -> None:
     write_launch(Storage(str(tmp_path), "tiny").folder, launch)
     done = CliRunner().invoke(main, ["status", "tiny", "--storage", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert f"note: --address {CLOSED}: the cluster's Jobs API does not answer" in done.stdout
+    assert f"note: cluster {CLOSED}: its Jobs API does not answer" in done.stdout
     done = CliRunner().invoke(main, ["logs", "tiny", "--storage", str(tmp_path)])
     assert done.exit_code == 0
     assert "this is " in done.stderr

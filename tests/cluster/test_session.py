@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kdtune.base import UserError
+from kdtune.cluster.halt import Halt
+
 STARTED = """
 from kdtune.cluster import session
 from kdtune.cluster.halt import Halt
@@ -38,3 +41,28 @@ def test_half_a_processor_runs_one_trial(tmp_path: Path) -> None:
         ["unshare", "-rm", "sh", "-c", line], capture_output=True, text=True, env=environment, check=False
     )
     assert done.stdout == "CPU 1.0\n", done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/tmp/" + 100 * "x"])
+def test_a_folder_in_which_ray_cannot_start(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address was given, so none is blamed."""
+    from kdtune.cluster import session
+
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    with pytest.raises(UserError) as refused, session.cluster(None, "s", Halt()):
+        pass
+    assert str(refused.value).startswith("Ray did not start here: ")
+    assert "RAY_TMPDIR (else TMPDIR)" in str(refused.value)
+
+
+@pytest.mark.parametrize("by", ["RAY_ADDRESS=", "--address "])
+def test_an_address_is_named_by_what_gave_it(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdtune.cluster import session
+
+    if by == "RAY_ADDRESS=":
+        monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    with (
+        pytest.raises(UserError, match=rf"^{by}http://127\.0\.0\.1:9: is a dashboard's address.*--detach"),
+        session.cluster("http://127.0.0.1:9", "s", Halt()),
+    ):
+        pass

@@ -14,7 +14,7 @@ import torch
 
 from kdtune.answers.query import summary
 from kdtune.base import UserError
-from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.records.stored_study import TABLES
@@ -285,7 +285,7 @@ def test_study_and_plan_come_back(storage: Storage) -> None:
 
 
 def test_no_results_say_what_to_do(storage: Storage) -> None:
-    with pytest.raises(UserError, match=r"no results of study 'tiny' there; run `kdtune launch tiny` first"):
+    with pytest.raises(UserError, match=r"no results of study 'tiny' there; launch it first, or name"):
         storage.table("optimal")
 
 
@@ -295,6 +295,14 @@ def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path, storage: S
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write there: Not a directory; .*--storage"):
         Storage(str(tmp_path / "file"), "tiny").check_writable()
+
+
+def test_a_hint_names_the_storage_unless_commands_look_there_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTUNE_STORAGE", "/my runs")
+    assert Storage("/my runs", "tiny").words == "tiny"
+    monkeypatch.delenv("KDTUNE_STORAGE")
+    assert Storage("/my runs", "tiny").words == "tiny --storage '/my runs'"
+    assert Storage(absolute("~/kdtune"), "tiny").words == "tiny"
 
 
 def test_tables_are_arrow(folder: Path, storage: Storage) -> None:
@@ -309,7 +317,9 @@ def test_a_launch_ends_without_a_table_that_nobody_can_read(
     for count in (3, 4):
         write(storage, [finished("student", 50.0, {"recipe.lr": 0.01 * (i + 1)}) for i in range(count)])
         print(summary(storage, styled=False), end="")
-    readable, long = capsys.readouterr().out.split("kdtune results tiny --table grid --format csv")
+    readable, long = capsys.readouterr().out.split(
+        f"kdtune results tiny --storage {storage.root} --table grid --format csv"
+    )
     assert "tiny: student, mIoU [%]" in readable
     assert readable.endswith("tiny: grid of 4 values: ")
     assert "mIoU [%] by" not in long
