@@ -87,7 +87,13 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
     try:
         return [], StudySpec.model_validate(data)
     except ValidationError as error:
-        return [_line(path, tree, fault) for fault in error.errors()], None
+        faults = error.errors()
+        return [_line(path, tree, fault) for fault in faults if not _has_inner(fault["loc"], faults)], None
+
+
+def _has_inner(place: Sequence[int | str], faults: Sequence[Any]) -> bool:
+    """Whether one of the faults lies inside this place, and makes what is said of the whole untrue."""
+    return any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in faults)
 
 
 def _bad_key(node: yaml.Node | None, above: Sequence[yaml.Node] = ()) -> str | None:

@@ -3,6 +3,7 @@
 Nothing here reads files of data or weights; ``file`` turns YAML into a ``StudySpec``.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
@@ -90,16 +91,19 @@ class StudySpec(Config):
                     yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
 
     def _bad_points(self) -> Iterator[Any]:
-        """Every value of every stage is tried on a template of each of its starts before anything is launched."""
+        """Every value of every stage is tried on a template of each of its starts before anything is launched.
+
+        What starts from a stage that has no template for its faults is not judged: it would be blamed for them.
+        """
         templates: dict[str, TrialConfig] = {}
         for i, stage in enumerate(self.stages):
+            if not templates.keys() >= set(stage.start_from):
+                continue
             starts = [templates[name] for name in stage.start_from] or [self.base]
-            faults = (fault for start in starts for fault in self._faults(i, stage, start))
-            fault = next(faults, None)
-            if fault is None:
+            fault = next((fault for start in starts for fault in self._faults(i, stage, start)), None)
+            with contextlib.suppress(ValidationError):
                 templates[stage.name] = starts[0].replace({**stage.set, **stage.first_point})
-                fault = self._no_such_maker(i, stage, templates)
-            templates.setdefault(stage.name, starts[0])
+                fault = fault or self._no_such_maker(i, stage, templates)
             if fault is not None:
                 yield fault
 
@@ -118,8 +122,9 @@ class StudySpec(Config):
 
     def _no_such_maker(self, i: int, stage: Stage, templates: Mapping[str, TrialConfig]) -> Any:
         """An error if this stage brings in a checkpoint that no earlier stage makes."""
-        earlier = [name for name in templates if name != stage.name]
-        inherited = [reference for name in earlier for reference in templates[name].checkpoints().values()]
+        earlier = [each.name for each in self.stages[:i]]
+        judged = [templates[name] for name in earlier if name in templates]
+        inherited = [reference for template in judged for reference in template.checkpoints().values()]
         for path, reference in templates[stage.name].checkpoints().items():
             name = reference.removeprefix(STAGE_REFERENCE)
             if reference.startswith(STAGE_REFERENCE) and name not in earlier and reference not in inherited:

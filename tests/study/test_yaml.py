@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kdtune.base import UserError
-from kdtune.study.file import load_study
+from kdtune.study.file import load_study, read
 from kdtune.study.loader import Ambiguous, Loader
 from kdtune.study.settings import parse_set
 from kdtune.training.teacher_import import given_model
@@ -86,3 +86,42 @@ def test_set_and_model() -> None:
         parse_set(["recipe.flip=no"])
     with pytest.raises(UserError, match=r"--model \{name: pspnet, width: 1_0\}: '1_0' is one number"):
         given_model("{name: pspnet, width: 1_0}")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "line"),
+    [
+        ("losses.pi: {weight: 0.5}", "losses.pi: {weight: -0.5}", 17),
+        ("losses.pi: {weight: 0.5}", "losses.pi: {wieght: 0.5}", 17),
+        ("width: 0.125", "width: 0", 16),
+        ("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e-1, x]", 10),
+        ("seeds: [0]", "seeds: [a]", 11),
+        ("losses.pi.temperature: [1, 4]", "losses.pi.temperature: [1, 0]", 21),
+    ],
+)
+def test_one_fault_is_one_line(right: str, wrong: str, line: int, tmp_path: Path) -> None:
+    """What starts from a faulty stage is not blamed for it, nor the whole for its part."""
+    path = study(tmp_path)
+    text = path.read_text() + FURTHER
+    assert right in text
+    path.write_text(text.replace(right, wrong))
+    faults, spec = read(path)
+    assert spec is None
+    assert [fault.split(": ")[0] for fault in faults] == [f"{path}:{line}"], faults
+
+
+FURTHER = """
+  - name: distill
+    start_from: [student]
+    set:
+      teacher: {model: {name: pspnet, backbone: resnet18, width: 0.125}, checkpoint: t.pt}
+      losses.pi: {weight: 0.5}
+    grid: {recipe.weight_decay: [1e-4, 5e-4]}
+  - name: temperature
+    start_from: [distill]
+    grid: {losses.pi.temperature: [1, 4]}
+    seeds: [1, 2]
+  - name: final
+    start_from: [student, temperature]
+    seeds: [3, 4]
+"""
