@@ -1,9 +1,10 @@
 """L_PI: each cell copies the teacher's class distribution."""
 
+import operator
 from typing import ClassVar, Literal, Self
 
 import torch.nn.functional as F
-from pydantic import PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, align, at_least_float32
@@ -14,10 +15,11 @@ class PixelWise(LossTerm):
 
     .. math:: L = \tau^2 \; \mathrm{mean}_{N,h,w} \; \mathrm{KL}(\sigma(z_T / \tau) \,\|\, \sigma(z_S / \tau))
 
-    in nats: summed over the K classes, averaged over cells and images, at the student's own stride (no
-    upsampling). Ignored pixels are included: the labels are not read. Equation 3 writes the cross-entropy;
-    the divergence is that minus the teacher's entropy, with the same gradient and 0 where the two agree.
-    Float32 at least.
+    in nats: summed over the K classes, averaged over cells and images, at the student's own stride. With ``enlarged``
+    the cells are pixels: both logits are enlarged to the labels' size first (bilinear, align_corners=True), as IFVD's
+    ``upsample=True`` does (off in its script) and APD does always. Ignored pixels are included: the labels are not
+    read. Equation 3 writes the cross-entropy; the divergence is that minus the teacher's entropy, with the same
+    gradient and 0 where the two agree. Float32 at least.
 
     ``convention`` says what the weight multiplies, as a factor on the gradient of the formula above:
 
@@ -40,6 +42,8 @@ class PixelWise(LossTerm):
 
     temperature: PositiveFloat = 1.0  # tau
     convention: Literal["paper", "skd", "ifvd", "cirkd"] = "paper"
+    # left out of what is written where it is off: trials from before it was there keep their ids
+    enlarged: bool = Field(default=False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _temperature_is_the_conventions(self) -> Self:
@@ -51,6 +55,8 @@ class PixelWise(LossTerm):
         """See the class."""
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
+        if self.enlarged:
+            from_student = align(from_student, target)
         from_teacher = align(from_teacher, from_student)
         if self.temperature != 1:  # a division by 1 would be two copies
             from_student, from_teacher = from_student / self.temperature, from_teacher / self.temperature

@@ -60,15 +60,31 @@ def test_gradcheck(convention: str, tau: float) -> None:
     assert torch.autograd.gradcheck(lambda z: value_of(z, teacher, convention=convention, temperature=tau), student)
 
 
+def test_enlarged_logits_of_a_teacher_of_another_stride() -> None:
+    """Each goes from its own stride to the labels' size; the mean is over pixels."""
+    student, teacher = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 2, 3)
+    target = torch.zeros(2, 16, 24, dtype=torch.long)
+    large = [F.interpolate(z, (16, 24), mode="bilinear", align_corners=True) for z in (student, teacher)]
+    found = PixelWise(weight=1, enlarged=True)(SegOutput(student), SegOutput(teacher), target)
+    torch.testing.assert_close(found, value_of(*large))
+
+
+def test_a_term_that_enlarges_nothing_is_the_term_of_before() -> None:
+    """Trials of studies from before the field was there keep their ids."""
+    assert PixelWise(weight=1).model_dump() == {"weight": 1, "temperature": 1, "convention": "paper"}
+    assert PixelWise(weight=1, enlarged=True).model_dump()["enlarged"] is True
+
+
 @pytest.mark.parametrize("case", cases("skd_pixelwise", "ifvd_kd", "cirkd_kd"))
 def test_parity(case: Case) -> None:
     """SKD's CriterionPixelWise, IFVD's and CIRKD's CriterionKD."""
     student, teacher = case.input("logits_S", grad=True), case.input("logits_T")
-    maps = [student, teacher]
-    if case.args.get("upsample"):
-        maps = [F.interpolate(z, scale_factor=8, mode="bilinear", align_corners=True) for z in maps]
-    fields = {"convention": case.id.split("_")[0], "temperature": case.args.get("temperature", 1.0)}
-    value = value_of(*maps, **fields)
+    enlarged = bool(case.args.get("upsample"))
+    height, width = student.shape[-2:]
+    target = torch.zeros(len(student), 8 * height, 8 * width, dtype=torch.long)
+    tau, convention = case.args.get("temperature", 1.0), case.id.split("_")[0]
+    term = PixelWise(weight=1, convention=convention, temperature=tau, enlarged=enlarged)
+    value = term(SegOutput(student), SegOutput(teacher), target)
     value.backward()
     case.check(value)
     case.check_grad(student, "logits_S")
