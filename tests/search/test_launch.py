@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +16,19 @@ import pytest
 
 from kdtune.api import results
 from kdtune.records.rows import best_config
-from tests.support.launching import STUDY, TRIALS, essence, journals, kdtune, whole, write_study
+from tests.support.launching import (
+    STUDY,
+    TRIALS,
+    end,
+    essence,
+    journals,
+    kdtune,
+    start,
+    until,
+    whole,
+    workers,
+    write_study,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -293,6 +306,7 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert len(rows_of(tmp_path)) == 4
         assert head.poll() is None
+        _interrupt_the_look(tmp_path, address, head.pid)
     finally:
         head.communicate("\n", timeout=60)
     done = kdtune("launch", tmp_path / "tiny.yaml", *args)
@@ -300,6 +314,24 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
     done = kdtune("launch", tmp_path / "tiny.yaml", *args, "--storage", tmp_path / "other")
     assert done.returncode == 2
     assert f"--address {address}: no Ray cluster answers there" in done.stderr
+
+
+def _interrupt_the_look(folder: Path, address: str, head: int) -> None:
+    """Ctrl-C while nodes look at more images than they can draw in a minute: an end in order, within seconds."""
+    many = ("--set", "dataset.num_train=1000000", "--storage", folder / "interrupted", "--address", address)
+    process = start("launch", folder / "tiny.yaml", "--stage", "student", *many)
+    try:
+        assert process.stderr is not None
+        while "reading demo" not in process.stderr.readline():
+            assert process.poll() is None
+        until(lambda: bool(workers(head, "_look")))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "interrupted; nothing finished is lost; continue with: kdtune launch" in errors
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])

@@ -164,10 +164,13 @@ def under_way(storage: Path) -> list[str]:
     return [name for name in running(storage) if journals(storage)[name]["states"]]
 
 
-def workers(driver: int) -> list[psutil.Process]:
-    """The processes that train, below a launch."""
-    below = psutil.Process(driver).children(recursive=True)
-    return [process for process in below if "ImplicitFunc" in " ".join(process.cmdline())]
+def workers(driver: int, name: str = "ImplicitFunc") -> list[psutil.Process]:
+    """The processes below a launch that do something: that train, if nothing else is asked for."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if name in " ".join(process.cmdline()) else []
+    return found
 
 
 def same_as(undisturbed: Path, storage: str | Path, *stages: str) -> None:
