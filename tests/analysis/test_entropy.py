@@ -233,7 +233,7 @@ def test_the_command_with_a_file(small: Path, tmp_path: Path) -> None:
 def test_the_teacher_of_a_finished_stage(tmp_path: Path) -> None:
     """The best trial's weights, by the table alone, as after `kdtune pull --checkpoints`."""
     spec, where = study(), Storage(str(tmp_path), "tiny")
-    with pytest.raises(UserError, match=r"stage 'teacher', which makes the teacher, has no finished trial there: run"):
+    with pytest.raises(UserError, match="'teacher', which makes the teacher, has no finished trial there: launch it"):
         teacher_of(spec, where)
     record = finished("teacher", 30.0)
     trial_id = record["row"]["trial_id"]

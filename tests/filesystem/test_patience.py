@@ -17,6 +17,12 @@ BROKEN = Path("/proc/self/mem")  # its first byte cannot be read: EIO, as of a d
 needs_broken = pytest.mark.skipif(not BROKEN.exists(), reason="no file here that cannot be read")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process notes what storage is away, and so what an earlier test gave up."""
+    monkeypatch.setattr("kdtune.filesystem.patience._away", {})
+
+
 @needs_broken
 def test_a_disk_that_fails_for_a_moment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "x").symlink_to(BROKEN)
