@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import ray
 
@@ -85,23 +86,41 @@ def given_as(address: str) -> str:
     return f"RAY_ADDRESS={address}" if os.environ.get("RAY_ADDRESS") == address else f"--address {address}"
 
 
+@dataclass
+class Silence:
+    """How long nobody has answered, as far as this process was awake to hear it.
+
+    One that was stopped for a minute (a laptop's lid, SIGSTOP) has not listened meanwhile.
+    """
+
+    looked: float  # on the monotonic clock
+    seconds: float = 0.0
+
+    def at(self, now: float, answered: bool) -> float:
+        """The seconds of silence at a look, of which there is one every ``ASKED_EVERY``."""
+        self.seconds = 0.0 if answered else self.seconds + min(now - self.looked, 2 * ASKED_EVERY)
+        self.looked = now
+        return self.seconds
+
+
 def _watch(halt: Halt, done: threading.Event) -> None:
     """Ends the launch when Ray is gone, which Ray does not tell: trials would wait for ever, or the process end."""
     me = ray.get_runtime_context().get_node_id()
     raylet = next((n["NodeManagerAddress"], n["NodeManagerPort"]) for n in ray.nodes() if n["NodeID"] == me)
-    answered = [time.monotonic()]  # when the control store last did
+    answered = threading.Event()  # by the control store, since the last look
 
     def ask() -> None:  # in a thread of its own: without a control store the call does not come back
         while not done.wait(ASKED_EVERY):
             with contextlib.suppress(Exception):  # an error is no answer, either
                 ray.nodes()
-                answered[0] = time.monotonic()
+                answered.set()
 
     asks = threading.Thread(target=ask, daemon=True, name="kdtune-asks")
     asks.start()
-    refused = 0
+    refused, silence = 0, Silence(time.monotonic())
     while not done.wait(ASKED_EVERY):
-        silent = time.monotonic() - answered[0]
+        silent = silence.at(time.monotonic(), answered.is_set())
+        answered.clear()
         # not by what the control store says of this node: by then Ray ends the process without a word
         refused = refused + 1 if _refuses(raylet) else 0
         if silent > ANSWER_WITHIN:

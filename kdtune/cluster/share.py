@@ -2,6 +2,7 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 
 PROCESSOR_TRIALS = 8  # at once on a machine without a GPU, at most: each needs its own copy of torch
+
+Node = Mapping[str, float]  # what a node has: CPU, GPU
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,43 @@ def share(study: StudySpec, stage: Stage, num_trials: int, *, joined: bool = Fal
     for what waits.
 
     Raises:
-        UserError: no node has the stage's labels.
+        UserError: no node has the stage's labels, or none can hold a trial.
     """
-    have: dict[str, float] = {}
-    for node in _nodes(stage):
-        for name in ("CPU", "GPU"):
-            have[name] = have.get(name, 0) + node["Resources"].get(name, 0)
-    cpus, gpus = max(1, int(have.get("CPU", 1))), have.get("GPU", 0)
-    waits = joined and study.needs_gpu and study.max_concurrent is not None and not gpus
-    if gpus or waits:
-        slots = max(1, int(gpus / study.gpus_per_trial + 1e-9))
-        at_once = min(num_trials, study.max_concurrent or slots)
-        return Share(max(1, cpus // slots) if gpus else 1, study.gpus_per_trial, at_once)
-    at_once = min(num_trials, study.max_concurrent or PROCESSOR_TRIALS, cpus)
-    return Share(cpus // at_once, 0, at_once)
+    nodes = [node["Resources"] for node in _nodes(stage)]
+    if any(node.get("GPU") for node in nodes):
+        return _of_gpus(study, stage, nodes, num_trials)
+    if joined and study.needs_gpu and study.max_concurrent is not None:
+        return Share(1, study.gpus_per_trial, min(num_trials, study.max_concurrent))
+    return _of_processors(nodes, min(num_trials, study.max_concurrent or PROCESSOR_TRIALS))
+
+
+def _of_gpus(study: StudySpec, stage: Stage, nodes: Sequence[Node], num_trials: int) -> Share:
+    """Each trial gets the processors that the node with the fewest per slot can give to each of its slots."""
+    slots = [_slots(node.get("GPU", 0), study.gpus_per_trial) for node in nodes]
+    if not any(slots):
+        have = ", ".join(f"{node['GPU']:g}" for node in nodes if node.get("GPU"))
+        raise UserError(
+            f"stage '{stage.name}': no node can hold a trial of {study.gpus_per_trial:g} GPUs: the nodes have {have}; "
+            "give a smaller --gpus-per-trial"
+        )
+    cpus = min(int(node.get("CPU", 0)) // count for node, count in zip(nodes, slots, strict=True) if count)
+    at_once = min(num_trials, study.max_concurrent or sum(slots))
+    return Share(max(1, cpus), study.gpus_per_trial, at_once)
+
+
+def _slots(gpus: float, each: float) -> int:
+    """How many trials the GPUs of a node hold: Ray puts a share of a GPU on one, never across two."""
+    return int(gpus) * int(1 / each + 1e-9) if each < 1 else int(gpus / each + 1e-9)
+
+
+def _of_processors(nodes: Sequence[Node], wanted: int) -> Share:
+    """As many trials at once as are wanted, if there are so many processors; each as many processors as fit then."""
+    whole = [int(node.get("CPU", 0)) for node in nodes]
+    at_once = max(1, min(wanted, sum(whole)))
+    for cpus in range(max(whole, default=1), 1, -1):
+        if sum(node // cpus for node in whole) >= at_once:
+            return Share(cpus, 0, at_once)
+    return Share(1, 0, at_once)
 
 
 def _nodes(stage: Stage) -> list[dict[str, Any]]:
