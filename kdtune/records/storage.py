@@ -35,6 +35,7 @@ _log = logging.getLogger("kdtune")
 WEIGHTS = "student.safetensors"
 
 AT_ONCE = 1000  # journals whose contents are held in memory while they are read
+JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 
 Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
@@ -45,13 +46,13 @@ class Storage(StoredStudy):
     """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:
-        """Writes and removes a small file.
+        """Writes and removes a file as large as a journal.
 
         Raises:
             UserError: it cannot be written.
         """
         try:
-            self.folder.write(".writable", b"")
+            self.folder.write(".writable", bytes(JOURNAL_BYTES))
             self.folder.remove(".writable")
         except OSError as error:
             raise self.unusable(error) from error

@@ -7,10 +7,12 @@ Optuna's study are filled from the journal first.
 
 import kdtune.cluster.environment  # isort: skip  # before Ray, which reads it
 
+import contextlib
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from typing import Any
 from ray import tune
 
 import kdtune.search.tune_faults  # noqa: F401  # mends them
-from kdtune.base import Lost
+from kdtune.base import Lost, UserError
 from kdtune.cluster import loggers
 from kdtune.cluster.halt import Halt, refuse_halted
 from kdtune.cluster.share import Share
 from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record
 from kdtune.search.callbacks import RETRIES, Named, Stopping, Watch
@@ -78,26 +81,27 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     folder = run.context.storage.folder
     watchers = [Watch(run.context, run.halt, run.progress, run.ended)]
     watchers += loggers.callbacks(run.loggers, folder, run.study.name, stage.name, Named(run.context))
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, context=run.context), _bundle(resources, stage)),
-        tune_config=tune.TuneConfig(
-            num_samples=num_samples,
-            search_alg=searcher,
-            scheduler=scheduler(name, run.study, num_steps, known),
-            max_concurrent_trials=run.share.at_once,
-            reuse_actors=True,
-            trial_name_creator=Named(run.context) if run.loggers else None,
-        ),
-        run_config=tune.RunConfig(
-            name=experiment,
-            storage_path=str(_ray_folder(folder)),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=watchers,
-            stop=Stopping(run.halt),
-            verbose=0,
-        ),
-    )
-    _fit(tuner, run.halt)
+    with _rays_files(folder):
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(run_trial, context=run.context), _bundle(resources, stage)),
+            tune_config=tune.TuneConfig(
+                num_samples=num_samples,
+                search_alg=searcher,
+                scheduler=scheduler(name, run.study, num_steps, known),
+                max_concurrent_trials=run.share.at_once,
+                reuse_actors=True,
+                trial_name_creator=Named(run.context) if run.loggers else None,
+            ),
+            run_config=tune.RunConfig(
+                name=experiment,
+                storage_path=str(_ray_folder(folder)),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=watchers,
+                stop=Stopping(run.halt),
+                verbose=0,
+            ),
+        )
+        _fit(tuner, run.halt)
     refuse_halted(run.halt)
 
 
@@ -125,6 +129,25 @@ def _bundle(resources: dict[str, float], stage: Stage) -> Any:
         return resources
     named = {name.upper(): amount for name, amount in resources.items()}  # here Ray wants CPU where Tune says cpu
     return tune.PlacementGroupFactory([named], bundle_label_selector=[stage.labels])
+
+
+@contextlib.contextmanager
+def _rays_files(folder: Folder) -> Iterator[None]:
+    """Ray finds no room for its own files, and its error names none.
+
+    Raises:
+        UserError: names their folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        where = _ray_folder(folder)
+        raise UserError(
+            f"{where}: no room for Ray's files: {os.strerror(error.errno)}; free some space, or give another folder "
+            "with --storage; nothing finished is lost"
+        ) from error
 
 
 def _ray_folder(folder: Folder) -> Path:

@@ -283,6 +283,9 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     assert "--storage" in line
     kept = {n: e["row"]["finished_at"] for n, e in journals(small_disk).items() if e["row"]["status"] == "completed"}
     assert len(kept) < 4
+    again = kdtune(*args)  # onto a disk that is still full
+    (line,) = [line for line in again.stderr.splitlines() if line.startswith("kdtune: ")]
+    assert (again.returncode, "No space left on device" in line, "Traceback" in again.stderr) == (2, True, False)
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     done = kdtune(*args)
     assert done.returncode == 0, done.stderr
