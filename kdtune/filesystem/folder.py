@@ -64,6 +64,10 @@ class Folder:
         system, path = object_stores.opened(self.uri)
         return Path(path) if isinstance(system, fs.LocalFileSystem) else None
 
+    def holds(self, path: str | None) -> bool:
+        """Whether a path of this machine lies in it."""
+        return path is not None and self.local is not None and Path(path).is_relative_to(self.local)
+
     def expected(self) -> None:
         """Another process has reached it: should it not answer, this one waits for it from the start."""
         expect(object_stores.root_of(self.uri))

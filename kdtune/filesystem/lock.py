@@ -38,6 +38,9 @@ SETTLE = 3.0  # seconds in which a write to an object store has arrived
 
 Holder = dict[str, object]
 
+# who holds a lock that is damaged: if it lives, it writes the lock anew with its next beat
+UNKNOWN: Holder = {"host": "a host that the damaged lock does not tell", "pid": "?", "since": "?", "token": None}
+
 
 @dataclass(frozen=True)
 class Held:
@@ -57,6 +60,16 @@ class Held:
         self.lost.set()
         for action in self._then:
             action()
+
+
+def read_holder(content: bytes) -> Holder:
+    """Who a lock file names; ``UNKNOWN`` if it is damaged."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return UNKNOWN
+    whole = isinstance(found, dict) and {"host", "pid", "created", "token", "since"} <= found.keys()
+    return found if whole else UNKNOWN
 
 
 def _me() -> Holder:
@@ -124,7 +137,7 @@ def _take(folder: Folder, me: Holder, lease: float, beat: float) -> None:
         content = folder.read(NAME)
         if content is None:
             continue  # its holder has just ended
-        holder = json.loads(content)
+        holder = read_holder(content)
         alive = alive_here(holder)
         if alive is None:
             alive = _beats(folder, content, lease, beat)
@@ -194,13 +207,13 @@ def _release(folder: Folder, me: Holder, held: Held) -> None:
 
 
 def _ours(folder: Folder, me: Holder) -> bool:
-    """Whether nobody has taken the lock over."""
+    """Whether nobody has taken the lock over; who does so writes a whole one, and a damaged one the next beat mends."""
     content = folder.read(NAME)
-    return content is None or _is_of(content, me)
+    return content is None or read_holder(content)["token"] in (me["token"], UNKNOWN["token"])
 
 
 def _is_of(content: bytes, me: Holder) -> bool:
-    return bool(json.loads(content)["token"] == me["token"])
+    return read_holder(content)["token"] == me["token"]
 
 
 def _text(me: Holder, count: int) -> bytes:
@@ -210,5 +223,5 @@ def _text(me: Holder, count: int) -> bytes:
 def holder(folder: Folder) -> Holder | None:
     """Who holds the study, or none; a dead process of this host holds nothing."""
     content = folder.read(NAME)
-    found: Holder | None = json.loads(content) if content else None
+    found = read_holder(content) if content else None
     return None if found is None or alive_here(found) is False else found

@@ -87,9 +87,11 @@ def read_launch(folder: Folder) -> Launched | None:
     content = folder.read(LAUNCH)
     if content is None:
         return None
-    data = json.loads(content)
     known = {field.name for field in fields(Launched)}
-    return Launched(**{key: value for key, value in data.items() if key in known})
+    try:
+        return Launched(**{key: value for key, value in json.loads(content).items() if key in known})
+    except (ValueError, AttributeError, TypeError):  # damaged: the next launch writes it anew
+        return None
 
 
 def write_launch(folder: Folder, launched: Launched) -> None:

@@ -1,6 +1,5 @@
 """How far a study is, told by its storage alone: any machine that reads it can ask, and Ray need not run there."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
-from kdtune.filesystem.lock import LEASE, alive_here
+from kdtune.filesystem.lock import LEASE, alive_here, read_holder
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.records.logbook import Launched, read_launch
 from kdtune.records.progress import duration
@@ -90,7 +89,7 @@ def holder(folder: Folder) -> Holder:
     content = folder.read(LOCK)
     if content is None:
         return Holder("none")
-    found = json.loads(content)
+    found = read_holder(content)
     alive = alive_here(found)
     if alive is False:
         return Holder("none", f"process {found['pid']} on {found['host']} was killed")

@@ -13,7 +13,6 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ import torch
 import yaml
 
 from kdtune.base import SegNet, UserError
+from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records import rows
 from kdtune.records.rows import Row
@@ -58,9 +58,9 @@ class Storage(StoredStudy):
             raise self.unusable(error) from error
 
     def unusable(self, error: OSError) -> UserError:
-        """What a user reads when the storage refuses a write."""
+        """What a user reads when the storage refuses a write; some errors say it already."""
         if isinstance(error, UserError):
-            return error  # says it already
+            return error
         cure = "free some space, or " if error.errno in NO_ROOM else ""
         return UserError(
             f"{self.folder.uri}: cannot write there: {error.strerror or error}; {cure}give another folder with "
@@ -69,9 +69,7 @@ class Storage(StoredStudy):
 
     def refused(self, error: OSError) -> bool:
         """Whether it was this storage that raised the error, and not a screen, a socket or a file of somebody else."""
-        folder = self.folder.local
-        inside = folder is not None and Path(error.filename or "/").is_relative_to(folder)
-        return isinstance(error, UserError) or inside
+        return isinstance(error, UserError) or self.folder.holds(error.filename)
 
     # journal
 
@@ -107,9 +105,8 @@ class Storage(StoredStudy):
             content = contents.get(name) or (self.folder / "journal").read(name)
             try:
                 if content is not None:
-                    record: Record = json.loads(content)
-                    return record
-            except ValueError:
+                    return _whole(json.loads(content))
+            except (ValueError, KeyError, TypeError):
                 _log.warning("%s/journal/%s: damaged, and skipped", self.folder.uri, name)
         return None
 
@@ -195,7 +192,7 @@ class Storage(StoredStudy):
     def plan(self) -> dict[str, list[str]]:
         """Stage -> the ids of its trials in the order of the plan, as far as stages have been planned."""
         content = self.folder.read("plan.json")
-        found: dict[str, list[str]] = json.loads(content) if content else {}
+        found: dict[str, list[str]] = _parsed(self.folder, "plan.json", content) or {}
         return found
 
     def write_plan(self, plan: Mapping[str, Sequence[str]]) -> None:
@@ -205,7 +202,13 @@ class Storage(StoredStudy):
     def data(self) -> dict[str, dict[str, dict[str, Any]]]:
         """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
         content = self.folder.read("data.json")
-        found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content else {}
+        try:
+            found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content else {}
+        except ValueError:
+            raise UserError(
+                f"{self.folder.uri}/data.json: damaged, so it is not known on which data the trials were trained; if "
+                "it is still the same, remove the file: the next launch writes it anew"
+            ) from None
         return found
 
     def write_data(self, data: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
@@ -216,7 +219,8 @@ class Storage(StoredStudy):
         """What the nodes of each launch used, by the launch; see ``rows.NODES``."""
         folder = self.folder / "energy"
         found = folder.read_many([name for name in folder.names() if name.endswith(".json")])
-        return {name.removesuffix(".json"): json.loads(content) for name, content in found.items()}
+        parsed = {name: _parsed(self.folder, f"energy/{name}", content) for name, content in found.items()}
+        return {name.removesuffix(".json"): nodes for name, nodes in parsed.items() if nodes is not None}
 
     def write_energy(self, launch: str, nodes: Sequence[Row]) -> None:
         """Replaces what the nodes of a launch used."""
@@ -237,6 +241,29 @@ class Storage(StoredStudy):
         content = self.folder.read("trials.parquet")
         found = pq.read_table(pa.BufferReader(content), columns=columns).to_pylist() if content else []
         return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
+
+
+def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
+    """What a file holds that is made anew, or that only adds to results; none if it is not there or is damaged."""
+    try:
+        return json.loads(content) if content is not None else None
+    except ValueError:
+        _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
+        return None
+
+
+def _whole(record: Any) -> Record:
+    """The journal, if nothing of it is missing.
+
+    Raises:
+        KeyError, TypeError: something is.
+    """
+    for key in ("history", "states", "attempt"):
+        record[key]
+    for key in ("trial_id", "stage", "status", "step", "config"):
+        record["row"][key]
+    found: Record = record
+    return found
 
 
 def _name(trial_id: str, attempt: int) -> str:

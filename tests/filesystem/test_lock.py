@@ -338,3 +338,21 @@ def test_a_full_disk_keeps_the_lock_as_it_was(tmp_path: Path) -> None:
         assert [path.name for path in disk.iterdir()] == ["filler"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"host": "else', b"[]", b"{}"])
+def test_a_damaged_lock_is_taken_over_unless_somebody_writes_it_anew(folder: Folder, content: bytes) -> None:
+    folder.write(NAME, content)
+    began = time.monotonic()
+    with locked(folder, lease=0.5, beat=0.1) as held:
+        assert time.monotonic() - began >= 0.5
+        assert json.loads(folder.read(NAME) or b"")["token"] == held.token
+
+
+def test_a_holder_mends_its_damaged_lock(folder: Folder) -> None:
+    with locked(folder, lease=5, beat=0.1) as held:
+        folder.write(NAME, b'{"host": "else')
+        while b"token" not in (folder.read(NAME) or b""):
+            time.sleep(0.01)
+        assert json.loads(folder.read(NAME) or b"")["token"] == held.token
+        assert not held.lost.is_set()

@@ -164,6 +164,17 @@ def test_a_damaged_journal_is_named_and_skipped(
     assert (essence(again[-1]), weights(storage, tiny)) == undisturbed(tiny)
 
 
+@pytest.mark.parametrize("field", ["states", "history", "attempt", "row"])
+def test_a_journal_without_a_field_is_damaged(
+    field: str, tiny: TrialConfig, storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    *_, last = follow(planned(tiny), Site(), storage)
+    name = f"{planned(tiny).trial_id}.1.json"
+    (storage.folder / "journal").write(name, json.dumps({k: v for k, v in last.items() if k != field}).encode())
+    assert storage.records() == {}
+    assert f"{name}: damaged, and skipped" in caplog.text
+
+
 def test_a_state_that_no_journal_names_is_not_used(tiny: TrialConfig, storage: Storage, undisturbed: Any) -> None:
     begun = follow(planned(tiny), Site(), storage)
     next(begun)

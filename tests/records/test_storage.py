@@ -16,6 +16,7 @@ from kdtune.answers.query import summary
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.live_tables import TableWriter
+from kdtune.records.logbook import read_launch
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.records.stored_study import TABLES
 from kdtune.training.weights import read_weights
@@ -282,6 +283,19 @@ def test_study_and_plan_come_back(storage: Storage) -> None:
     assert storage.read_study() == json.loads(study().model_dump_json())
     assert storage.plan() == {"student": ["a", "b"], "distill": []}
     assert b"cuda: null" in (storage.folder.read("study.yaml") or b"")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"student": [', b"\x00\xff"])
+def test_files_that_are_cut_off(folder: Path, storage: Storage, content: bytes) -> None:
+    """What is made anew, or only adds to results, is named and skipped; what binds a study to its data is not."""
+    storage.write_energy("launch", [])
+    for name in ("plan.json", "energy/launch.json", "launch.json"):
+        (folder / name).write_bytes(content)
+    assert (storage.plan(), storage.energy(), read_launch(storage.folder)) == ({}, {}, None)
+    (folder / "data.json").write_bytes(content)
+    if content:
+        with pytest.raises(UserError, match=r"data\.json: damaged, .* remove the file"):
+            storage.data()
 
 
 def test_no_results_say_what_to_do(storage: Storage) -> None:
