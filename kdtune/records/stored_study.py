@@ -1,5 +1,6 @@
 """A study as it lies in storage, for those who only read it: no torch, no Ray, in a fraction of a second."""
 
+import logging
 import os
 import re
 import shlex
@@ -75,7 +76,7 @@ class StoredStudy:
         """A table as it was last written.
 
         Raises:
-            UserError: the study has not been launched with this storage.
+            UserError: the study has not been launched with this storage, or the table is damaged.
         """
         content = self.folder.read(f"{name}.parquet")
         if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
@@ -85,13 +86,22 @@ class StoredStudy:
                 f"{self.folder.uri}: no results of study '{self.study}' there; launch it first, or name its storage "
                 "with --storage"
             )
-        return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table would import datasets, in 0.1 s
+        try:
+            return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table would import datasets, in 0.1 s
+        except pa.ArrowException:
+            raise UserError(
+                f"{self.folder.uri}/{name}.parquet: damaged; launched again, the study writes it anew from its journal"
+            ) from None
 
     def read_study(self) -> dict[str, Any] | None:
-        """The study of the last launch, without its versions."""
+        """The study of the last launch, without its versions; none where it is damaged, for the next writes it anew."""
         content = self.folder.read("study.yaml")
         if content is None:
             return None
-        data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        data.pop("versions", None)
+        try:
+            data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            data.pop("versions", None)
+        except (yaml.YAMLError, AttributeError):
+            logging.getLogger("kdtune").warning("%s/study.yaml: damaged, and skipped", self.folder.uri)
+            return None
         return data

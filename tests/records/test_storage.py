@@ -292,8 +292,12 @@ def test_files_that_are_cut_off(folder: Path, storage: Storage, content: bytes) 
     for name in ("plan.json", "energy/launch.json", "launch.json"):
         (folder / name).write_bytes(content)
     assert (storage.plan(), storage.energy(), read_launch(storage.folder)) == ({}, {}, None)
-    (folder / "data.json").write_bytes(content)
+    for name in ("study.yaml", "trials.parquet", "data.json"):
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"trials\.parquet: damaged; launched again"):
+        storage.table("trials")
     if content:
+        assert storage.read_study() is None
         with pytest.raises(UserError, match=r"data\.json: damaged, .* remove the file"):
             storage.data()
 
