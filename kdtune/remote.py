@@ -179,9 +179,9 @@ def logs(study: str, storage: str | None, address: str | None, *, follow: bool, 
     """
     where = stored(study, storage)
     launch = read_launch(where.folder)
-    if launch is None:
+    if launch is None and not read_log(where.folder):
         raise UserError(f"{where.folder.uri}: no launch of study '{where.study}' has left a log there")
-    if launch.submission_id:
+    if launch is not None and launch.submission_id:
         target = _target(launch, address)
         use_token()
         from kdtune.cluster import jobs

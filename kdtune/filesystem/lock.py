@@ -72,6 +72,11 @@ def read_holder(content: bytes) -> Holder:
     return found if whole else UNKNOWN
 
 
+def may_be_of(content: bytes, token: object) -> bool:
+    """Whether a lock file names this token, or is damaged: then its holder mends it with the next beat."""
+    return read_holder(content)["token"] in (token, UNKNOWN["token"])
+
+
 def _me() -> Holder:
     process = psutil.Process()
     return {
@@ -207,9 +212,9 @@ def _release(folder: Folder, me: Holder, held: Held) -> None:
 
 
 def _ours(folder: Folder, me: Holder) -> bool:
-    """Whether nobody has taken the lock over; who does so writes a whole one, and a damaged one the next beat mends."""
+    """Whether nobody has taken the lock over, which would leave a whole one."""
     content = folder.read(NAME)
-    return content is None or read_holder(content)["token"] in (me["token"], UNKNOWN["token"])
+    return content is None or may_be_of(content, me["token"])
 
 
 def _is_of(content: bytes, me: Holder) -> bool:
@@ -218,10 +223,3 @@ def _is_of(content: bytes, me: Holder) -> bool:
 
 def _text(me: Holder, count: int) -> bytes:
     return json.dumps({**me, "beat": count}).encode()
-
-
-def holder(folder: Folder) -> Holder | None:
-    """Who holds the study, or none; a dead process of this host holds nothing."""
-    content = folder.read(NAME)
-    found = read_holder(content) if content else None
-    return None if found is None or alive_here(found) is False else found

@@ -7,6 +7,7 @@ ends a launch.
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -90,7 +91,8 @@ def read_launch(folder: Folder) -> Launched | None:
     known = {field.name for field in fields(Launched)}
     try:
         return Launched(**{key: value for key, value in json.loads(content).items() if key in known})
-    except (ValueError, AttributeError, TypeError):  # damaged: the next launch writes it anew
+    except (ValueError, AttributeError, TypeError):  # the next launch writes it anew
+        logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)
         return None
 
 

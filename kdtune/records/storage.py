@@ -203,7 +203,7 @@ class Storage(StoredStudy):
         """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
         content = self.folder.read("data.json")
         try:
-            found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content else {}
+            found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content is not None else {}
         except ValueError:
             raise UserError(
                 f"{self.folder.uri}/data.json: damaged, so it is not known on which data the trials were trained; if "

@@ -10,6 +10,7 @@ from ray import tune
 from kdtune.base import UserError
 from kdtune.cluster import loggers, meters, metrics
 from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.filesystem.lock import may_be_of
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.journal import Overtaken, follow
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
@@ -53,5 +54,5 @@ def run_trial(point: Point, context: StageContext) -> None:
 def _refuse_if_lost(context: StageContext) -> None:
     """Ends this worker if another launch has taken the study over: two writers would mix."""
     content = context.storage.folder.read(LOCK)
-    if context.token is not None and (content is None or context.token not in content.decode()):
+    if context.token is not None and (content is None or not may_be_of(content, context.token)):
         raise SystemExit

@@ -18,11 +18,18 @@ import pytest
 
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
-from kdtune.filesystem.lock import NAME, holder, locked
+from kdtune.filesystem.lock import NAME, Holder, alive_here, locked, may_be_of, read_holder
 from tests.support.machines import on_machine
 from tests.support.s3 import Server, environment, proxied, use
 
 FORK = multiprocessing.get_context("fork")
+
+
+def holder(folder: Folder) -> Holder | None:
+    """Who holds the study, or none; a dead process of this host holds nothing."""
+    content = folder.read(NAME)
+    found = read_holder(content) if content else None
+    return None if found is None or alive_here(found) is False else found
 
 
 @pytest.fixture
@@ -356,3 +363,10 @@ def test_a_holder_mends_its_damaged_lock(folder: Folder) -> None:
             time.sleep(0.01)
         assert json.loads(folder.read(NAME) or b"")["token"] == held.token
         assert not held.lost.is_set()
+
+
+def test_whose_a_lock_may_be() -> None:
+    """A worker ends when another launch has the study, not while its own lock is damaged."""
+    assert may_be_of(elsewhere(), "theirs")
+    assert not may_be_of(elsewhere(), "ours")
+    assert may_be_of(elsewhere()[:20], "ours")

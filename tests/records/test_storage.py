@@ -19,6 +19,7 @@ from kdtune.records.live_tables import TableWriter
 from kdtune.records.logbook import read_launch
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.records.stored_study import TABLES
+from kdtune.remote import logs
 from kdtune.training.weights import read_weights
 from tests.support.tiny import NETWORK, config, finished, study
 
@@ -296,10 +297,13 @@ def test_files_that_are_cut_off(folder: Path, storage: Storage, content: bytes) 
         (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=r"trials\.parquet: damaged; launched again"):
         storage.table("trials")
-    if content:
-        assert storage.read_study() is None
-        with pytest.raises(UserError, match=r"data\.json: damaged, .* remove the file"):
-            storage.data()
+    assert storage.read_study() is None
+    storage.folder.write("launch.log", b"what it said\n")
+    said: list[str] = []
+    logs("tiny", storage.root, None, follow=False, write=said.append, note=pytest.fail)
+    assert said == ["what it said\n"]
+    with pytest.raises(UserError, match=r"data\.json: damaged, .* remove the file"):
+        storage.data()
 
 
 def test_no_results_say_what_to_do(storage: Storage) -> None:
