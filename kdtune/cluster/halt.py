@@ -40,9 +40,9 @@ def refuse_halted(halt: Halt) -> None:
 
 @contextlib.contextmanager
 def interruptible(halt: Halt) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once; so does a terminal that goes away.
+    """Ctrl-C or SIGTERM once ends the launch in order, a second time at once. SIGHUP ends it in order, however often.
 
-    Of SIGHUP shell and kernel both send one: the second is no impatience.
+    Of that, shell and kernel both send one when a terminal goes away: the second is no impatience.
     """
     asked = False
 

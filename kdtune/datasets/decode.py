@@ -48,9 +48,9 @@ def read_pair(
         sizes = " but its label is ".join("x".join(map(str, each.size)) for each in (image, label))
         raise BadFile(image_path, f"is {sizes} pixels: {label_path} belongs to another image, copy both again")
     raw = np.asarray(label, np.uint8)  # (H, W)
-    _check(raw, values, allowed, label_path)  # before resizing, which may drop the offending pixel
+    present = _check(raw, values, allowed, label_path)  # before resizing, which may drop the offending pixel
     if label.mode == "P":
-        _check_palette(raw, label.getpalette() or [], values, colours, label_path)
+        _check_palette(present, label.getpalette() or [], values, colours, label_path)
     image = image.convert("RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -95,12 +95,12 @@ def _upright(image: Image.Image, label: Size) -> Image.Image:
 
 
 def _check_palette(
-    raw: NDArray[np.uint8], palette: Sequence[int], values: NDArray[np.int16], colours: Colours, path: Path
+    present: Sequence[int], palette: Sequence[int], values: NDArray[np.int16], colours: Colours, path: Path
 ) -> None:
     """A mask that was coloured and then reduced to a palette has the right colours over arbitrary indices."""
     class_of = {tuple(colour): number for number, colour in enumerate(colours)}
     meant = {}
-    for value in map(int, np.unique(raw)):
+    for value in present:
         colour = tuple(palette[3 * value : 3 * value + 3])
         if values[value] == IGNORE:
             continue
@@ -116,10 +116,12 @@ def _check_palette(
         )
 
 
-def _check(raw: NDArray[np.uint8], values: NDArray[np.int16], allowed: str, path: Path) -> None:
+def _check(raw: NDArray[np.uint8], values: NDArray[np.int16], allowed: str, path: Path) -> list[int]:
+    """The values that a label has, all of which are allowed."""
     present = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
     bad = present[values[present] == FORBIDDEN]
     if bad.size:
         pixels = int(np.count_nonzero(raw == bad[0]))
         advice = "take the label of the original dataset, or convert its values"
         raise BadFile(path, f"label value {bad[0]} at {pixels} pixel(s), but allowed are {allowed}: {advice}")
+    return [int(value) for value in present]

@@ -83,7 +83,7 @@ class ExternalModel(Model):
             raise
         except Exception as error:
             raise UserError(
-                f"{self.builder} raised {_first_line(error)}; check arguments, and classes_argument "
+                f"{self.builder} raised {first_line(error)}; check arguments, and classes_argument "
                 f"(now '{self.classes_argument}'), the builder's name for the number of classes"
             ) from error
         if not isinstance(network, nn.Module):
@@ -96,7 +96,7 @@ class ExternalModel(Model):
             found: Any = importlib.import_module(module)
         except Exception as error:  # a module of a user's own may raise anything
             raise UserError(
-                f"builder {self.builder}: cannot import '{module}': {_first_line(error)}; install it, or put its "
+                f"builder {self.builder}: cannot import '{module}': {first_line(error)}; install it, or put its "
                 "folder on PYTHONPATH"
             ) from error
         for name in path.split("."):
@@ -201,7 +201,7 @@ class External(SegNet):
         if self.config.aux_output is not None:
             wanted |= {"aux"}
         error: Exception | None = None
-        with _resting(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with resting(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
             for side in SIZES:
                 try:
                     found = self(torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype), wanted)
@@ -212,7 +212,7 @@ class External(SegNet):
                     error = error or raised
             else:
                 assert error is not None
-                raise UserError(f"{self.config.builder}: its network raised {_first_line(error)}") from error
+                raise UserError(f"{self.config.builder}: its network raised {first_line(error)}") from error
         missing = wanted - found.taps.keys()
         if missing:
             tap = min(missing)
@@ -222,7 +222,7 @@ class External(SegNet):
 
 
 @contextmanager
-def _resting(network: nn.Module) -> Iterator[None]:
+def resting(network: nn.Module) -> Iterator[None]:
     """Eval mode, and then each module as it was."""
     before = {module: module.training for module in network.modules()}
     network.eval()
@@ -237,5 +237,6 @@ def _what(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """``ValueError: what it says``, without what follows a line break."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")

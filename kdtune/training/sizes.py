@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdtune.base import SegNet, UserError
+from kdtune.models.external import first_line, resting
 from kdtune.study.recipe import Recipe
 from kdtune.training.evaluation import autocast
 
@@ -58,21 +59,16 @@ def _different(sizes: np.ndarray) -> list[tuple[int, int]]:
     return list(found.values())[:MOST]
 
 
-def _fault(network: nn.Module, size: tuple[int, int], recipe: Recipe, device: torch.device) -> str | None:
+def _fault(network: SegNet, size: tuple[int, int], recipe: Recipe, device: torch.device) -> str | None:
     """What the network raises at a black image of this size; it changes no weight, no statistic, no random number."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
     image: Tensor = torch.zeros(1, 3, *size, device=device)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
+        with resting(network), torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
             network(image)
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
-    finally:
-        for module, before in training.items():
-            module.training = before
+        return first_line(error)
     return None
 
 
