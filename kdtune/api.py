@@ -77,6 +77,8 @@ def launch(
             only=options.stages,
             trainer=trainer or trial.run,
             loggers=options.loggers,
+            again=options.again,
+            mixed=options.mixed,
         ).run()
     return where
 

@@ -77,8 +77,8 @@ def test_a_state_that_would_run_code_is_not_run(tmp_path: Path) -> None:
 
     trace, storage = tmp_path / "ran", Storage(str(tmp_path), "s")
     content = pickle.dumps(Runs(trace), protocol=2)
-    (storage.folder / "checkpoints" / "t").write("state-2.1.pt", content)
-    state = {"file": "state-2.1.pt", "step": 2, "sha256": hashlib.sha256(content).hexdigest()}
+    (storage.folder / "checkpoints" / "t").write("state-1-0.pt", content)
+    state = {"file": "state-1-0.pt", "step": 2, "sha256": hashlib.sha256(content).hexdigest()}
     with pytest.raises(pickle.UnpicklingError):
         storage.read_state("t", state)
     assert not trace.exists()

@@ -45,6 +45,10 @@ Examples:
     type=click.Choice(["tensorboard", "mlflow", "wandb"]),
     help="Also tell this tool of every evaluation; may be repeated.",
 )
+@click.option(
+    "--again", metavar="TRIAL", multiple=True, help="Run this trial anew; a pattern such as 'final-*' names many."
+)
+@click.option("--mixed", is_flag=True, help="Go on although trials on record were computed by other numerics.")
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
 @click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
 def launch(

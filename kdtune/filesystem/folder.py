@@ -185,10 +185,9 @@ class Folder:
         """Whether there is a file of that name."""
         name = _plain(name)
 
-        def remote(system: fs.FileSystem, path: str) -> bool:
-            return bool(system.get_file_info(f"{path}/{name}").is_file)
-
-        return self._at(lambda path: (path / name).is_file(), remote)
+        return self._at(
+            lambda path: (path / name).is_file(), lambda system, path: object_stores.exists(system, f"{path}/{name}")
+        )
 
     def folders(self) -> list[str]:
         """The names of the folders directly in it, sorted."""

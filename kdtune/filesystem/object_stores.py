@@ -202,6 +202,19 @@ def read(system: fs.FileSystem, path: str) -> bytes | None:
     raise OSError(errno.EAGAIN, f"{path}: replaced while it was read, again and again")
 
 
+def exists(system: fs.FileSystem, path: str) -> bool:
+    """Whether there is such an object, by one request: ``get_file_info`` would look for a folder of that name, too.
+
+    Raises:
+        OSError: no connection, no right.
+    """
+    try:
+        system.open_input_file(path).close()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def write(system: fs.FileSystem, path: str, content: bytes) -> None:
     """Makes an object whole or not at all.
 

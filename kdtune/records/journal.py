@@ -19,11 +19,13 @@ import kdtune
 from kdtune.base import UserError, compute_device
 from kdtune.filesystem.patience import AWAY
 from kdtune.records import rows
-from kdtune.records.storage import KEPT_STATES, Record, Storage, new_row
+from kdtune.records.journal_files import Record
+from kdtune.records.storage import KEPT_STATES, Storage, new_row
 from kdtune.records.trial_log import LONGEST, Output
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
+from kdtune.training.numerics import NUMERICS
 from kdtune.training.site import Site
 from kdtune.training.trial import Trainer
 from kdtune.training.trial import run as train_and_evaluate
@@ -59,6 +61,7 @@ class Overtaken(Exception):
 def new_record(planned: Planned) -> Record:
     """The journal of a trial before its first evaluation."""
     facts = rows.hyperparameters(planned.config) | {
+        "numerics": NUMERICS,
         "kdtune_version": kdtune.__version__,
         "torch_version": str(torch.__version__),
     }
@@ -78,9 +81,9 @@ def follow(
 
     It begins with a claim, so that what an earlier process of the same trial may still write is not read any more.
     Each evaluation is one commit: the state first, then the journal that names it, then the state before the last
-    goes. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``, each with the
-    reason in its row; bad input (``UserError``) is raised, for it would end every other trial too. ``note`` is told of
-    damaged states. ``spent`` tells the energy that this process has used for the trial.
+    may be written over. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``,
+    each with the reason in its row; bad input (``UserError``) is raised, for it would end every other trial too.
+    ``note`` is told of damaged states. ``spent`` tells the energy that this process has used for the trial.
 
     Raises:
         UserError: bad input.
@@ -105,7 +108,8 @@ def follow(
                 record["row"]["error"] = evaluation.error
                 break
             if evaluation.step >= planned.config.recipe.num_steps:
-                storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
+                made = storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
+                record["row"]["weights_sha256"] = made
                 break
             _commit(record, storage, evaluation.step, run)
             yield record
@@ -130,18 +134,21 @@ def _ends_process(error: Exception, storage: Storage) -> bool:
 
 
 def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:
-    """The trial's journal with its last good state, the journal cut where that state is; a new one if there is none."""
+    """The trial's journal with its last good state, the journal cut where that state is; a new one if there is none.
+
+    What other numerics have begun begins anew: half of each would be neither.
+    """
     trial_id = planned.trial_id
     record = storage.record(trial_id)
-    for i, state in enumerate(record["states"] if record else []):
+    fits = record is not None and record["row"].get("numerics") == NUMERICS
+    for i, state in enumerate(record["states"] if record and fits else []):
         saved = storage.read_state(trial_id, state)
         if record is not None and saved is not None:
             record["states"] = record["states"][i:]
             record["history"] = [entry for entry in record["history"] if entry["step"] <= state["step"]]
             return record, saved
         note(f"{storage.folder.uri}/checkpoints/{trial_id}/{state['file']}: damaged or missing, and skipped")
-    attempt = record["attempt"] if record else 0
-    return new_record(planned) | {"attempt": attempt}, None
+    return new_record(planned) | {key: record[key] for key in ("attempt", "replaces") if record and key in record}, None
 
 
 def _keep(output: Output, record: Record, storage: Storage) -> None:
@@ -152,14 +159,14 @@ def _keep(output: Output, record: Record, storage: Storage) -> None:
 
 
 def _commit(record: Record, storage: Storage, step: int, run: Run) -> None:
-    """The state, then the journal that names it; the states before the last two go."""
+    """The state, then the journal that names it; the states before the last two are no longer needed."""
     trial_id = record["row"]["trial_id"]
-    written = storage.write_state(trial_id, record["attempt"], step, run.state_dict())
+    written = storage.write_state(trial_id, record["attempt"], step, run.state_dict(), record["states"])
     states = [written, *record["states"]]
     record["states"] = states[:KEPT_STATES]
     storage.write_record(record)
     for state in states[KEPT_STATES:]:  # by name: a process that was overtaken must not remove its successor's
-        storage.remove_state(trial_id, state)
+        storage.remove_state(trial_id, record["attempt"], state)
 
 
 def stop(record: Record, storage: Storage) -> Record:

@@ -56,6 +56,9 @@ _TRIALS_TAIL = [
     ("error", pa.string()),
     ("started_at", _TIME),
     ("finished_at", _TIME),
+    ("attempt", pa.int64()),
+    ("numerics", pa.int64()),
+    ("weights_sha256", pa.string()),
     ("kdtune_version", pa.string()),
     ("torch_version", pa.string()),
 ]

@@ -1,17 +1,16 @@
 """``<storage>/<study>/``: the journal of trials, which is the truth, and the Parquet tables made from it.
 
-The journal holds one JSON file per attempt at a trial, written by whoever holds the trial (its worker; the driver once
-the scheduler stopped it), always whole. The highest attempt is the trial's record: a process that everyone believes
-dead and that still writes, writes to a file that nobody reads any more. Tables are derived from the journal and can be
-written again at any time.
+Tables are derived from the journal and can be written again at any time. A trial whose row is in a table that is as it
+was written is settled: its journal is kept, and not read again.
 """
 
 import hashlib
 import io
 import json
 import logging
+import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,25 +23,26 @@ from kdtune.base import SegNet, UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records import rows
+from kdtune.records.journal_files import Journals, superseded_part
+from kdtune.records.journal_files import Record as Record
 from kdtune.records.rows import Row
-from kdtune.records.stored_study import StoredStudy
+from kdtune.records.stored_study import DIGESTS
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
 from kdtune.training.weights import WeightsRecord, weights_bytes
+from kdtune.training.weights_digest import noted_digest
 
 _log = logging.getLogger("kdtune")
 
 WEIGHTS = "student.safetensors"
 
-AT_ONCE = 1000  # journals whose contents are held in memory while they are read
 JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
-
-Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
+KEPT_DIGESTS = 3  # of a table and of those before it, which a reader may still see
 
 
 @dataclass(frozen=True)
-class Storage(StoredStudy):
+class Storage(Journals):
     """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:
@@ -57,6 +57,20 @@ class Storage(StoredStudy):
         except OSError as error:
             raise self.unusable(error) from error
 
+    def sweep(self, unfinished: Iterable[str]) -> None:
+        """Removes what killed processes left behind: half-written files, and parts of journals that have a successor.
+
+        ``unfinished``: the trials whose states may be among them.
+        """
+        newest = {id_: max(files.values()) for id_, files in self.attempts().items()}
+        places = [self.folder / name for name in ("journal", "logs", "energy")]
+        places += [self.folder / "checkpoints" / id_ for id_ in unfinished]
+        for place in (self.folder, *places):
+            for name in place.names(unfinished=True):
+                half = name.endswith(".partial") and f".{os.getpid()}-" not in name  # this process may be writing
+                if half or superseded_part(name, newest):
+                    place.remove(name)
+
     def unusable(self, error: OSError) -> UserError:
         """What a user reads when the storage refuses a write; some errors say it already."""
         if isinstance(error, UserError):
@@ -70,67 +84,6 @@ class Storage(StoredStudy):
     def refused(self, error: OSError) -> bool:
         """Whether it was this storage that raised the error, and not a screen, a socket or a file of somebody else."""
         return isinstance(error, UserError) or self.folder.holds(error.filename)
-
-    # journal
-
-    def record(self, trial_id: str) -> Record | None:
-        """A trial's journal, or none if no worker ever began it."""
-        journal, attempts = self.folder / "journal", 0
-        while journal.exists(_name(trial_id, attempts + 1)):  # not by a listing, which grows with the study
-            attempts += 1
-        return self._latest({_name(trial_id, attempt): attempt for attempt in range(1, attempts + 1)}, {})
-
-    def records(self, only: Collection[str] | None = None) -> dict[str, Record]:
-        """The journals by trial id: all, or ``only`` those of these trials that have one."""
-        return {record["row"]["trial_id"]: record for record in self.each_record(only)}
-
-    def each_record(self, only: Collection[str] | None = None) -> Iterator[Record]:
-        """The journals one after the other: of thousands not all need be in memory at once."""
-        journal = self.folder / "journal"
-        by_trial: dict[str, dict[str, int]] = {}
-        for name, attempt in _attempts(journal.names()):
-            trial_id = name.rsplit(".", 2)[0]
-            if only is None or trial_id in only:
-                by_trial.setdefault(trial_id, {})[name] = attempt
-        trials = list(by_trial.values())
-        for first in range(0, len(trials), AT_ONCE):
-            batch = trials[first : first + AT_ONCE]
-            contents = journal.read_many([max(names, key=lambda name: names[name]) for names in batch])
-            found = (self._latest(names, contents) for names in batch)
-            yield from (record for record in found if record is not None)
-
-    def _latest(self, attempts: Mapping[str, int], contents: Mapping[str, bytes]) -> Record | None:
-        """The journal of the highest attempt that can be read; ``contents``: of files that were read already."""
-        for name in sorted(attempts, key=lambda name: attempts[name], reverse=True):
-            content = contents.get(name) or (self.folder / "journal").read(name)
-            try:
-                if content is not None:
-                    return _whole(json.loads(content))
-            except (ValueError, KeyError, TypeError):
-                _log.warning("%s/journal/%s: damaged, and skipped", self.folder.uri, name)
-        return None
-
-    def claim(self, record: Record) -> None:
-        """Makes this the trial's next attempt: from here on nobody reads what the one before still writes."""
-        record["attempt"] = record["attempt"] + 1
-        self.write_record(record)
-
-    def withdraw(self, record: Record) -> None:
-        """Takes a claim back: the trial did not begin."""
-        (self.folder / "journal").remove(_name(record["row"]["trial_id"], record["attempt"]))
-
-    def overtaken(self, record: Record) -> bool:
-        """Whether another process has claimed the trial since."""
-        return (self.folder / "journal").exists(_name(record["row"]["trial_id"], record["attempt"] + 1))
-
-    def write_record(self, record: Record) -> None:
-        """Replaces the journal of this attempt."""
-        name = _name(record["row"]["trial_id"], record["attempt"])
-        (self.folder / "journal").write(name, json.dumps(record, allow_nan=False).encode())
-
-    def trial_ids(self) -> list[str]:
-        """The trials that have a journal."""
-        return sorted({name.rsplit(".", 2)[0] for name, _ in _attempts((self.folder / "journal").names())})
 
     # what trials printed
 
@@ -150,12 +103,18 @@ class Storage(StoredStudy):
         """The weights that a finished trial left."""
         return (self.folder / "checkpoints" / trial_id / WEIGHTS).uri
 
-    def write_state(self, trial_id: str, attempt: int, step: int, state: Mapping[str, Any]) -> Record:
-        """Saves what a trial needs to go on; returns how the journal refers to it."""
+    def write_state(
+        self, trial_id: str, attempt: int, step: int, state: Mapping[str, Any], kept: Sequence[Record] = ()
+    ) -> Record:
+        """Saves what a trial needs to go on; returns how the journal refers to it.
+
+        It takes the place of a state of this attempt that is not ``kept``: nothing has to be removed.
+        """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
-        name = f"state-{step}.{attempt}.pt"
+        taken = {each["file"] for each in kept}
+        name = next(name for name in _states(attempt) if name not in taken)
         (self.folder / "checkpoints" / trial_id).write(name, content)
         return {"file": name, "step": step, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -167,20 +126,23 @@ class Storage(StoredStudy):
         found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
-    def remove_state(self, trial_id: str, state: Record) -> None:
-        """Removes one state."""
-        (self.folder / "checkpoints" / trial_id).remove(state["file"])
+    def remove_state(self, trial_id: str, attempt: int, state: Record) -> None:
+        """Removes the state of an earlier attempt; those of this one are written over."""
+        if state["file"] not in _states(attempt):
+            (self.folder / "checkpoints" / trial_id).remove(state["file"])
 
     def remove_states(self, trial_id: str) -> None:
-        """Removes all states of a trial, those that no journal names and half-written ones too."""
+        """Removes all states of a trial, those that no journal names too, and what was half written."""
         folder = self.folder / "checkpoints" / trial_id
         for name in folder.names(unfinished=True):
-            if name.startswith("state-"):
+            if name.startswith("state-") or name.endswith(".partial"):
                 folder.remove(name)
 
-    def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> None:
-        """The trained student as safetensors, with the record of what it is."""
-        (self.folder / "checkpoints" / trial_id).write(WEIGHTS, weights_bytes(network, record))
+    def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> str | None:
+        """The trained student as safetensors, with the record of what it is; returns the digest in it."""
+        content = weights_bytes(network, record)
+        (self.folder / "checkpoints" / trial_id).write(WEIGHTS, content)
+        return noted_digest(content)
 
     # study and plan
 
@@ -228,19 +190,35 @@ class Storage(StoredStudy):
 
     # tables
 
-    def write_tables(self, tables: Mapping[str, pa.Table]) -> None:
-        """Replaces tables, each whole; see ``kdtune.records.live_tables``."""
-        for name, table in tables.items():
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer)
-            self.folder.write(f"{name}.parquet", buffer.getvalue())
+    def write_tables(self, tables: Mapping[str, pa.Table]) -> int:
+        """Replaces tables, each whole; returns their bytes. See ``kdtune.records.live_tables``."""
+        contents = {f"{name}.parquet": _as_parquet(table) for name, table in tables.items()}
+        digests = self.digests()
+        for name, content in contents.items():  # before the tables: one that is as it was is not damaged
+            digests[name] = [hashlib.sha256(content).hexdigest(), *digests.get(name, [])][:KEPT_DIGESTS]
+        self.folder.write(DIGESTS, json.dumps(digests, indent=1).encode())
+        for name, content in contents.items():
+            self.folder.write(name, content)
+        return sum(map(len, contents.values()))
 
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
-        columns = ["trial_id", "status", "miou", "step", "steps_total", "train_seconds", "finished_at"]
-        content = self.folder.read("trials.parquet")
-        found = pq.read_table(pa.BufferReader(content), columns=columns).to_pylist() if content else []
+        columns = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "finished_at"]
+        content = self.table_content("trials")
+        names = [*columns, "images_per_second"]
+        found = pq.read_table(pa.BufferReader(content), columns=names).to_pylist() if content else []
         return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _states(attempt: int) -> list[str]:
+    """The files in which an attempt keeps its states: one more than are kept, for the one that is being written."""
+    return [f"state-{attempt}-{i}.pt" for i in range(KEPT_STATES + 1)]
 
 
 def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
@@ -250,30 +228,6 @@ def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
     except ValueError:
         _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
         return None
-
-
-def _whole(record: Any) -> Record:
-    """The journal, if nothing of it is missing.
-
-    Raises:
-        KeyError, TypeError: something is.
-    """
-    for key in ("history", "states", "attempt"):
-        record[key]
-    for key in ("trial_id", "stage", "status", "step", "config"):
-        record["row"][key]
-    found: Record = record
-    return found
-
-
-def _name(trial_id: str, attempt: int) -> str:
-    return f"{trial_id}.{attempt}.json"
-
-
-def _attempts(names: Sequence[str]) -> list[tuple[str, int]]:
-    """The journals among these files, each with its attempt."""
-    parts = ((name, name.rsplit(".", 2)) for name in names)
-    return [(name, int(found[1])) for name, found in parts if found[-1] == "json" and found[1].isdecimal()]
 
 
 def new_row(study: str, stage: str, trial_id: str, start: str, facts: Row) -> Row:

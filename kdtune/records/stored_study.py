@@ -1,5 +1,7 @@
 """A study as it lies in storage, for those who only read it: no torch, no Ray, in a fraction of a second."""
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -16,7 +18,9 @@ from kdtune.filesystem import home
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.study.names import STUDY_NAME
 
+DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
 TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
+TRIES = 3  # at a table that does not fit its digest, before it is called damaged
 
 
 def storage_root(given: str | None = None) -> str:
@@ -78,7 +82,7 @@ class StoredStudy:
         Raises:
             UserError: the study has not been launched with this storage, or the table is damaged.
         """
-        content = self.folder.read(f"{name}.parquet")
+        content = self.table_content(name)
         if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
             return pa.schema([]).empty_table()  # of a version that did not meter
         if content is None:
@@ -89,9 +93,33 @@ class StoredStudy:
         try:
             return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table would import datasets, in 0.1 s
         except pa.ArrowException:
-            raise UserError(
-                f"{self.folder.uri}/{name}.parquet: damaged; launched again, the study writes it anew from its journal"
-            ) from None
+            raise self._damaged(name) from None
+
+    def table_content(self, name: str) -> bytes | None:
+        """A table's file as it was last written; none if there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        for _ in range(TRIES):  # the table, then its digest: between the two, both may have been written anew
+            content = self.folder.read(f"{name}.parquet")
+            known = self.digests().get(f"{name}.parquet")  # earlier versions noted none
+            if content is None or not known or hashlib.sha256(content).hexdigest() in known:
+                return content
+        raise self._damaged(name)
+
+    def digests(self) -> dict[str, list[str]]:
+        """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
+        try:
+            found = json.loads(self.folder.read(DIGESTS) or b"{}")
+        except ValueError:
+            found = None
+        return found if isinstance(found, dict) else {}
+
+    def _damaged(self, name: str) -> UserError:
+        return UserError(
+            f"{self.folder.uri}/{name}.parquet: damaged; launched again, the study writes it anew from its journal"
+        )
 
     def read_study(self) -> dict[str, Any] | None:
         """The study of the last launch, without its versions; none where it is damaged, for the next writes it anew."""

@@ -33,10 +33,9 @@ def forecast(study: StudySpec, where: Storage) -> str:
 
 
 def _speeds(where: Storage) -> dict[str, float]:
-    """Images per second by stage, and under "" the slowest of all, from the trials on record."""
+    """Images per second by stage, and under "" the slowest of all, from the trials that have ended."""
     found: dict[str, list[float]] = {}
-    for record in where.records().values():
-        row = record["row"]
+    for row in where.finished().values():
         if row["images_per_second"]:
             found.setdefault(row["stage"], []).append(row["images_per_second"])
     means = {stage: sum(values) / len(values) for stage, values in found.items()}

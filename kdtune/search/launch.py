@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kdtune.base import Lost, RunError, UserError
@@ -12,16 +12,18 @@ from kdtune.cluster.meters import Meters
 from kdtune.cluster.share import has_gpu, share
 from kdtune.filesystem.lock import Held
 from kdtune.records import rows
+from kdtune.records.journal_files import Record
 from kdtune.records.logbook import stop_requests
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.search.anew import damaged, named, refuse_mixing, restart
 from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks, made_weights, weights_files
 from kdtune.search.data_check import check_data, datasets_of
 from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.stage import StageRun, finished, run_stage
-from kdtune.search.stage_context import Point, StageContext
+from kdtune.search.stage_context import Point, StageContext, point_of
 from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig
@@ -44,11 +46,15 @@ class Launch:
     only: Sequence[str] = ()  # the stages that run; empty: all
     trainer: Trainer = train_and_evaluate
     loggers: Sequence[str] = ()  # see ``cluster.loggers``
+    again: Sequence[str] = ()  # trials that run anew, though they have ended: ids, or patterns of them
+    mixed: bool = False  # whether trials of other numerics may stand beside those of this kdtune
     halt: Halt = field(default_factory=Halt)
     ledger: Ledger = field(init=False)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     meters: Meters | None = None
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
+    _anew: set[str] = field(default_factory=set)  # trials that have ended, and are yet to run again
+    _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
 
     def run(self) -> None:
         """All stages, or those named.
@@ -58,8 +64,10 @@ class Launch:
         """
         stages = stages_to_run(self.study)
         before = self.storage.read_study()
-        self.ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter)
         now = self.study.model_dump(mode="json")
+        ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter, unchanged=before == now)
+        self.ledger = ledger
+        self._anew = named(self.again, [id_ for s in stages if self._wanted(s) for id_ in ledger.past(s.name)])
         if before is not None and before != now:
             self.reporter.changed(differences(before, now))
         self.checkpoints.locate(self.study, self.only)
@@ -71,7 +79,7 @@ class Launch:
             begin = functools.cache(lambda: self._begin(stack))
             try:
                 for stage in stages:
-                    if not self.only or stage.name in self.only:
+                    if self._wanted(stage):
                         refuse_halted(self.halt)
                         self._stage(stage, begin)
                         self._warn_of_weak_teacher(stage)
@@ -89,6 +97,9 @@ class Launch:
                     self.ledger.write_tables()
                 raise
 
+    def _wanted(self, stage: Stage) -> bool:
+        return not self.only or stage.name in self.only
+
     def _begin(self, stack: contextlib.ExitStack) -> None:
         """Ray, once there is something to run: a study that is finished needs none."""
         check_country(self.study.country_iso_code)
@@ -104,9 +115,10 @@ class Launch:
         if self.address is not None:
             self._check_data()
         for stage in self.study.stages:  # whether any node has its labels
-            if not self.only or stage.name in self.only:
+            if self._wanted(stage):
                 share(self.study, stage, 1, joined=self.address is not None)
         self._begin_writing()
+        self.storage.sweep(self.ledger.unfinished)
 
     def _begin_writing(self) -> None:
         """Everything that can refuse has been asked: a launch that fails before has changed nothing."""
@@ -129,14 +141,18 @@ class Launch:
                 points.setdefault(context.planned(point).trial_id, point)
         self.ledger.set_plan(stage.name, list(points) if stage.search != "tpe" else self.ledger.drawn(context))
         name, past = self.study.scheduler_of(stage), self.ledger.past(stage.name)
-        left = [p for id_, p in points.items() if id_ not in past or not finished(past[id_], name)]
-        size = len(points) or stage.samples or 0
-        done = sum(finished(record, name) for record in past.values())
+        kept = {id_ for id_, record in past.items() if id_ not in self._anew and finished(record, name)}
+        left = [p for id_, p in points.items() if id_ not in kept]
+        size, done = len(points) or stage.samples or 0, len(kept)
         template = self.study.templates().get(stage.name)
         num_steps = template.recipe.num_steps if template else 0
         more = bool(left) or (stage.search == "tpe" and done < size)
         if more:
+            if not self.mixed:
+                refuse_mixing(self.ledger.rows_but(self._anew), self.study.name)
+            self._mend_weights(context, begin)
             begin()
+            self._restart(context, past)
         self.reporter.stage_started(stage.name, size, done, num_steps)
         if more:
             shared = share(self.study, stage, size, joined=self.address is not None)
@@ -146,10 +162,30 @@ class Launch:
             followed = bool(self.loggers)
             context = replace(context, site=site, threads=shared.threads, gpus=shared.gpus, followed=followed)
             report = (self.reporter, self.ledger.ended, self.loggers)
-            run_stage(StageRun(self.study, context, past, shared, self.halt, *report), left, num_steps)
+            known = self.ledger.past_with_histories(stage.name)
+            run_stage(StageRun(self.study, context, known, shared, self.halt, *report), left, num_steps)
         self.ledger.write_tables()
         self.reporter.stage_ended(stage.name, self.ledger.best(stage.name))
         self._name_absent_classes(stage)
+
+    def _restart(self, context: StageContext, past: Mapping[str, Record]) -> None:
+        """The trials of a stage that have ended and run again."""
+        for id_ in self._anew & past.keys():
+            planned = context.planned(point_of(past[id_], context.stage))
+            self.ledger.restarted(restart(planned, past[id_], self.storage))
+        self._anew -= past.keys()
+
+    def _mend_weights(self, context: StageContext, begin: Callable[[], None]) -> None:
+        """Trains anew what a stage is about to load, where that is damaged."""
+        loaded = {ref.removeprefix("trial:") for ref in context.site.files if ref.startswith("trial:")}
+        for id_ in sorted(loaded & self.ledger.records.keys() - self._sound):
+            row = self.ledger.records[id_]["row"]
+            fault = damaged(id_, row, self.storage)
+            if fault is not None:
+                self.reporter.warn(f"{fault}; trial {id_} is run again")
+                self._anew.add(id_)
+                self._stage(self.study.stage(row["stage"]), begin)
+            self._sound.add(id_)
 
     def _context(self, stage: Stage) -> StageContext:
         """The best of the stages that it starts from, and where the weights are that its trials load."""

@@ -1,14 +1,18 @@
 """What a launch knows of its trials: their records, the plan of each stage, the best of each, and the tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from kdtune.base import RunError
 from kdtune.filesystem.lock import Held
 from kdtune.records import rows
+from kdtune.records.journal_files import Record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.progress import Reporter
-from kdtune.records.storage import Record, Storage
+from kdtune.records.settled import settled
+from kdtune.records.storage import Storage
+from kdtune.search.anew import told
 from kdtune.search.node_energy import NodeEnergy
 from kdtune.search.stage_context import Point, StageContext, point_of
 from kdtune.study.spec import StudySpec
@@ -21,22 +25,40 @@ class Ledger:
     """Reads what earlier launches left, then keeps every trial that ends; writes once ``begin_writing`` allows it."""
 
     def __init__(
-        self, study: StudySpec, storage: Storage, stages: Sequence[Stage], held: Held, reporter: Reporter
+        self,
+        study: StudySpec,
+        storage: Storage,
+        stages: Sequence[Stage],
+        held: Held,
+        reporter: Reporter,
+        *,
+        unchanged: bool = False,
     ) -> None:
+        """``unchanged``: the study is that of the last launch, so tables that follow from it and its trials stand."""
         self._study, self._storage, self._held, self._reporter = study, storage, held, reporter
-        self._tables = TableWriter(storage, study)
-        self.records: dict[str, Record] = {}
         self.energy = NodeEnergy(storage, held)
-        self._tables.used(self.energy.nodes)
-        for record in storage.each_record():
-            self._keep(record)
+        past = settled(storage)
+        past = replace(past, whole=past.whole and unchanged)
+        self._tables = TableWriter(storage, study, past, self.energy.nodes)
+        self._attempts = storage.attempts()
+        self._aside = set(past.aside)  # settled, their histories not at hand
+        self.records: dict[str, Record] = {
+            id_: {"row": row, "history": None, "states": [], "attempt": row["attempt"]}
+            for id_, row in {**past.aside, **past.rows}.items()
+        }
+        self._read(id_ for id_, files in self._attempts.items() if not past.holds(id_, max(files.values())))
         stored = storage.plan()
         self._plan: dict[str, list[str]] = {stage.name: [] for stage in stages}
         self._plan |= {name: ids for name, ids in stored.items() if name in self._plan}
         self._plan_changed = self._plan != stored  # since it was written
-        self._planned: set[str] = set()  # the trials of the stage that runs
+        self._planned: dict[str, set[str]] = {}  # stage -> its trials, of the stages that have begun
         self._gone: dict[str, int] = {}  # stage -> trials that left its plan, until that is said
         self.writes = False  # whether the storage is written; not before everything that can refuse has been asked
+
+    def _read(self, trial_ids: Iterable[str]) -> None:
+        """Keeps what the journals of these trials say."""
+        for record in self._storage.each_of([self._attempts[id_] for id_ in trial_ids if id_ in self._attempts]):
+            self._keep(record)
 
     def begin_writing(self) -> None:
         """From here on plan and tables are written."""
@@ -45,8 +67,10 @@ class Ledger:
 
     def set_plan(self, name: str, ids: list[str]) -> None:
         """The stage's trials from now on, on storage too; those that are gone are said."""
-        self._planned = set(ids)
-        gone = [id_ for id_ in self._plan.get(name, []) if id_ not in self._planned]
+        planned = self._planned[name] = set(ids)
+        self._read(self._aside & planned)  # they are part of the study again
+        self._aside -= planned
+        gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned]
         self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids
         self._plan[name] = ids
@@ -55,6 +79,13 @@ class Ledger:
     def past(self, name: str) -> dict[str, Record]:
         """The records of a stage's plan."""
         return {id_: self.records[id_] for id_ in self._plan.get(name, []) if id_ in self.records}
+
+    def past_with_histories(self, name: str) -> dict[str, Record]:
+        """The same, with what a scheduler compares."""
+        past = self.past(name)
+        without = [id_ for id_, record in past.items() if record["history"] is None]
+        found = self._tables.history_of(without) if without else {}
+        return past | {id_: past[id_] | {"history": history} for id_, history in found.items()}
 
     def best(self, name: str) -> list[rows.Row]:
         """The rows (seeds) of a stage's best configuration; empty where it has none."""
@@ -92,12 +123,28 @@ class Ledger:
         """Keeps a trial that has ended; writes the tables if they are due."""
         row = record["row"]
         self._keep(record)
-        if row["trial_id"] not in self._planned:  # TPE drew it; were its place in the plan lost, ``drawn`` has it
-            self._planned.add(row["trial_id"])
+        if differs := told(record):
+            self._reporter.warn(differs)
+        if row["trial_id"] not in self._planned[row["stage"]]:  # TPE drew it; ``drawn`` finds it if the plan is lost
+            self._planned[row["stage"]].add(row["trial_id"])
             self._plan[row["stage"]].append(row["trial_id"])
             self._plan_changed = True
         if self._tables.due() and not self._held.lost.is_set():
             self.write_tables()
+
+    def restarted(self, record: Record) -> None:
+        """A trial that has ended runs again; until it ends it is in no table."""
+        self._keep(record)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """The trials that have begun and not ended."""
+        return [id_ for id_, record in self.records.items() if record["row"]["status"] not in rows.FINISHED]
+
+    def rows_but(self, trial_ids: Collection[str]) -> list[rows.Row]:
+        """The rows of all planned trials but these."""
+        planned = (id_ for ids in self._plan.values() for id_ in ids if id_ not in trial_ids)
+        return [self.records[id_]["row"] for id_ in planned if id_ in self.records]
 
     def write_tables(self) -> None:
         """Plan and tables, as far as they have changed; neither while nothing is to be written.

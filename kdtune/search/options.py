@@ -31,6 +31,8 @@ class Options:
     country: str | None = None
     loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
+    again: Sequence[str] = ()  # trials that run anew
+    mixed: bool = False  # whether trials of other numerics may stand beside new ones
 
     @property
     def changes(self) -> dict[str, Value]:

@@ -13,7 +13,7 @@ from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run, fit
 from kdtune.training.site import Site, load_splits
 from kdtune.training.sizes import check_crop, check_validation
-from kdtune.training.weights import load_weights, read_weights
+from kdtune.training.weights import load_weights, trusted_weights
 
 # What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
 Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None, Spent], Iterator[tuple[Evaluation, Run]]]
@@ -37,7 +37,7 @@ def run(
         student = _into_shell(student, config.student, device)
     if config.warm_start is not None and saved is None:
         source = site.locate(config.warm_start.checkpoint)
-        load_weights(student, read_weights(source), source, config.warm_start.part)
+        load_weights(student, trusted_weights(config.warm_start.checkpoint, source), source, config.warm_start.part)
     teacher = None
     if config.uses_teacher and config.teacher is not None:
         source = site.locate(config.teacher.checkpoint)
@@ -63,7 +63,7 @@ def frozen_teacher(teacher: Teacher, source: str, num_classes: int, device: torc
         UserError: no such file, or weights of another architecture.
     """
     network = teacher.model.model_copy(update={"init": "random"}).build(num_classes)
-    load_weights(network, read_weights(source), source)
+    load_weights(network, trusted_weights(teacher.checkpoint, source), source)
     network.to(device).eval().requires_grad_(False)
     gc.collect()  # the file's copy of the weights
     return network

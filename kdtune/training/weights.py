@@ -1,5 +1,6 @@
 """Weights of a network to and from a file, and the record that says whose weights they are."""
 
+import hashlib
 import io
 import json
 import pickletools
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from kdtune.base import Config, SegNet, UserError
 from kdtune.filesystem.folder import Folder, read_file
+from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_damaged
 
 Weights = dict[str, Tensor]
 
-RECORD = "kdtune"  # its key in the metadata of a safetensors file
 HEADS = ("fc.", "classifier.")  # of torchvision's classification networks
 # under which training scripts save a state dict beside other things; an average of weights where there is nothing else
 WRAPPERS = (
@@ -38,11 +39,30 @@ class WeightsRecord(Config):
     source: dict[str, str] = {}  # what it was made from: layout and sha256 of another file, or a trial
 
 
-def read_weights(uri: str) -> Weights:
-    """A state dict from a safetensors file or from what ``torch.save`` wrote; nothing in it is executed.
+def trusted_weights(reference: str, uri: str) -> Weights:
+    """The weights at ``uri``, if they are those that a trial's configuration names: ``trial:ID`` or ``sha256:HEX``.
 
     Raises:
-        UserError: no such file, or not a file of weights.
+        UserError: no such file, not a file of weights, or other ones.
+    """
+    made = reference.startswith("trial:")
+    try:
+        return read_weights(uri, reference.removeprefix("sha256:") if reference.startswith("sha256:") else None)
+    except UserError as error:
+        if not made:
+            raise
+        raise UserError(
+            f"{error}; launched again, the study runs trial {reference.removeprefix('trial:')} anew"
+        ) from None
+
+
+def read_weights(uri: str, sha256: str | None = None) -> Weights:
+    """A state dict from a safetensors file or from what ``torch.save`` wrote; nothing in it is executed.
+
+    ``sha256``: of the whole file, where it must be a certain one.
+
+    Raises:
+        UserError: no such file, not a file of weights, or another one.
     """
     folder, name = Folder(uri).split()
     if folder.local is not None and (folder.local / name).is_dir():
@@ -50,9 +70,12 @@ def read_weights(uri: str) -> Weights:
     content = folder.read(name)
     if content is None:
         raise UserError(f"{uri}: no such weights file")
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{uri}: not the file that the study began with (sha256 {sha256[:12]}); put that one there")
     try:
         if name.endswith(".safetensors"):
             found = safetensors.torch.load(content)
+            refuse_damaged(found, content)
         else:
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(found, Mapping):
@@ -108,7 +131,7 @@ def _is_an_object(content: bytes) -> bool:
 
 
 def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes:
-    """The network's parameters and buffers as safetensors, with a record of whose they are."""
+    """The network's parameters and buffers as safetensors, with a record of whose they are, and their digest."""
     tensors: Weights = {}
     seen: set[int] = set()
     for key, value in network.state_dict().items():
@@ -116,9 +139,30 @@ def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes
         place = tensor.untyped_storage().data_ptr()
         tensors[key] = tensor.clone() if place in seen else tensor  # safetensors refuses memory that is shared
         seen.add(place)
-    metadata = {RECORD: json.dumps(record.model_dump(mode="json"), sort_keys=True)} if record else None
-    content: bytes = safetensors.torch.save(tensors, metadata)
+    said = record.model_dump(mode="json") if record else {}
+    content: bytes = safetensors.torch.save(tensors, recorded(tensors, said))
     return content
+
+
+def read_noted(uri: str) -> str | None:
+    """The digest that a safetensors file says it has, once its content has been seen to have it.
+
+    Raises:
+        UserError: no such file, or it is damaged.
+    """
+    read_weights(uri)
+    found: str | None = _said(uri).get(DIGEST)
+    return found
+
+
+def _said(uri: str) -> dict[str, Any]:
+    """What kdtune wrote into a file of weights beside them; nothing, where another package wrote it."""
+    text = ((read_header(uri) or {}).get("__metadata__") or {}).get(RECORD, "{}")
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise UserError(f"{uri}: its kdtune record is damaged; get it again") from None
+    return found
 
 
 def read_header(uri: str) -> dict[str, Any] | None:
@@ -156,11 +200,12 @@ def read_record(uri: str) -> WeightsRecord | None:
     Raises:
         UserError: the file or its record is damaged.
     """
-    text = ((read_header(uri) or {}).get("__metadata__") or {}).get(RECORD)
-    if text is None:
+    said = _said(uri)
+    said.pop(DIGEST, None)
+    if not said:
         return None
     try:
-        return WeightsRecord.model_validate_json(text)
+        return WeightsRecord.model_validate(said, strict=False)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise UserError(f"{uri}: its kdtune record cannot be read (at '{where}'): another version wrote it") from None

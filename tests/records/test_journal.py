@@ -76,8 +76,8 @@ def test_the_journal_is_on_disk_before_each_record_is_seen(tiny: TrialConfig, st
             steps_kept.append(state["step"])
         assert steps_kept == [step for step in (on_disk["row"]["step"], 2) if steps_kept][: len(steps_kept)]
     assert steps == [
-        (2, "running", ["state-2.1.pt"]),
-        (4, "running", ["state-2.1.pt", "state-4.1.pt"]),
+        (2, "running", ["state-1-0.pt"]),
+        (4, "running", ["state-1-0.pt", "state-1-1.pt"]),
         (6, "completed", [WEIGHTS]),
     ]
 
@@ -143,7 +143,7 @@ def test_a_damaged_state_is_named_and_skipped(storage: Storage, undisturbed: Any
     assert len(again) == {1: 2, 2: 4}[harmed]
     assert (essence(again[-1]), weights(storage, which)) == undisturbed(which)
     assert [note.split("/")[-1] for note in notes] == [
-        f"state-{step}.1.pt: damaged or missing, and skipped" for step in (6, 4)[:harmed]
+        f"state-1-{slot}.pt: damaged or missing, and skipped" for slot in (2, 1)[:harmed]
     ]
     assert files(storage, which) == [WEIGHTS]
 
@@ -182,7 +182,7 @@ def test_a_state_that_no_journal_names_is_not_used(tiny: TrialConfig, storage: S
     trial_id = planned(tiny).trial_id
     storage.write_state(trial_id, 1, 4, {"killed": "before the journal was written"})
     half = storage.folder / "checkpoints" / trial_id
-    half.write("state-6.1.pt.4711-1.partial", b"killed while it was written")
+    half.write("state-1-0.pt.4711-1.partial", b"killed while it was written")
     rest = list(follow(planned(tiny), Site(), storage))
     assert (essence(rest[-1]), weights(storage, tiny)) == undisturbed(tiny)
     assert half.names(unfinished=True) == [WEIGHTS]
@@ -362,7 +362,7 @@ def test_a_stopped_trial_can_go_on(tiny: TrialConfig, storage: Storage, undistur
     record = next(begun)
     begun.close()
     stopped = stop(record, storage)
-    assert (stopped["row"]["status"], files(storage, tiny)) == ("stopped", ["state-2.1.pt"])
+    assert (stopped["row"]["status"], files(storage, tiny)) == ("stopped", ["state-1-0.pt"])
     assert stopped["row"]["finished_at"] >= stopped["row"]["started_at"]
     assert storage.record(planned(tiny).trial_id) == json.loads(json.dumps(stopped))
     rest = list(follow(planned(tiny), Site(), storage))

@@ -44,7 +44,8 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
         **dict.fromkeys(("train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg"), REAL),
         **{"inference_kwh": REAL, "inference_co2_kg": REAL, "inference_images": WHOLE},
         **dict.fromkeys(("node", "device", "error"), TEXT),
-        **{"started_at": TIME, "finished_at": TIME, "kdtune_version": TEXT, "torch_version": TEXT},
+        **{"started_at": TIME, "finished_at": TIME, "attempt": WHOLE, "numerics": WHOLE, "weights_sha256": TEXT},
+        **{"kdtune_version": TEXT, "torch_version": TEXT},
     },
     "history": {
         **dict.fromkeys(("study", "stage", "trial_id"), TEXT),
@@ -236,11 +237,13 @@ def test_states_are_told_whole_from_damaged(storage: Storage) -> None:
     assert found is not None
     assert found["step"] == 5
     assert torch.equal(found["weights"], torch.arange(3.0))
-    storage.remove_state(id_, storage.write_state(id_, 1, 6, {}))
+    assert storage.write_state(id_, 1, 6, {}, [written])["file"] != written["file"]
+    storage.remove_state(id_, 1, written)  # of this attempt: it is written over in its turn
+    storage.remove_state(id_, 2, {"file": "state-1-1.pt"})
     storage.write_weights(id_, config().student.build(12))
     checkpoints = storage.folder / "checkpoints" / id_
-    assert checkpoints.names() == ["state-5.1.pt", WEIGHTS]
-    checkpoints.write("state-5.1.pt", (checkpoints.read("state-5.1.pt") or b"")[:-10])
+    assert checkpoints.names() == ["state-1-0.pt", WEIGHTS]
+    checkpoints.write("state-1-0.pt", (checkpoints.read("state-1-0.pt") or b"")[:-10])
     assert storage.read_state(id_, written) is None
     storage.remove_states(id_)
     assert storage.read_state(id_, written) is None
@@ -267,7 +270,7 @@ def test_a_trial_is_found_without_a_list_of_the_journal(storage: Storage, monkey
 
 
 def test_thousands_of_journals_are_read_in_parts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtune.records.storage.AT_ONCE", 3)
+    monkeypatch.setattr("kdtune.records.journal_files.AT_ONCE", 3)
     records = [finished("student", float(i), {"recipe.lr": 0.01 * (i + 1)}) for i in range(8)]
     for record in records:
         storage.claim(record)

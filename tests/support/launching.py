@@ -63,6 +63,7 @@ TRIALS = {"teacher": 1, "student": 4, "distill": 4, "temperature": 4, "weight-pi
 INCIDENTAL = {
     "train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg", "node", "started_at",
     "finished_at", "seconds", "inference_kwh", "inference_co2_kg", "inference_images",
+    "attempt",
 }  # fmt: skip
 
 
@@ -133,11 +134,16 @@ def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
+def as_text(row: dict[str, Any]) -> str:
+    """A row as something that can be sorted."""
+    return json.dumps(row, sort_keys=True, default=str)
+
+
 def essence(storage: str | Path, table: str, study: str = "tiny") -> list[dict[str, Any]]:
     """A table without what may differ between two runs, in a fixed order."""
     found: pa.Table = results(study, str(storage)).table(table)
     kept = found.drop_columns([name for name in found.column_names if name in INCIDENTAL])
-    return sorted(kept.to_pylist(), key=lambda row: json.dumps(row, sort_keys=True, default=str))
+    return sorted(kept.to_pylist(), key=as_text)
 
 
 def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:

@@ -1,0 +1,94 @@
+"""The trials that are settled: what the tables of the last launch hold of them is all that there is to know.
+
+Their journals are kept, and not read again. A trial that has a higher attempt than its row tells of is not settled, and
+neither is any whose table is not as it was written.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdtune.errors import UserError
+from kdtune.records import rows
+from kdtune.records.rows import Row
+from kdtune.records.stored_study import TABLES, StoredStudy
+
+TIMES = ("started_at", "finished_at")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What tables say of trials that have ended."""
+
+    trials: pa.Table = field(default_factory=lambda: rows.trials_table([]))
+    rows: Mapping[str, Row] = field(default_factory=dict)  # of ``trials``, as a journal has them
+    aside: Mapping[str, Row] = field(
+        default_factory=dict
+    )  # of ``superseded``; their histories are in the journal alone
+    whole: bool = False  # whether every table is as it was written
+
+    @property
+    def plan(self) -> dict[str, list[str]]:
+        """Stage -> its trials, in the order in which they were written."""
+        found: dict[str, list[str]] = {}
+        for id_, row in self.rows.items():
+            found.setdefault(row["stage"], []).append(id_)
+        return found
+
+    def holds(self, trial_id: str, attempt: int) -> bool:
+        """Whether this is the attempt that is settled."""
+        row = self.rows.get(trial_id) or self.aside.get(trial_id)
+        return row is not None and row.get("attempt") == attempt
+
+
+def settled(where: StoredStudy) -> Settled:
+    """The settled trials of a study; none where ``trials`` is missing or damaged, which is said."""
+    try:
+        content = where.table_content("trials")
+        if content is None or "trials.parquet" not in where.digests():
+            return Settled()  # never launched, or by a version that noted no digest
+        trials = _read(content)
+        old = where.table_content("superseded")
+        aside = _rows(_read(old)) if old is not None else {}
+    except (UserError, pa.ArrowException) as error:
+        logging.getLogger("kdtune").warning("%s", error)
+        return Settled()
+    return Settled(trials, _rows(trials), aside, _whole(where))
+
+
+def _read(content: bytes) -> pa.Table:
+    return pq.ParquetFile(pa.BufferReader(content)).read()
+
+
+def _whole(where: StoredStudy) -> bool:
+    """Whether every table has its digest; one of several that were being written when all ended has not."""
+    known = where.digests()
+    contents = where.folder.read_many([f"{name}.parquet" for name in TABLES])
+    return len(contents) == len(TABLES) and all(
+        hashlib.sha256(content).hexdigest() == known.get(name, [None])[0] for name, content in contents.items()
+    )
+
+
+def _rows(table: pa.Table) -> dict[str, Row]:
+    """As a journal has them: seconds since 1970, and no hyperparameter that the trial has not."""
+    own = set(rows.trials_schema().names)
+    seconds = {name: pa.compute.divide(table[name].cast(pa.int64()), pa.scalar(1e6)) for name in TIMES}
+    for name, column in seconds.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    more = [name for name in table.column_names if name not in own]
+    found: dict[str, Row] = {}
+    for row in table.to_pylist():
+        found[row["trial_id"]] = _without_null(row, more)
+    return found
+
+
+def _without_null(row: dict[str, Any], names: list[str]) -> Row:
+    for name in names:
+        if row[name] is None:
+            del row[name]
+    return row

@@ -1,0 +1,77 @@
+"""Trials that have ended and run anew: those that a user names, and those whose weights are damaged."""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Sequence
+
+from kdtune.base import UserError, did_you_mean
+from kdtune.records.journal import Planned, new_record
+from kdtune.records.journal_files import Record
+from kdtune.records.rows import FINISHED, Row
+from kdtune.records.storage import Storage
+from kdtune.training.numerics import NUMERICS
+from kdtune.training.weights import read_noted
+
+
+def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
+    """The trials of a study that ``--again`` names, by id or by a pattern as a shell has them.
+
+    Raises:
+        UserError: there is none for one of the patterns.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = fnmatch.filter(trial_ids, pattern)
+        if not matching:
+            raise UserError(
+                f"--again {pattern}: no trial of these stages has run under that id"
+                f"{did_you_mean(pattern, trial_ids)}; the table `trials` has them all"
+            )
+        found.update(matching)
+    return found
+
+
+def restart(planned: Planned, before: Record, storage: Storage) -> Record:
+    """Claims a trial that has ended: its next worker begins from the start, and remembers what it came to before."""
+    record = new_record(planned) | {"attempt": before["attempt"], "replaces": before["row"].get("weights_sha256")}
+    storage.claim(record)
+    return record
+
+
+def told(record: Record) -> str | None:
+    """What a user must know of a trial that has run again, if it came to something else."""
+    before, now = record.get("replaces"), record["row"].get("weights_sha256")
+    if before is None or now is None or before == now:
+        return None
+    return (
+        f"{record['row']['trial_id']}: run again, it came to other weights than before; what other trials made of the "
+        "earlier ones stands as it is: name those with --again, too"
+    )
+
+
+def damaged(trial_id: str, row: Row, storage: Storage) -> str | None:
+    """What is wrong with the weights that a trial left, or none if they are what it wrote."""
+    uri = storage.checkpoint_uri(trial_id)
+    try:
+        noted = read_noted(uri)
+    except UserError as error:
+        return str(error)
+    if row.get("weights_sha256") not in (None, noted):
+        return f"{uri}: not the weights that the trial wrote"
+    return None
+
+
+def refuse_mixing(rows: Iterable[Row], study: str) -> None:
+    """Trials of two numerics in one study compare unlike things.
+
+    Raises:
+        UserError: there would be.
+    """
+    ended = [row for row in rows if row["status"] in FINISHED]
+    others = [row for row in ended if row.get("numerics") != NUMERICS]
+    if others:
+        versions = ", ".join(sorted({str(row["kdtune_version"]) for row in others}))
+        raise UserError(
+            f"{len(others)} of the {len(ended)} trials of study '{study}' that have ended were computed by a kdtune "
+            f"({versions}) whose numbers differ from this one's: run them again (--again '*'), launch into another "
+            "--storage, or go on with both (--mixed), which the column `numerics` marks"
+        )
