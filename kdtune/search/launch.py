@@ -22,6 +22,7 @@ from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.stage import StageRun, finished, run_stage
 from kdtune.search.stage_context import Point, StageContext
+from kdtune.search.threads import Threads, known
 from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig
@@ -48,6 +49,7 @@ class Launch:
     ledger: Ledger = field(init=False)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     meters: Meters | None = None
+    threads: Threads = field(init=False)
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
 
     def run(self) -> None:
@@ -59,6 +61,9 @@ class Launch:
         stages = stages_to_run(self.study)
         before = self.storage.read_study()
         self.ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter)
+        past = (record for stage in stages for record in self.ledger.past(stage.name).values())
+        self.threads = known(self.study, before, past)
+        self.study = self.threads.study
         now = self.study.model_dump(mode="json")
         if before is not None and before != now:
             self.reporter.changed(differences(before, now))
@@ -103,9 +108,13 @@ class Launch:
         self.meters = stack.enter_context(meters)
         if self.address is not None:
             self._check_data()
-        for stage in self.study.stages:  # whether any node has its labels
-            if not self.only or stage.name in self.only:
-                share(self.study, stage, 1, joined=self.address is not None)
+        running = [stage for stage in self.study.stages if not self.only or stage.name in self.only]
+        for stage in running:  # whether any node has its labels
+            share(self.study, stage, 1, joined=self.address is not None)
+        self.threads = self.threads.decided(joined=self.address is not None)
+        self.study = self.threads.study
+        for line in self.threads.lines(running):
+            self.reporter.note(line)
         self._begin_writing()
 
     def _begin_writing(self) -> None:
@@ -123,6 +132,9 @@ class Launch:
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
         """Plans a stage, runs what is left of it, and says which configuration is its best."""
         context = self._context(stage)
+        if self.threads.open:  # the ids of the trials depend on them
+            begin()
+            context = self._context(stage)
         points: dict[str, Point] = {}
         if stage.search != "tpe":
             for point in stage.points(list(context.starts), self.study.seed):
@@ -144,7 +156,8 @@ class Launch:
                 self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
             site = replace(context.site, keys=self.site.keys)
             followed = bool(self.loggers)
-            context = replace(context, site=site, threads=shared.threads, gpus=shared.gpus, followed=followed)
+            threads = self.study.threads or shared.threads
+            context = replace(context, site=site, threads=threads, gpus=shared.gpus, followed=followed)
             report = (self.reporter, self.ledger.ended, self.loggers)
             run_stage(StageRun(self.study, context, past, shared, self.halt, *report), left, num_steps)
         self.ledger.write_tables()
@@ -155,7 +168,7 @@ class Launch:
         """The best of the stages that it starts from, and where the weights are that its trials load."""
         winners = self.ledger.winners
         starts = {name: TrialConfig.model_validate_json(winners(name)[0]["config"]) for name in stage.start_from}
-        starts = starts or {"base": self.study.base}
+        starts = {n: self.study.with_threads(c) for n, c in (starts or {"base": self.study.base}).items()}
         references = self.checkpoints.references | made_weights(self.study, stage, winners)
         configs = [*starts.values(), *self.study.loading(stage)]
         files = self.checkpoints.files | weights_files(self.storage, configs, references.values())

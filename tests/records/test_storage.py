@@ -35,6 +35,7 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
             "network": TEXT,
             "teacher_network": TEXT,
             "seed": WHOLE,
+            "threads": WHOLE,
             "miou": REAL,
             "miou_best": REAL,
             "step": WHOLE,
