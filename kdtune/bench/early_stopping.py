@@ -197,7 +197,8 @@ def _launched(
             fresh.write_record(record)
             (fresh.folder / "checkpoints" / trial_id).write(WEIGHTS, weights)
         fresh.write_plan(plan)
-        options = Options(stages=names, scheduler="asha")
+        threads = (full.read_study() or {}).get("threads")  # decided by the stages of that launch
+        options = Options(stages=names, scheduler="asha", threads=threads)
         launch(spec, storage=folder, data_root=data_root, options=options, reporter=Lines())
         made, records = fresh.plan(), fresh.records()
         return {name: [records[trial_id]["row"] for trial_id in made[name]] for name in names}

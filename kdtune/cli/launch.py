@@ -14,6 +14,7 @@ from kdtune.cli.options import (
     pack_option,
     set_option,
     storage_option,
+    threads_option,
 )
 from kdtune.errors import UserError
 
@@ -37,6 +38,7 @@ Examples:
 @set_option
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
+@threads_option
 @click.option("--country", metavar="ISO", help="Whose electricity is used, three letters; default: the study's, DEU.")
 @click.option(
     "--log",

@@ -17,6 +17,12 @@ set_option = click.option(
     multiple=True,
     help="A value for every stage that has the path, e.g. recipe.num_steps=2000.",
 )
+threads_option = click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Threads of a trial on a processor, part of what it is; default: the study's own, kept from its first launch.",
+)
 pack_option = click.option(
     "--pack",
     type=click.Choice(["always", "fallback", "never"]),

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from kdtune.cli.options import data_option, figures_option, pack_option, set_option, storage_option
+from kdtune.cli.options import data_option, figures_option, pack_option, set_option, storage_option, threads_option
 
 
 @click.command(epilog="Example: kdtune train demo --set recipe.num_steps=50")
@@ -14,6 +14,7 @@ from kdtune.cli.options import data_option, figures_option, pack_option, set_opt
 @set_option
 @click.option("--stage", metavar="NAME", help="The stage whose first configuration is trained; default: the first.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint.")
+@threads_option
 @click.option("-o", "--output", metavar="DIR", help="Where the trial's files go; default: ./kdtune-train.")
 def train(
     study: str,
@@ -21,6 +22,7 @@ def train(
     settings: tuple[str, ...],
     stage: str | None,
     teacher: str | None,
+    threads: int | None,
     output: str | None,
     pack: Any,
 ) -> None:
@@ -31,7 +33,8 @@ def train(
     from kdtune.search import in_process
     from kdtune.study.settings import parse_set
 
-    for line in in_process.train(study, data_root, parse_set(settings), stage, teacher, output or "kdtune-train", pack):
+    changes, folder = parse_set(settings), output or "kdtune-train"
+    for line in in_process.train(study, data_root, changes, stage, teacher, folder, pack, threads):
         click.echo(line)
 
 

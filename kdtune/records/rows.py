@@ -38,6 +38,7 @@ _TRIALS_TAIL = [
     ("network", pa.string()),
     ("teacher_network", pa.string()),
     ("seed", pa.int64()),
+    ("threads", pa.int64()),
     ("miou", pa.float64()),
     ("miou_best", pa.float64()),
     ("step", pa.int64()),
@@ -151,6 +152,7 @@ def hyperparameters(config: TrialConfig) -> Row:
         "teacher_network": config.teacher.model.label if config.uses_teacher and config.teacher else None,
         "init": config.initialisation,
         "seed": config.seed,
+        "threads": config.threads,
         "steps_total": config.recipe.num_steps,
     }
     for name, term in config.active_losses.items():

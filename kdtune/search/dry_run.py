@@ -11,8 +11,7 @@ def forecast(study: StudySpec, where: Storage) -> str:
     lines = [f"study {study.name}: results would be in {where.folder.uri}"]
     total = {"trials": 0, "steps": 0, "hours": 0.0}
     for stage in study.stages:
-        points = stage.points(list(study.template_starts(stage)), study.seed) if stage.search != "tpe" else []
-        trials = len(points) or stage.samples or 0
+        trials = study.num_trials(stage)
         recipe = templates[stage.name].recipe
         steps = trials * recipe.num_steps
         stopped = study.scheduler_of(stage)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from pydantic import ValidationError
 
 from kdtune.base import RunError, UserError
@@ -28,6 +29,7 @@ def train(
     teacher: str | None,
     output: str,
     pack: PackMode = "always",
+    threads: int | None = None,
 ) -> Iterator[str]:
     """Trains a stage's first configuration in this process, without Ray; a line per evaluation.
 
@@ -36,7 +38,7 @@ def train(
         RunError: the trial failed.
     """
     found = load_study(study)
-    options = Options(settings=settings, teacher=teacher, stages=[stage] if stage else [])
+    options = Options(settings=settings, teacher=teacher, stages=[stage] if stage else [], threads=threads)
     for line in kept_searches(found, options.changes):
         yield f"note: {line}"
     spec = adjusted(found, options)
@@ -80,7 +82,9 @@ def _teacher_alone(spec: StudySpec, templates: Mapping[str, TrialConfig]) -> Tri
     fault = ""
     for init in ("imagenet", "random"):
         try:
-            return spec.base.replace({**changes, "student": model.model_dump(mode="json") | {"init": init}})
+            return spec.with_threads(spec.base).replace(
+                {**changes, "student": model.model_dump(mode="json") | {"init": init}}
+            )
         except ValidationError as error:
             fault = told(error.errors()[0])
     raise UserError(f"study '{spec.name}': its teacher cannot be trained with its base: {fault}")
@@ -103,6 +107,8 @@ def _trained(
     past = where.record(planned.trial_id)
     row = past["row"] if past else {}
     if row.get("status") != "completed":
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         with metered_here(spec.country_iso_code) as spent:
             for record in follow(planned, Site(data_folder(data_root), pack=pack), where, spent=spent):
                 row, last = record["row"], record["history"][-1] if record["history"] else {}

@@ -11,7 +11,6 @@ from kdtune.cluster.halt import Halt, interruptible, refuse_halted
 from kdtune.cluster.meters import Meters
 from kdtune.cluster.share import has_gpu, share
 from kdtune.filesystem.lock import Held
-from kdtune.records import rows
 from kdtune.records.journal_files import Record
 from kdtune.records.logbook import stop_requests
 from kdtune.records.progress import Reporter
@@ -22,9 +21,11 @@ from kdtune.search.checkpoints import Checkpoints, check_networks, made_weights,
 from kdtune.search.data_check import check_data, datasets_of
 from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.ledger import TAKEN_OVER, Ledger
+from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.stage import StageRun, finished, run_stage
 from kdtune.search.stage_context import Point, StageContext, point_of
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.search.threads import Threads, known
+from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy_counter import check_country
@@ -52,6 +53,7 @@ class Launch:
     ledger: Ledger = field(init=False)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     meters: Meters | None = None
+    threads: Threads = field(init=False)
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
     _anew: set[str] = field(default_factory=set)  # trials that have ended, and are yet to run again
     _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
@@ -64,6 +66,8 @@ class Launch:
         """
         stages = stages_to_run(self.study)
         before = self.storage.read_study()
+        self.threads = known(self.study, before, self.storage.each_record())
+        self.study = self.threads.study
         now = self.study.model_dump(mode="json")
         ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter, unchanged=before == now)
         self.ledger = ledger
@@ -82,7 +86,6 @@ class Launch:
                     if self._wanted(stage):
                         refuse_halted(self.halt)
                         self._stage(stage, begin)
-                        self._warn_of_weak_teacher(stage)
                 self._begin_writing()
                 self.ledger.energy.keep_last(self.meters)
                 self.ledger.write_tables()
@@ -114,9 +117,13 @@ class Launch:
         self.meters = stack.enter_context(meters)
         if self.address is not None:
             self._check_data()
-        for stage in self.study.stages:  # whether any node has its labels
-            if self._wanted(stage):
-                share(self.study, stage, 1, joined=self.address is not None)
+        running = [stage for stage in self.study.stages if self._wanted(stage)]
+        for stage in running:  # whether any node has its labels
+            share(self.study, stage, 1, joined=self.address is not None)
+        self.threads = self.threads.decided(joined=self.address is not None)
+        self.study = self.threads.study
+        for line in self.threads.lines(running):
+            self.reporter.note(line)
         self._begin_writing()
         self.storage.sweep(self.ledger.unfinished)
 
@@ -135,6 +142,9 @@ class Launch:
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
         """Plans a stage, runs what is left of it, and says which configuration is its best."""
         context = self._context(stage)
+        if self.threads.open:  # the ids of the trials depend on them
+            begin()
+            context = self._context(stage)
         points: dict[str, Point] = {}
         if stage.search != "tpe":
             for point in stage.points(list(context.starts), self.study.seed):
@@ -160,13 +170,17 @@ class Launch:
                 self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
             site = replace(context.site, keys=self.site.keys)
             followed = bool(self.loggers)
-            context = replace(context, site=site, threads=shared.threads, gpus=shared.gpus, followed=followed)
+            threads = self.study.threads or shared.threads
+            context = replace(context, site=site, threads=threads, gpus=shared.gpus, followed=followed)
             report = (self.reporter, self.ledger.ended, self.loggers)
-            known = self.ledger.past_with_histories(stage.name)
-            run_stage(StageRun(self.study, context, known, shared, self.halt, *report), left, num_steps)
+            compared = self.ledger.past_with_histories(stage.name)
+            run_stage(StageRun(self.study, context, compared, shared, self.halt, *report), left, num_steps)
         self.ledger.write_tables()
         self.reporter.stage_ended(stage.name, self.ledger.best(stage.name))
-        self._name_absent_classes(stage)
+        if weak := weak_teacher(stage.name, self.ledger):
+            self.reporter.warn(weak)
+        if absent := absent_classes(stage.name, self.ledger, self._named):
+            self.reporter.note(absent)
 
     def _restart(self, context: StageContext, past: Mapping[str, Record]) -> None:
         """The trials of a stage that have ended and run again."""
@@ -191,7 +205,7 @@ class Launch:
         """The best of the stages that it starts from, and where the weights are that its trials load."""
         winners = self.ledger.winners
         starts = {name: TrialConfig.model_validate_json(winners(name)[0]["config"]) for name in stage.start_from}
-        starts = starts or {"base": self.study.base}
+        starts = {n: self.study.with_threads(c) for n, c in (starts or {"base": self.study.base}).items()}
         references = self.checkpoints.references | made_weights(self.study, stage, winners)
         configs = [*starts.values(), *self.study.loading(stage)]
         files = self.checkpoints.files | weights_files(self.storage, configs, references.values())
@@ -206,23 +220,3 @@ class Launch:
             token=self.held.token,
             trainer=self.trainer,
         )
-
-    def _name_absent_classes(self, stage: Stage) -> None:
-        """Once for each dataset: they hardly differ from trial to trial, and ``per_class_iou`` has them all."""
-        for row in self.ledger.best(stage.name)[:1]:
-            dataset = TrialConfig.model_validate_json(row["config"]).dataset
-            note = rows.absent_note(dataset.class_names, row["per_class_iou"], most=10)
-            if note and dataset.name not in self._named:
-                self._named.add(dataset.name)
-                self.reporter.note(f"{stage.name}: {note}")
-
-    def _warn_of_weak_teacher(self, stage: Stage) -> None:
-        """The surest sign of wrong preprocessing: a teacher that does not beat the student."""
-        teacher, student = self.ledger.best(TEACHER), self.ledger.best("student")
-        if stage.name in (TEACHER, "student") and teacher and student:
-            best = rows.mean_std([row["miou"] for row in student])[0]
-            if teacher[0]["miou"] <= best:
-                self.reporter.warn(
-                    f"the teacher's mIoU of {teacher[0]['miou']:.2f} does not beat the student's {best:.2f}: check its "
-                    "checkpoint, its preprocessing and its recipe before believing any distilled result"
-                )

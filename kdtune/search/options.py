@@ -28,6 +28,7 @@ class Options:
     settings: Mapping[str, Value] = field(default_factory=dict)
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
+    threads: int | None = None
     country: str | None = None
     loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
@@ -83,6 +84,7 @@ def _changed(study: StudySpec, options: Options) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "max_concurrent": options.max_concurrent,
         "gpus_per_trial": options.gpus_per_trial,
+        "threads": options.threads,
         "country_iso_code": options.country,
     }
     changes = {key: value for key, value in changes.items() if value is not None}

@@ -4,6 +4,7 @@ Nothing here reads files of data or weights; ``file`` turns YAML into a ``StudyS
 """
 
 import contextlib
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
@@ -37,6 +38,8 @@ class StudySpec(Config):
     halving: Halving = Halving()
     gpus_per_trial: PositiveFloat = 1.0  # share of a GPU, where there is one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
+    # of each trial's computation; null: decided where the study first starts. Left out of what is written where null
+    threads: PositiveInt | None = Field(default=None, exclude_if=operator.not_)
     country_iso_code: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "DEU"  # whose electricity is used
     base: TrialConfig
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -44,6 +47,9 @@ class StudySpec(Config):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         details = []
+        if self.base.threads is not None:
+            message = "is one number for the whole study: it stands beside name and stages"
+            details.append(error_at(("base", "threads"), message, self.base.threads))
         seen: dict[str, Stage] = {}
         for i, stage in enumerate(self.stages):
             if stage.name in seen:
@@ -137,7 +143,7 @@ class StudySpec(Config):
         """One configuration per stage, as it would be if the first value of every grid were the best."""
         made: dict[str, TrialConfig] = {}
         for stage in self.stages:
-            start = made[stage.start_from[0]] if stage.start_from else self.base
+            start = made[stage.start_from[0]] if stage.start_from else self.with_threads(self.base)
             made[stage.name] = start.replace({**stage.set, **stage.first_point})
         return made
 
@@ -155,7 +161,17 @@ class StudySpec(Config):
     def template_starts(self, stage: Stage) -> dict[str, TrialConfig]:
         """What a stage would start from, for counting trials before any has run."""
         made = self.templates()
-        return {name: made[name] for name in stage.start_from} or {"base": self.base}
+        return {name: made[name] for name in stage.start_from} or {"base": self.with_threads(self.base)}
+
+    def num_trials(self, stage: Stage) -> int:
+        """Of a stage, before any has run; at most, where a search draws them."""
+        if stage.search == "tpe":
+            return stage.samples or 0
+        return len(stage.points(list(self.template_starts(stage)), self.seed))
+
+    def with_threads(self, config: TrialConfig) -> TrialConfig:
+        """The configuration with this study's number of threads, which is part of what each of its trials is."""
+        return config if config.threads == self.threads else config.replace({"threads": self.threads})
 
 
 def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: ValidationError) -> Any:

@@ -96,6 +96,8 @@ class Stage(Config):
         for section in ("set", "grid", "ranges"):
             if "seed" in getattr(self, section):
                 yield error_at((section, "seed"), "seeds stand in the stage's own list, e.g. seeds: [1, 2, 3]")
+            if "threads" in getattr(self, section):
+                yield error_at((section, "threads"), "is one number for the whole study: it stands beside its name")
         for path, values in self.grid.items():
             twice = [value for i, value in enumerate(values) if value in values[:i]]
             if not values:

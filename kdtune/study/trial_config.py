@@ -4,11 +4,14 @@ import copy
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
+    Field,
+    PositiveInt,
     SerializeAsAny,
     ValidationError,
     model_validator,
@@ -101,6 +104,9 @@ class TrialConfig(Config):
     losses: AnyLosses
     recipe: Recipe
     seed: Seed = 0
+    # torch's, which change the last digits; the study's own, see ``StudySpec.with_threads``. Left out of what is
+    # written where there is none: trials from before it was there keep their ids
+    threads: PositiveInt | None = Field(default=None, exclude_if=operator.not_)
 
     @model_validator(mode="before")
     @classmethod

@@ -275,12 +275,12 @@ def test_train_runs_two_steps_without_ray(tmp_path: Path) -> None:
     program = (
         "import sys; from kdtune.cli import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
-        "print('ray' in sys.modules, file=sys.stderr)"
+        "print('ray' in sys.modules, sys.modules['torch'].get_num_threads(), file=sys.stderr)"
     )
-    words = ["train", "demo", "--set", "student.width=0.0625", "-o", "runs", *SMALLEST]
+    words = ["train", "demo", "--set", "student.width=0.0625", "-o", "runs", "--threads", "3", *SMALLEST]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "False"
+    assert done.stderr.splitlines()[-1] == "False 3"
     first, *_, last = done.stdout.splitlines()
     assert first.endswith("2 steps; files in runs/demo")
     assert "step 2/2: mIoU " in done.stdout

@@ -181,7 +181,7 @@ LONGER = AT_ONCE.replace("num_steps: 6, eval_every: 2", "num_steps: 80, eval_eve
     "start_from: [student, weight-pi]\n    seeds: [11, 12]", "start_from: [student]\n    seeds: [11, 12]"
 )
 STAGES = ("--stage", "student", "--stage", "final")
-OPTIONS = ("--scheduler", "none", *STAGES)
+OPTIONS = ("--scheduler", "none", "--threads", "1", *STAGES)
 
 
 @pytest.fixture(scope="module")

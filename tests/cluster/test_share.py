@@ -76,6 +76,27 @@ def test_processors_of_any_cluster(
     assert shared(shape, monkeypatch, trials) == Share(cpus, 0, at_once)
 
 
+@pytest.mark.parametrize(
+    ("shape", "threads", "cpus", "at_once"),
+    [
+        ([(8, 0)], 2, 2, 4),
+        ([(8, 0)], 3, 3, 2),
+        ([(5, 0), (3, 0)], 2, 2, 3),  # node by node, and not four of eight
+        ([(2, 0), (1, 0)], 4, 2, 1),  # as many as the largest has
+        ([(0, 0)], 4, 1, 1),  # an autoscaler's head alone
+        ([(64, 0)], 1, 1, PROCESSOR_TRIALS),
+    ],
+)
+def test_a_study_with_its_number_of_threads(
+    shape: Shape, threads: int, cpus: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shared(shape, monkeypatch, threads=threads) == Share(cpus, 0, at_once)
+
+
+def test_threads_do_not_change_the_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shared([(16, 8)], monkeypatch, threads=5) == Share(2, 1, 8)
+
+
 def test_a_trial_that_no_node_can_hold_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no node can hold a trial of 2 GPUs: the nodes have 1, 1; .*--gpus-per-trial"):
         shared([(8, 1), (8, 1)], monkeypatch, gpus_per_trial=2.0)

@@ -60,6 +60,7 @@ def test_a_student_alone_has_no_distillation_columns() -> None:
     assert not [name for name in row if name.startswith(("lambda_", "temperature"))]
     assert row["config"] == config({"recipe.lr": 0.02}).model_dump_json()
     assert row["config_id"] == config({"recipe.lr": 0.02, "seed": 5}).config_id
+    assert (row["threads"], hyperparameters(config({"threads": 2}))["threads"]) == (None, 2)
 
 
 def test_terms_fill_their_columns() -> None:

@@ -156,8 +156,20 @@ def test_output_goes_where_it_belongs(launched: Path) -> None:
     assert "\x1b" not in stdout + stderr
 
 
+def test_the_number_of_threads_is_the_studys(launched: Path) -> None:
+    """One for all stages, also for that of a single trial; decided where the study began."""
+    (number,) = {row["threads"] for row in rows_of(launched)}
+    assert results("tiny", str(launched)).storage.read_study()["threads"] == number
+    said = f"{number} thread{'s' * (number > 1)} per trial, from now on part of the study"
+    assert said in (launched / "stderr").read_text()
+    assert {json.loads(row["config"])["threads"] for row in rows_of(launched)} == {number}
+
+
 def test_launching_again_runs_nothing(again: Path) -> None:
     before = rows_of(again)
+    threads = str(before[0]["threads"])
+    done = kdtune("launch", again / "tiny.yaml", "--storage", again, "--scheduler", "none", "--threads", threads)
+    assert done.stderr.count("nothing left to run") == len(TRIALS)
     done = kdtune("launch", again / "tiny.yaml", "--storage", again, "--scheduler", "none")
     assert done.returncode == 0, done.stderr
     assert rows_of(again) == before  # times too: nothing was run
@@ -192,7 +204,8 @@ def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path
     study = write_study(tmp_path, STUDY.replace("losses.pi.weight: [1e-1, 2]", "losses.pi.weight: [1e-1, 3]"))
     done = kdtune("launch", study, "--storage", again, "--scheduler", "none", "--stage", "weight-pi")
     assert done.returncode == 0, done.stderr
-    assert "stages.weight-pi.grid.losses.pi.weight" in done.stderr
+    assert "stages.weight-pi.grid.losses.pi.weight; only what that affects" in done.stderr
+    assert "per trial, as the study began" in done.stderr
     now = {row["trial_id"]: row for row in rows_of(again)}
     assert len(now.keys() - before.keys()) == 1
     assert all(now[name] == row for name, row in before.items() if name in now)

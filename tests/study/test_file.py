@@ -13,8 +13,8 @@ from kdtune.study.spec import StudySpec
 from tests.support.small_study import TEXT, small, write
 
 TOP = (
-    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, country_iso_code, "
-    "base, stages"
+    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, threads, "
+    "country_iso_code, base, stages"
 )
 RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
@@ -189,7 +189,7 @@ def faults(path: Path) -> list[str]:
             GRID,
             "recip.lr: [1]",
             "12: stages[student].grid.recip.lr: recip: unknown key (did you mean 'recipe'?); allowed: dataset, "
-            "student, teacher, warm_start, losses, recipe, seed",
+            "student, teacher, warm_start, losses, recipe, seed, threads",
         ),
         (
             GRID,
@@ -383,6 +383,7 @@ def test_dump_and_read_again(tmp_path: Path, spec: StudySpec) -> None:
             )
             for value in ("{width: 1}", "[[1]]", "[{}]")
         ),
+        (["threads=4"], "--set threads: one number for the whole study: give --threads N"),
         (["seed=4"], "--set seed: a stage's seeds are its own list; change `seeds` in the study's file"),
         (
             ["recipe.num_steps=-1"],

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 
 from kdtune.records.journal import Planned
+from kdtune.study.file import dump, read
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Range, Stage, shuffled
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Site
 from kdtune.training.trial import run
-from tests.support.small_study import small
+from tests.support.small_study import small, write
 
 LR, DECAY = "recipe.lr", "recipe.weight_decay"
 
@@ -159,6 +161,32 @@ def test_seed_is_in_the_trial_id_only(distilled: TrialConfig) -> None:
     assert other.trial_id("distill") == f"distill-{distilled.config_id}-s7"
 
 
+def test_threads_are_part_of_a_trial_and_without_them_ids_stay(tmp_path: Path, spec: StudySpec) -> None:
+    """These ids are those from before a study had a number of threads."""
+    made = {name: config.trial_id(name) for name, config in spec.templates().items()}
+    assert made == {
+        "student": "student-e97385bd92-s0",
+        "distill": "distill-3354f48221-s0",
+        "final": "final-e97385bd92-s0",
+    }
+    assert "threads" not in dump(spec)
+    two = small(tmp_path, ("name: small", "name: small\nthreads: 2"))
+    assert {config.threads for config in two.templates().values()} == {2}
+    assert two.with_threads(spec.base) == two.template_starts(two.stages[0])["base"]
+    assert not {config.config_id for config in two.templates().values()} & {
+        config.config_id for config in spec.templates().values()
+    }
+    assert StudySpec.model_validate(yaml.safe_load(dump(two))) == two  # what a job is sent, and a launch leaves
+
+
+def test_threads_in_the_base_are_refused(tmp_path: Path) -> None:
+    faults, _ = read(write(tmp_path, ("base:", "base:\n  threads: 2")))
+    (line,) = faults
+    assert line.endswith(
+        "small.yaml:3: base.threads: is one number for the whole study: it stands beside name and stages"
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -279,6 +307,7 @@ def stage(**fields: Any) -> Stage:
         ({"grid": {LR: [1, 1.0]}}, "holds 1.0 twice"),
         ({"grid": {"seed": [1, 2]}}, "the stage's own list"),
         ({"set": {"seed": 1}}, "the stage's own list"),
+        ({"grid": {"threads": [1, 2]}}, "one number for the whole study"),
         ({"seeds": [1, 1]}, "seeds must differ"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
     ],
