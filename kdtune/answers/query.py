@@ -87,7 +87,7 @@ def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
 
 def summary(where: StoredStudy, styled: bool) -> str:
     """The tables that answer the study's question, as text."""
-    stored = gathered([where])
+    stored = gathered([where], history=False)
     told = []
     for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
         size = tables.table(name, stored, where.study).num_rows
