@@ -38,6 +38,8 @@ AT_ONCE = 1000  # journals whose contents are held in memory while they are read
 JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 
+WRITTEN = {"journal", "checkpoints", "logs", "energy"}  # folders
+
 Record = dict[str, Any]  # a trial's journal: row, history, states (newest first), attempt
 
 
@@ -46,25 +48,26 @@ class Storage(StoredStudy):
     """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:
-        """Writes and removes a file as large as a journal.
+        """Writes and removes a file as large as a journal, there and in each of its folders.
 
         Raises:
             UserError: it cannot be written.
         """
         try:
-            self.folder.write(".writable", bytes(JOURNAL_BYTES))
-            self.folder.remove(".writable")
+            for folder in _written(self.folder):
+                folder.write(".writable", bytes(JOURNAL_BYTES))
+                folder.remove(".writable")
         except OSError as error:
-            raise self.unusable(error) from error
+            raise self.unusable(error, folder) from error
 
-    def unusable(self, error: OSError) -> UserError:
-        """What a user reads when the storage refuses a write; some errors say it already."""
+    def unusable(self, error: OSError, folder: Folder | None = None) -> UserError:
+        """What a user reads when the storage, or this folder of it, refuses a write; some errors say it already."""
         if isinstance(error, UserError):
             return error
         cure = "free some space, or " if error.errno in NO_ROOM else ""
         return UserError(
-            f"{self.folder.uri}: cannot write there: {error.strerror or error}; {cure}give another folder with "
-            "--storage or KDTUNE_STORAGE; nothing finished is lost"
+            f"{(folder or self.folder).uri}: cannot write there: {error.strerror or error}; {cure}give another folder "
+            "with --storage or KDTUNE_STORAGE; nothing finished is lost"
         )
 
     def refused(self, error: OSError) -> bool:
@@ -250,6 +253,12 @@ def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
     except ValueError:
         _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
         return None
+
+
+def _written(folder: Folder) -> Iterator[Folder]:
+    """A study's folder, then those in it that its launches write into, as far as they are there."""
+    yield folder
+    yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
 
 
 def _whole(record: Any) -> Record:

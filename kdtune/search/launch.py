@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster import session
 from kdtune.cluster.halt import Halt, interruptible, refuse_halted
+from kdtune.cluster.lookout import Lookout
 from kdtune.cluster.meters import Meters
 from kdtune.cluster.share import has_gpu, share
 from kdtune.filesystem.lock import Held
@@ -22,6 +23,7 @@ from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.stage import StageRun, finished, run_stage
 from kdtune.search.stage_context import Point, StageContext
+from kdtune.search.stalls import Stalls
 from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig
@@ -48,6 +50,7 @@ class Launch:
     ledger: Ledger = field(init=False)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     meters: Meters | None = None
+    stalls: Stalls = field(init=False)
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
 
     def run(self) -> None:
@@ -60,8 +63,8 @@ class Launch:
         before = self.storage.read_study()
         self.ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter)
         now = self.study.model_dump(mode="json")
-        if before is not None and before != now:
-            self.reporter.changed(differences(before, now))
+        if before is not None and (paths := differences(before, now)):
+            self.reporter.changed(paths)
         self.checkpoints.locate(self.study, self.only)
         check_networks(self.study, self.only)
         with contextlib.ExitStack() as stack:
@@ -101,6 +104,9 @@ class Launch:
         self.reporter.ray_started(self.study, dashboard, has_gpu())
         meters = Meters(self.study.country_iso_code, self.ledger.energy.keep, self.reporter.warn)
         self.meters = stack.enter_context(meters)
+        self.stalls = Stalls(self.storage, self.reporter, self.halt)
+        stack.callback(self.stalls.close)
+        stack.enter_context(Lookout(self.meters, self.study.stall_after, self.halt, self.stalls))
         if self.address is not None:
             self._check_data()
         for stage in self.study.stages:  # whether any node has its labels
@@ -117,7 +123,9 @@ class Launch:
     def _check_data(self) -> None:
         configs, records = datasets_of(self.study, self.only), self.ledger.records
         joined = self.address is not None
-        keys = check_data(configs, self.site, self.storage, records, self.reporter, self.halt, joined=joined)
+        told = (self.reporter, self.halt)
+        stall_after = self.study.stall_after
+        keys = check_data(configs, self.site, self.storage, records, *told, joined=joined, stall_after=stall_after)
         self.site = replace(self.site, keys=keys)
 
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
@@ -145,7 +153,7 @@ class Launch:
             site = replace(context.site, keys=self.site.keys)
             followed = bool(self.loggers)
             context = replace(context, site=site, threads=shared.threads, gpus=shared.gpus, followed=followed)
-            report = (self.reporter, self.ledger.ended, self.loggers)
+            report = (self.reporter, self.stalls, self.ledger.ended, self.loggers)
             run_stage(StageRun(self.study, context, past, shared, self.halt, *report), left, num_steps)
         self.ledger.write_tables()
         self.reporter.stage_ended(stage.name, self.ledger.best(stage.name))

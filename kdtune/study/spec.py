@@ -37,6 +37,7 @@ class StudySpec(Config):
     halving: Halving = Halving()
     gpus_per_trial: PositiveFloat = 1.0  # share of a GPU, where there is one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
+    stall_after: PositiveFloat | None = 120.0  # seconds without a sign of life before a trial counts as stalled
     country_iso_code: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "DEU"  # whose electricity is used
     base: TrialConfig
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
