@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kdtune.errors import Interrupted as Interrupted
 from kdtune.errors import Lost as Lost
 from kdtune.errors import RunError as RunError
+from kdtune.errors import Stuck as Stuck
 from kdtune.errors import UserError as UserError
 
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it

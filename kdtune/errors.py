@@ -13,5 +13,9 @@ class Interrupted(RunError):
     """Ctrl-C or SIGTERM ended the run in order; what is finished is kept. The command line exits with 130."""
 
 
+class Stuck(RunError):
+    """A part of this process hangs and cannot be ended, so that the process must not wait for it when it ends."""
+
+
 class Lost(RunError):
     """The cluster under the run is gone. Ray ends a process that goes on for long after that."""

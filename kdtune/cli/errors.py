@@ -58,7 +58,7 @@ class Errors(click.Group):
         except KeyboardInterrupt:  # before or after Ray runs; in between, the launch ends in order
             _ended(ctx, "interrupted; nothing finished is lost", 130)
         except Exception as error:
-            from kdtune.errors import Interrupted, Lost, RunError, UserError
+            from kdtune.errors import Interrupted, Lost, RunError, Stuck, UserError
 
             if isinstance(error, PATHS):
                 raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
@@ -66,7 +66,7 @@ class Errors(click.Group):
                 raise
             if isinstance(error, UserError):
                 raise BadInput(str(error)) from None
-            if isinstance(error, Lost):  # Ray's own end of the process would wait for a cluster that is gone
+            if isinstance(error, Lost | Stuck):  # an end in order would wait for a cluster that is gone, or what hangs
                 _say_ended(str(error))
                 sys.stdout.flush()
                 os._exit(1)

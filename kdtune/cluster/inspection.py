@@ -31,9 +31,7 @@ def look(configs: Sequence[TrialConfig], site: Site) -> dict[Part, Content]:
     Raises:
         UserError: missing or unreadable data, a label out of range, or no room for a pack.
     """
-    for config in configs:  # what is missing is said before anything is packed
-        for split in SPLITS:
-            config.dataset.samples(split, dataset_root(config.dataset, site.root))
+    check_there(configs, site.root)  # what is missing is said before anything is packed
     found = {}
     for config in configs:
         for split in SPLITS:
@@ -41,6 +39,17 @@ def look(configs: Sequence[TrialConfig], site: Site) -> dict[Part, Content]:
             check_labels(images, config.dataset, split)
             found[part(config.dataset, split)] = content(config.dataset, split, dataset_root(config.dataset, site.root))
     return found
+
+
+def check_there(configs: Sequence[TrialConfig], data_root: str | None) -> None:
+    """Lists the files of these configurations' datasets.
+
+    Raises:
+        UserError: some are missing.
+    """
+    for config in configs:
+        for split in SPLITS:
+            config.dataset.samples(split, dataset_root(config.dataset, data_root))
 
 
 def settle(storage: Storage, records: Mapping[str, Record], answers: Sequence[Answer]) -> dict[Part, str]:

@@ -48,6 +48,17 @@ def show(row: Row) -> None:
             gauge.set(shown[column], tags)
 
 
+@functools.cache
+def _stalled() -> Gauge:
+    text = "1 from when the trial was found to hang until it makes a step again or has failed, then 0."
+    return Gauge("kdtune_stalled", description=text, tag_keys=("study", "stage", "trial"))
+
+
+def show_stalled(study: str, stage: str, trial: str, *, stalled: bool) -> None:
+    """Sets the gauge of a trial that hangs, or did; in the driver, since the trial itself cannot tell."""
+    _stalled().set(float(stalled), {"study": study, "stage": stage, "trial": trial})
+
+
 def _watts(row: Row) -> float | None:
     """None at a trial's first evaluation in this process, and where nobody measures."""
     if row["energy_kwh"] is None:

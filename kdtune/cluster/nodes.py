@@ -5,15 +5,16 @@ Ray is imported where it is used: by then ``kdtune.cluster.environment`` has set
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdtune.base import RunError, UserError
+from kdtune.base import RunError, Stuck, UserError
+from kdtune.cluster.attended import attended
 from kdtune.cluster.halt import Halt, refuse_halted
 from kdtune.cluster.inspection import Answer, look
 from kdtune.loading.content import Content
-from kdtune.records.progress import Reporter
+from kdtune.records.progress import Reporter, duration
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Site
 
@@ -37,23 +38,41 @@ def able() -> list[Node]:
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     kind = "GPU" if any(node["Resources"].get("GPU") for node in alive) else "CPU"
-    found = [
-        Node(node["NodeID"], f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']}, {node['NodeID'][:8]})")
-        for node in alive
-        if node["Resources"].get(kind)
-    ]
+    found = [Node(node["NodeID"], _named(node)) for node in alive if node["Resources"].get(kind)]
     return sorted(found, key=lambda node: node.name)
 
 
-def _look(configs: Sequence[TrialConfig], site: Site) -> Answer:
+def free(most: int = 4) -> str:
+    """What each node has left: ``127.0.0.1 (host, 0a1b2c3d): 0 of 1 GPU, 3 of 8 CPU free``."""
+    import ray
+
+    left = ray._private.state.available_resources_per_node()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    told = []
+    for node in alive[:most]:
+        kinds = [kind for kind in ("GPU", "CPU") if node["Resources"].get(kind)]
+        mine = left.get(node["NodeID"], {})
+        have = ", ".join(f"{mine.get(kind, 0):g} of {node['Resources'][kind]:g} {kind}" for kind in kinds)
+        told.append(f"{_named(node)}: {have or 'no GPU, no CPU'} free")
+    return "; ".join(told) + (f" (and {len(alive) - most} more nodes)" if len(alive) > most else "")
+
+
+def _named(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']}, {node['NodeID'][:8]})"
+
+
+def _look(configs: Sequence[TrialConfig], site: Site, stall_after: float | None) -> Answer:
     """On a node: what it has. The name is that of its host, where Ray's is not known to who asks."""
     try:
-        return Answer(platform.node(), look(configs, site))
-    except UserError as error:
+        found = attended("reading its data", lambda: look(configs, site), stall_after, lambda line: None)
+        return Answer(platform.node(), found)
+    except (UserError, Stuck) as error:
         return Answer(platform.node(), fault=str(error))
 
 
-def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Halt) -> list[Answer]:
+def ask(
+    configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Halt, stall_after: float | None = None
+) -> list[Answer]:
     """What each node has of the datasets of these configurations, packed there by now; all nodes at the same time.
 
     A cluster without a node for trials, which would start one for the first trial, starts it for this.
@@ -70,12 +89,12 @@ def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Ha
     def on(node: Node) -> Any:
         return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
 
-    tasks: dict[Any, Node | None] = {on(node).remote(configs, site): node for node in able()}
+    tasks: dict[Any, Node | None] = {on(node).remote(configs, site, stall_after): node for node in able()}
     if not tasks:
-        tasks = {task.options(num_cpus=1).remote(configs, site): None}
+        tasks = {task.options(num_cpus=1).remote(configs, site, stall_after): None}
     found: list[Answer] = []
     contents: dict[str, Content] = {}  # one for all nodes that have the same
-    told_at = time.monotonic()
+    began = told_at = time.monotonic()
     while tasks:
         refuse_halted(halt)
         done, _ = ray.wait(list(tasks), num_returns=1, timeout=1.0)
@@ -87,7 +106,8 @@ def ask(configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Ha
         if tasks and time.monotonic() - told_at >= TOLD_EVERY:
             told_at = time.monotonic()
             waited = ", ".join(node.name if node else "the first node of the cluster" for node in tasks.values())
-            progress.note(f"data: {len(found)} nodes have looked; waiting for {waited}")
+            since = duration(told_at - began)
+            progress.note(f"data: {len(found)} nodes have looked; waiting for {waited} for {since}")
     if not found:
         raise RunError("every node left the cluster while the data was looked at")
     return sorted(found, key=lambda answer: answer.node)

@@ -9,13 +9,13 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import ray
 
 from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
+from kdtune.cluster.silence import Silence
 
 DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
 
@@ -86,23 +86,6 @@ def given_as(address: str) -> str:
     return f"RAY_ADDRESS={address}" if os.environ.get("RAY_ADDRESS") == address else f"--address {address}"
 
 
-@dataclass
-class Silence:
-    """How long nobody has answered, as far as this process was awake to hear it.
-
-    One that was stopped for a minute (a laptop's lid, SIGSTOP) has not listened meanwhile.
-    """
-
-    looked: float  # on the monotonic clock
-    seconds: float = 0.0
-
-    def at(self, now: float, answered: bool) -> float:
-        """The seconds of silence at a look, of which there is one every ``ASKED_EVERY``."""
-        self.seconds = 0.0 if answered else self.seconds + min(now - self.looked, 2 * ASKED_EVERY)
-        self.looked = now
-        return self.seconds
-
-
 def _watch(halt: Halt, done: threading.Event) -> None:
     """Ends the launch when Ray is gone, which Ray does not tell: trials would wait for ever, or the process end."""
     me = ray.get_runtime_context().get_node_id()
@@ -117,7 +100,7 @@ def _watch(halt: Halt, done: threading.Event) -> None:
 
     asks = threading.Thread(target=ask, daemon=True, name="kdtune-asks")
     asks.start()
-    refused, silence = 0, Silence(time.monotonic())
+    refused, silence = 0, Silence(time.monotonic(), ASKED_EVERY)
     while not done.wait(ASKED_EVERY):
         silent = silence.at(time.monotonic(), answered.is_set())
         answered.clear()

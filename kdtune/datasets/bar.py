@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kdtune import signs
+
 EVERY_SECONDS = 10.0
 
 Advance = Callable[[int], None]  # takes how many are done by now
@@ -24,12 +26,18 @@ def bar(what: str, total: int, shown: Callable[[int], str] = str) -> Iterator[Ad
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(text(0), total=total or None)
-            yield lambda done: progress.update(task, completed=done, description=text(done))
+
+            def moved(done: int) -> None:
+                signs.alive()
+                progress.update(task, completed=done, description=text(done))
+
+            yield moved
         return
     last = time.monotonic()
 
     def line(done: int) -> None:
         nonlocal last
+        signs.alive()
         if time.monotonic() - last >= EVERY_SECONDS:
             last = time.monotonic()
             print(text(done), file=sys.stderr, flush=True)

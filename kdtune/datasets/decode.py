@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from kdtune import signs
 from kdtune.base import IGNORE, Sample
 from kdtune.datasets.files import FORBIDDEN, BadFile
 
@@ -61,7 +62,7 @@ def read_pair(
 def _load(path: Path, grey: int = 1) -> Image.Image:
     """A decoded file; a PNG in grey with fewer than ``grey`` bits is refused, and so is one with 16."""
     try:
-        with path.open("rb") as file:
+        with signs.reading(path), path.open("rb") as file:
             head = file.read(26)
             file.seek(0)
             with Image.open(file) as image:

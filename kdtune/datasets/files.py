@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtune import signs
 from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
 
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -98,8 +99,9 @@ def folder(dataset: SegmentationDataset, root: Path | None, choices: Sequence[st
     if root is None:
         raise UserError(f"{dataset.name}: no data folder given: {advice}")
     for choice in choices:
-        if (root / choice).is_dir():
-            return root / choice
+        with signs.reading(root / choice):
+            if (root / choice).is_dir():
+                return root / choice
     raise UserError(f"{dataset.name}: no folder {root / choices[0]}: {advice}")
 
 
@@ -123,7 +125,8 @@ def labels_in(where: Path, ending: str = ".png") -> list[Path]:
 
 def _visible(where: Path) -> list[Path]:
     """What is in a folder, sorted, without the hidden files (``._x.png``) that archives of macOS leave."""
-    return sorted(Path(entry.path) for entry in os.scandir(where) if not entry.name.startswith("."))
+    with signs.reading(where):
+        return sorted(Path(entry.path) for entry in os.scandir(where) if not entry.name.startswith("."))
 
 
 def pair(

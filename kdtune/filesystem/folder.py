@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pyarrow import fs
 
+from kdtune import signs
 from kdtune.errors import UserError
 from kdtune.filesystem import object_stores
 from kdtune.filesystem.patience import AWAY, StorageError, expect, patiently
@@ -85,7 +86,8 @@ class Folder:
             if path is not None:
                 return local(path)
             try:
-                return object_stores.ask(self.uri, remote)
+                with signs.excused():  # requests have limits of their own
+                    return object_stores.ask(self.uri, remote)
             except OSError as error:
                 raise object_stores.told(self.uri, error) from None
 

@@ -8,7 +8,7 @@ A folder makes the lock exclusively. An object store has no such request in pyar
 lock writes its own, waits for ``SETTLE`` seconds and has the study if its token still stands: of launches that looked
 at the same moment, the last to write. What remains are writes that take longer than that, at the start or when a beat
 is overtaken by a takeover. Then two launches hold the study until the next beat of the one whose token is gone: it
-notices, ``lost`` is set, its workers end after their evaluation and its driver before the next table. (If each sees
+notices, ``lost`` is set, and its driver ends, its workers with it, before the next table. (If each sees
 the other's token, both end.) Nothing is lost by that: a trial computes the same wherever it runs, its journal is
 fenced, and tables are made from journals.
 """

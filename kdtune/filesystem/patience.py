@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
+from kdtune import signs
 from kdtune.errors import UserError
 
 PATIENCE = 120.0  # seconds for which a storage that was reached before is tried again; KDTUNE_STORAGE_PATIENCE
@@ -104,6 +105,7 @@ def patiently(storage: str, action: Callable[[], T]) -> T:
                     _missing(storage, error)
             if now >= end:
                 raise
+            signs.alive()
             time.sleep(min(pause * _jitter.uniform(0.5, 1.0), end - now))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
+from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
 from kdtune.loading.ahead import in_order
+from kdtune.loading.alone import alone
 from kdtune.loading.sources import Sources, cache_folder, sources
 
 KEPT_DIGITS = 16  # of an image's digest: enough to tell which image differs once the keys do
@@ -62,7 +63,7 @@ def content(dataset: SegmentationDataset, split: Split, root: Path | None) -> Co
         with ExitStack() as stack:
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(f"{path}.lock", mode=0o666))  # of any user, as that of a pack
+                stack.enter_context(alone(path))
             found = _kept(source) or _read(source)
     return found
 
@@ -94,7 +95,7 @@ def digest(source: Sources, sample: Sample) -> bytes:
     whole = hashlib.sha256()
     for path in sample.files:
         try:
-            with path.open("rb") as file:
+            with signs.reading(path), path.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split
 from kdtune.datasets.decode import ORIENTATION
 
@@ -82,7 +83,7 @@ def size(dataset: SegmentationDataset, split: Split, sample: Sample) -> tuple[in
         return int(given[0]), int(given[1])
     if sample.files:
         try:
-            with Image.open(sample.files[0]) as image:
+            with signs.reading(sample.files[0]), Image.open(sample.files[0]) as image:
                 if image.getexif().get(ORIENTATION, 1) == 1:  # else its label says which way up it is
                     return image.height, image.width
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):

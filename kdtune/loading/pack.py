@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
 from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.loading.ahead import in_order
+from kdtune.loading.alone import alone
 from kdtune.loading.content import digest, keep
 from kdtune.loading.images import Images, read_directly, size
 from kdtune.loading.sources import Sources, cache_folder, sources
@@ -125,7 +125,7 @@ def pack_samples(dataset: SegmentationDataset, split: Split, samples: list[Sampl
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
-            with FileLock(f"{folder}.lock", mode=0o666):  # of any user: the cache may belong to a whole node
+            with alone(folder):
                 if not folder.is_dir():
                     _pack(source, folder)
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
 
 DECODING = 2  # raised whenever a file may give other pixels than before: the packs of before are made anew
@@ -71,7 +72,8 @@ def _stamps(samples: list[Sample]) -> Stamps:
     for sample in samples:
         for path in sample.files:
             try:
-                status = path.stat()
+                with signs.reading(path):
+                    status = path.stat()
             except OSError as error:  # a link to nowhere is listed, too
                 raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
             found[path] = (status.st_size, status.st_mtime_ns)

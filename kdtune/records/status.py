@@ -13,6 +13,7 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import LEASE, alive_here, read_holder
 from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.records import trouble
 from kdtune.records.logbook import Launched, read_launch
 from kdtune.records.progress import duration
 from kdtune.records.rows import FINISHED, Row
@@ -39,6 +40,7 @@ class Trial:
     trial_id: str
     step: int
     steps_total: int
+    stalled: str | None = None  # since when and where, in words
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Status:
     seconds_left: float | None  # at most, of all stages, at the pace of this launch; none: nothing to tell it from
     energy_kwh: float | None = None  # of all nodes and launches until now, idle time included; none: not metered
     co2_kg: float | None = None
+    waiting: str | None = None  # for what a trial waits, in words
     notes: tuple[str, ...] = ()
     job: Mapping[str, str | None] | None = None  # what the cluster says of it
 
@@ -123,8 +126,17 @@ def status_of(where: Storage) -> Status:
     chosen = launch.stages if launch else ()
     left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)
     seconds = left / pace if pace and state == "running" else None
+    signs = trouble.read(where.folder) if state == "running" else trouble.Trouble()
+    stages = [_with_stalls(stage, signs.stalled) for stage in stages]
     found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds, *_energy(where))
+    if signs.waiting and signs.since:
+        found = replace(found, waiting=f"{signs.waiting} since {duration(time.time() - signs.since)}")
     return replace(found, told="finished") if found.done and state == "ended" else found
+
+
+def _with_stalls(stage: Stage, stalled: Mapping[str, str]) -> Stage:
+    under_way = (replace(trial, stalled=stalled.get(trial.trial_id)) for trial in stage.under_way)
+    return replace(stage, under_way=tuple(under_way))
 
 
 def _energy(where: Storage) -> tuple[float | None, float | None]:
@@ -225,8 +237,11 @@ def lines(status: Status) -> list[str]:
             best = "" if stage.best is None else f"{stage.best:9.2f}  {stage.best_trial}"
             found.append(f"{stage.name:{width}}  {cells}  {best}".rstrip())
     trials = [trial for stage in status.stages for trial in stage.under_way]
-    found += [f"{word} {t.trial_id}: step {t.step} of {t.steps_total}" for t in trials[:20]]
+    trials.sort(key=lambda trial: trial.stalled is None)  # what needs a look comes first
+    for t in trials[:20]:
+        found.append(f"{word} {t.trial_id}: step {t.step} of {t.steps_total}" + (f", {t.stalled}" if t.stalled else ""))
     found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
+    found += [status.waiting] if status.waiting else []
     if status.seconds_left is not None:
         found.append(f"at most about {duration(status.seconds_left)} left at the pace of this launch")
     if status.energy_kwh is not None and status.co2_kg is not None:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ WEIGHTS = "student.safetensors"
 JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 KEPT_DIGESTS = 3  # of a table and of those before it, which a reader may still see
+WRITTEN = {"journal", "checkpoints", "logs", "energy"}  # folders
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,17 @@ class Storage(Journals):
     """The folder of one study, for those who also write it."""
 
     def check_writable(self) -> None:
-        """Writes and removes a file as large as a journal.
+        """Writes and removes a file as large as a journal, there and in each of its folders.
 
         Raises:
             UserError: it cannot be written.
         """
         try:
-            self.folder.write(".writable", bytes(JOURNAL_BYTES))
-            self.folder.remove(".writable")
+            for folder in _written(self.folder):
+                folder.write(".writable", bytes(JOURNAL_BYTES))
+                folder.remove(".writable")
         except OSError as error:
-            raise self.unusable(error) from error
+            raise self.unusable(error, folder) from error
 
     def sweep(self, unfinished: Iterable[str]) -> None:
         """Removes what killed processes left behind: half-written files, and parts of journals that have a successor.
@@ -71,14 +73,14 @@ class Storage(Journals):
                 if half or superseded_part(name, newest):
                     place.remove(name)
 
-    def unusable(self, error: OSError) -> UserError:
-        """What a user reads when the storage refuses a write; some errors say it already."""
+    def unusable(self, error: OSError, folder: Folder | None = None) -> UserError:
+        """What a user reads when the storage, or this folder of it, refuses a write; some errors say it already."""
         if isinstance(error, UserError):
             return error
         cure = "free some space, or " if error.errno in NO_ROOM else ""
         return UserError(
-            f"{self.folder.uri}: cannot write there: {error.strerror or error}; {cure}give another folder with "
-            "--storage or KDTUNE_STORAGE; nothing finished is lost"
+            f"{(folder or self.folder).uri}: cannot write there: {error.strerror or error}; {cure}give another folder "
+            "with --storage or KDTUNE_STORAGE; nothing finished is lost"
         )
 
     def refused(self, error: OSError) -> bool:
@@ -228,6 +230,13 @@ def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
     except ValueError:
         _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
         return None
+
+
+def _written(folder: Folder) -> Iterator[Folder]:
+    """A study's folder, then those in it that its launches write into; an object store has the same rights for all."""
+    yield folder
+    if folder.local is not None:
+        yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
 
 
 def new_row(study: str, stage: str, trial_id: str, start: str, facts: Row) -> Row:

@@ -15,6 +15,7 @@ from kdtune.records.journal import LESS_MEMORY, fail, new_record, stop
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record
 from kdtune.search.stage_context import StageContext
+from kdtune.search.stalls import Stalls
 
 RETRIES = 3  # of a trial whose process is lost
 
@@ -29,12 +30,21 @@ class Unread:
 class Watch(Unread, tune.Callback):  # type: ignore[misc]
     """Writes down what only the driver knows: which trials the scheduler stopped, which lost their process."""
 
-    def __init__(self, context: StageContext, halt: Halt, progress: Reporter, ended: Callable[[Record], None]) -> None:
+    def __init__(
+        self, context: StageContext, halt: Halt, progress: Reporter, ended: Callable[[Record], None], stalls: Stalls
+    ) -> None:
         self._context, self._halt, self._progress, self._ended = context, halt, progress, ended
+        self._stalls = stalls
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Some ten times a second."""
+        self._stalls.placed(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker has it."""
-        self._progress.trial_started(self._context.planned(trial.config).trial_id)
+        trial_id = self._context.planned(trial.config).trial_id
+        self._stalls.begins(trial_id, trial)
+        self._progress.trial_started(trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -64,9 +74,11 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
             return
         planned = self._context.planned(trial.config)
         record = self._context.storage.record(planned.trial_id) or new_record(planned)
-        self._done(fail(record, f"{_cause(trial)} (after {RETRIES} retries)", self._context.storage))
+        cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
+        self._done(fail(record, cause, self._context.storage))
 
     def _done(self, record: Record) -> None:
+        self._stalls.ended(record["row"]["trial_id"])
         self._ended(record)
         self._progress.trial_ended(record["row"])
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import kdtune
 
+UNTOLD = {"stall_after"}  # how a launch is watched changes nothing that it runs
+
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     """The dotted paths at which two studies differ; a stage goes by its name."""
     if isinstance(before, list) and isinstance(now, list) and all(isinstance(x, dict) for x in [*before, *now]):
         before, now = ({x.get("name", i): x for i, x in enumerate(side)} for side in (before, now))
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*before, *now])
+        keys = [key for key in dict.fromkeys([*before, *now]) if prefix or key not in UNTOLD]
         return [d for key in keys for d in differences(before.get(key), now.get(key), f"{prefix}{key}.")]
     return [] if before == now else [prefix.rstrip(".")]
 

@@ -4,8 +4,9 @@ import platform
 from collections.abc import Mapping, Sequence
 
 from kdtune.cluster import inspection, nodes
+from kdtune.cluster.attended import attended
 from kdtune.cluster.halt import Halt, promptly
-from kdtune.loading.pack import dataset_root
+from kdtune.loading.content import Content
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
 from kdtune.study.spec import StudySpec
@@ -22,6 +23,7 @@ def check_data(
     halt: Halt,
     *,
     joined: bool,
+    stall_after: float | None = None,
 ) -> dict[Part, str]:
     """The content key of every split, once each node has packed it and looked at every label.
 
@@ -33,21 +35,26 @@ def check_data(
         reporter: told what is read.
         halt: of the launch, whose signals are handled by now if nodes are asked.
         joined: whether the nodes of a cluster are asked; else this machine is the only one.
+        stall_after: seconds without progress after which it is given up; none: never.
 
     Raises:
         UserError: data are missing, damaged, or not the same everywhere.
         Interrupted: by Ctrl-C or SIGTERM.
+        Stuck: this machine's data cannot be read, and are no error either.
     """
-    for config in configs if not joined else ():  # what is missing is said before anything else
-        root = dataset_root(config.dataset, site.data_root)
-        config.dataset.samples("train", root)
-        config.dataset.samples("val", root)
-    reporter.note(f"reading {', '.join(sorted({config.dataset.name for config in configs}))}")
+    what = f"reading {', '.join(sorted({config.dataset.name for config in configs}))}"
     if joined:
-        answers = nodes.ask(configs, site, reporter, halt)
+        reporter.note(what)
+        answers = nodes.ask(configs, site, reporter, halt, stall_after)
     else:
+
+        def look() -> dict[Part, Content]:
+            inspection.check_there(configs, site.data_root)  # what is missing is said before anything else
+            reporter.note(what)
+            return inspection.look(configs, site)
+
         with promptly():
-            answers = [inspection.Answer(platform.node(), inspection.look(configs, site))]
+            answers = [inspection.Answer(platform.node(), attended(what, look, stall_after, reporter.note))]
     return inspection.settle(storage, records, answers)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster import session
 from kdtune.cluster.halt import Halt, interruptible, refuse_halted
+from kdtune.cluster.lookout import Lookout
 from kdtune.cluster.meters import Meters
 from kdtune.cluster.share import has_gpu, share
 from kdtune.filesystem.lock import Held
@@ -24,6 +25,7 @@ from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.stage import StageRun, finished, run_stage
 from kdtune.search.stage_context import Point, StageContext, point_of
+from kdtune.search.stalls import Stalls
 from kdtune.search.threads import Threads, known
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
@@ -54,6 +56,7 @@ class Launch:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     meters: Meters | None = None
     threads: Threads = field(init=False)
+    stalls: Stalls = field(init=False)
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
     _anew: set[str] = field(default_factory=set)  # trials that have ended, and are yet to run again
     _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
@@ -69,11 +72,13 @@ class Launch:
         self.threads = known(self.study, before, self.storage.each_record())
         self.study = self.threads.study
         now = self.study.model_dump(mode="json")
-        ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter, unchanged=before == now)
+        paths = differences(before, now) if before is not None else []
+        same = before is not None and not paths
+        ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter, unchanged=same)
         self.ledger = ledger
         self._anew = named(self.again, [id_ for s in stages if self._wanted(s) for id_ in ledger.past(s.name)])
-        if before is not None and before != now:
-            self.reporter.changed(differences(before, now))
+        if paths:
+            self.reporter.changed(paths)
         self.checkpoints.locate(self.study, self.only)
         check_networks(self.study, self.only)
         with contextlib.ExitStack() as stack:
@@ -115,6 +120,9 @@ class Launch:
         self.reporter.ray_started(self.study, dashboard, has_gpu())
         meters = Meters(self.study.country_iso_code, self.ledger.energy.keep, self.reporter.warn)
         self.meters = stack.enter_context(meters)
+        self.stalls = Stalls(self.storage, self.reporter, self.halt)
+        stack.callback(self.stalls.close)
+        stack.enter_context(Lookout(self.meters, self.study.stall_after, self.halt, self.stalls))
         if self.address is not None:
             self._check_data()
         running = [stage for stage in self.study.stages if self._wanted(stage)]
@@ -136,7 +144,9 @@ class Launch:
     def _check_data(self) -> None:
         configs, records = datasets_of(self.study, self.only), self.ledger.records
         joined = self.address is not None
-        keys = check_data(configs, self.site, self.storage, records, self.reporter, self.halt, joined=joined)
+        told = (self.reporter, self.halt)
+        stall_after = self.study.stall_after
+        keys = check_data(configs, self.site, self.storage, records, *told, joined=joined, stall_after=stall_after)
         self.site = replace(self.site, keys=keys)
 
     def _stage(self, stage: Stage, begin: Callable[[], None]) -> None:
@@ -172,7 +182,7 @@ class Launch:
             followed = bool(self.loggers)
             threads = self.study.threads or shared.threads
             context = replace(context, site=site, threads=threads, gpus=shared.gpus, followed=followed)
-            report = (self.reporter, self.ledger.ended, self.loggers)
+            report = (self.reporter, self.stalls, self.ledger.ended, self.loggers)
             compared = self.ledger.past_with_histories(stage.name)
             run_stage(StageRun(self.study, context, compared, shared, self.halt, *report), left, num_steps)
         self.ledger.write_tables()

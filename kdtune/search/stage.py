@@ -32,6 +32,7 @@ from kdtune.search.callbacks import RETRIES, Named, Stopping, Watch
 from kdtune.search.early_stopping import scheduler
 from kdtune.search.searchers import FromOptuna, FromPlan
 from kdtune.search.stage_context import Point, StageContext
+from kdtune.search.stalls import Stalls
 from kdtune.search.worker import run_trial
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import SchedulerName, Stage, shuffled
@@ -47,6 +48,7 @@ class StageRun:
     share: Share
     halt: Halt
     progress: Reporter
+    stalls: Stalls
     ended: Callable[[Record], None] = lambda record: None
     loggers: Sequence[str] = ()  # see ``kdtune.cluster.loggers``
 
@@ -79,7 +81,8 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     experiment = f"{stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     resources = {"cpu": run.share.cpus, **({"gpu": run.share.gpus} if run.share.gpus else {})}
     folder = run.context.storage.folder
-    watchers = [Watch(run.context, run.halt, run.progress, run.ended)]
+    run.stalls.begin(resources, stage)
+    watchers = [Watch(run.context, run.halt, run.progress, run.ended, run.stalls)]
     watchers += loggers.callbacks(run.loggers, folder, run.study.name, stage.name, Named(run.context))
     with _rays_files(folder):
         tuner = tune.Tuner(

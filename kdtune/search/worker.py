@@ -7,6 +7,7 @@ import errno
 import torch
 from ray import tune
 
+from kdtune import signs
 from kdtune.base import UserError
 from kdtune.cluster import loggers, meters, metrics
 from kdtune.filesystem.lock import NAME as LOCK
@@ -15,7 +16,10 @@ from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.journal import Overtaken, follow
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
 
-LASTING = NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EACCES}  # what no second try mends
+# what no second try mends
+LASTING = NO_ROOM | {
+    errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
+}  # fmt: skip
 
 
 def run_trial(point: Point, context: StageContext) -> None:
@@ -24,9 +28,9 @@ def run_trial(point: Point, context: StageContext) -> None:
     planned = context.planned(point)
     notes: list[str] = []
     context.storage.folder.expected()
-    _refuse_if_lost(context)
-    spent = meters.spent(context.gpus)
+    spent = meters.spent(context.gpus, planned.trial_id)
     try:
+        _refuse_if_lost(context)
         for record in follow(planned, context.site, context.storage, notes.append, context.trainer, spent):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
@@ -35,9 +39,9 @@ def run_trial(point: Point, context: StageContext) -> None:
             if context.followed:  # by step, not by the number of its evaluation
                 told |= loggers.reported(row, record["history"][-1] if record["history"] else {})
                 told |= {"timesteps_total": row["step"] or 0}
-            tune.report(told | {"error": row["error"], "notes": notes[:]})
+            with signs.excused():  # the driver takes it when it can
+                tune.report(told | {"error": row["error"], "notes": notes[:]})
             notes.clear()
-            _refuse_if_lost(context)
     except Overtaken:
         raise SystemExit from None
     except (UserError, OSError) as error:
@@ -52,7 +56,10 @@ def run_trial(point: Point, context: StageContext) -> None:
 
 
 def _refuse_if_lost(context: StageContext) -> None:
-    """Ends this worker if another launch has taken the study over: two writers would mix."""
+    """Ends this worker if another launch has taken the study over.
+
+    Asked once, before a trial: later its driver ends it, and what it writes until then is fenced by its attempt.
+    """
     content = context.storage.folder.read(LOCK)
     if context.token is not None and (content is None or not may_be_of(content, context.token)):
         raise SystemExit

@@ -40,6 +40,7 @@ class StudySpec(Config):
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
     # of each trial's computation; null: decided where the study first starts. Left out of what is written where null
     threads: PositiveInt | None = Field(default=None, exclude_if=operator.not_)
+    stall_after: PositiveFloat | None = 120.0  # seconds without a sign of life before a trial counts as stalled
     country_iso_code: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "DEU"  # whose electricity is used
     base: TrialConfig
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]

@@ -11,6 +11,7 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdtune import signs
 from kdtune.base import IGNORE, Preprocessing, SegNet, UserError
 from kdtune.loading.batches import MAX_PIXELS, normalise, validation_batches
 from kdtune.loading.images import Images
@@ -40,6 +41,7 @@ def confusion(
             return network(image).logits.float()
 
     for pixels, target in validation_batches(val, recipe.eval_batch_size, device):
+        signs.alive()
         image = normalise(pixels, preprocessing)
         logits = logits_of(image) if recipe.eval_window is None else sliding(logits_of, image, recipe.eval_window)
         for each, label in zip(logits, target, strict=True):  # one by one: K values per pixel are most of the memory

@@ -10,6 +10,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor, nn
 
+from kdtune import signs
 from kdtune.base import Loss, SegNet, SegOutput, Tap
 from kdtune.loading.batches import Batch, train_batches
 from kdtune.loading.images import Images
@@ -129,6 +130,7 @@ def fit(
         sums.add(run.step, total, values)
         looks = run.step in due or run.step % CHECK_EVERY == 0
         fault = _fault(run, sums) if looks else None  # waits for the device
+        signs.stepped(run.step)
         run.seconds += time.perf_counter() - began
         if fault is not None or run.step in due:
             used = run.bill.trained(used, spent())
@@ -206,6 +208,7 @@ def _seen(
 ) -> Iterator[tuple[SegOutput | None, Tensor]]:
     """What ``Loss.before_training`` is given; costs nothing until it is asked."""
     for batch in train_batches(train, config.recipe, config.seed, 0, device):
+        signs.alive()
         from_teacher = None
         if teacher is not None and config.teacher is not None:
             with torch.no_grad(), autocast(config.recipe, device):

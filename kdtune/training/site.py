@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kdtune import signs
 from kdtune.base import IGNORE, SegmentationDataset, Split, UserError
 from kdtune.filesystem.folder import absolute
 from kdtune.loading.content import content_key
@@ -94,6 +95,7 @@ def check_labels(images: Images, dataset: SegmentationDataset, split: Split) -> 
     labelled = False
     num_classes = dataset.num_classes
     for i, name in enumerate(images.names):
+        signs.alive()
         label = images.label(i)
         labelled = labelled or bool((label != IGNORE).any())
         wrong = label[(label >= num_classes) & (label != IGNORE)]

@@ -70,9 +70,10 @@ def test_an_address_is_named_by_what_gave_it(by: str, monkeypatch: pytest.Monkey
 
 def test_silence_is_counted_while_awake() -> None:
     """Stopped for a minute, between two looks, is no silence; a control store that says nothing for as long is."""
-    from kdtune.cluster.session import ANSWER_WITHIN, ASKED_EVERY, Silence
+    from kdtune.cluster.session import ANSWER_WITHIN, ASKED_EVERY
+    from kdtune.cluster.silence import Silence
 
-    silence = Silence(0.0)
+    silence = Silence(0.0, ASKED_EVERY)
     assert silence.at(2.0, answered=True) == 0
     assert silence.at(70.0, answered=False) <= 2 * ASKED_EVERY < ANSWER_WITHIN
     assert silence.at(72.0, answered=True) == 0

@@ -19,6 +19,7 @@ from kdtune.filesystem.lock import LEASE, locked
 from kdtune.records.logbook import Launched, write_launch
 from kdtune.records.status import holder, lines, status_of
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trouble import Trouble, write
 from tests.support.tiny import finished, study, write_tables
 
 VERSIONS = {"kdtune": "0.1.0"}
@@ -256,3 +257,18 @@ def test_a_launch_that_does_not_end_is_named(storage: Storage) -> None:
     assert done.exit_code == 1
     assert f"process {os.getpid()}" in done.stderr.splitlines()[-1]
     assert storage.folder.exists("stop.json")
+
+
+def test_what_hangs_and_what_waits_is_shown_while_the_launch_runs(storage: Storage) -> None:
+    half_way(storage)
+    running = next(t.trial_id for stage in status_of(storage).stages for t in stage.under_way)
+    told = {running: "stalled: no step for 2 min; ended, and tried once more"}
+    write(storage.folder, Trouble(told, "waiting for 1 GPU for a trial", time.time() - 125))
+    with locked(storage.folder):
+        launched(storage)
+        shown = lines(status_of(storage))
+    assert any(line.startswith(f"running {running}: ") and line.endswith(f", {told[running]}") for line in shown)
+    assert "waiting for 1 GPU for a trial since 2 min" in shown
+    assert not any(
+        "stalled" in line or "waiting" in line for line in lines(status_of(storage))
+    )  # of a launch that died

@@ -350,3 +350,13 @@ def test_a_launch_ends_without_a_table_that_nobody_can_read(
     assert readable.endswith("tiny: grid of 4 values: ")
     assert "mIoU [%] by" not in long
     assert "best configuration of each stage" in long
+
+
+@pytest.mark.parametrize("name", ["journal", "checkpoints", "logs", "energy"])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(tmp_path: Path, name: str) -> None:
+    storage = Storage(str(tmp_path), "tiny")
+    storage.check_writable()
+    assert storage.folder.names() == storage.folder.folders() == []
+    (tmp_path / "tiny" / name).write_text("")  # in the folder's place: what root cannot write either
+    with pytest.raises(UserError, match=rf"tiny/{name}: cannot write there: File exists; give another folder"):
+        storage.check_writable()

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from kdtune.records.journal import Planned
+from kdtune.search.changes import differences
 from kdtune.study.file import dump, read
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Range, Stage, shuffled
@@ -346,3 +347,14 @@ def test_planned_trials_have_the_ids_of_their_configurations(spec: StudySpec) ->
     (first, _) = student.points(["base"], seed=0)
     planned = Planned("small", "student", "base", student.config({"base": spec.base}, first))
     assert planned.trial_id == spec.base.replace({LR: 0.1}).trial_id("student")
+
+
+def test_how_long_a_stall_lasts_changes_no_trial(tmp_path: Path) -> None:
+    """A study on storage from before the field was there has not changed either."""
+    plain, given = small(tmp_path), small(tmp_path, ("name: small\n", "name: small\nstall_after: null\n"))
+    assert (plain.stall_after, given.stall_after) == (120.0, None)
+    ids = [{name: config.trial_id(name) for name, config in spec.templates().items()} for spec in (plain, given)]
+    assert ids[0] == ids[1]
+    now = plain.model_dump(mode="json")
+    before = {key: value for key, value in now.items() if key != "stall_after"}
+    assert differences(before, now) == differences(given.model_dump(mode="json"), now) == []
