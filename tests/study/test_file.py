@@ -13,7 +13,7 @@ from kdtune.study.spec import StudySpec
 from tests.support.small_study import TEXT, small, write
 
 TOP = (
-    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, threads, "
+    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, threads, stall_after, "
     "country_iso_code, base, stages"
 )
 RECIPE = (
