@@ -14,6 +14,7 @@ from kdtune.answers.comparison import compare
 from kdtune.answers.planned_grid import planned_study
 from kdtune.answers.rendering import render, render_comparison, render_data
 from kdtune.answers.tables import Tables
+from kdtune.answers.unlike import unlike
 from kdtune.records import stored_study
 from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
 
@@ -65,6 +66,11 @@ def table_in_format(
     if compare:
         return render_comparison(table, data, study, form, styled=styled)
     return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table])
+
+
+def remarks(study: str, storage: str | None) -> list[str]:
+    """What is to be known before the trials of a study are compared, see ``unlike``."""
+    return unlike(StoredStudy(storage_root(storage), study_name(study)).table("trials"))
 
 
 def _compared(study: str | None, table: str, found: Tables) -> pa.Table:

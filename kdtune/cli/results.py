@@ -61,8 +61,11 @@ def results(
     content = query.table_in_format(None if every else study, storage, table, form, **options)
     if output is None:
         click.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
-        return
-    write_file(output, content if isinstance(content, bytes) else content.encode())
+    else:
+        write_file(output, content if isinstance(content, bytes) else content.encode())
+    if study is not None and not every and not published:
+        for line in query.remarks(study, storage):
+            click.echo(f"note: {line}", err=True)
 
 
 @click.command(epilog="Example: kdtune report demo -o demo.html")

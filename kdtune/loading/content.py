@@ -47,7 +47,7 @@ def content_key(dataset: SegmentationDataset, split: Split, root: Path | None) -
 def content(dataset: SegmentationDataset, split: Split, root: Path | None) -> Content:
     """The content of a split of the dataset in ``root``.
 
-    Read once per node, by one process, and kept in the cache until a source file changes its size or time; where the
+    Read once per node, by one process, and kept in the cache until a source file changes its size or a time; where the
     cache cannot be written, each process reads for itself.
 
     Raises:

@@ -12,7 +12,9 @@ from kdtune.base import Sample, SegmentationDataset, Split, UserError
 
 DECODING = 2  # raised whenever a file may give other pixels than before: the packs of before are made anew
 
-Stamps = dict[Path, tuple[int, int]]  # source file -> size [bytes], time [ns]
+# source file -> size [bytes], time of its content [ns], which a copy may set, and of its last change, which only the
+# file system sets
+Stamps = dict[Path, tuple[int, int, int]]
 
 
 def cache_folder() -> Path:
@@ -32,15 +34,14 @@ class Sources:
 
     @property
     def name(self) -> str:
-        """Dataset, split and a hash: of the config, its ``version``, and each source file's path, size and time."""
+        """Dataset, split and a hash: of the config, its ``version``, and each source file's path, size and times."""
         digest = hashlib.sha256(
             f"{self.dataset.model_dump_json()}|{self.dataset.version}|{self.split}|{DECODING}".encode()
         )
         for sample in self.samples:
             digest.update(sample.name.encode())
             for path in sample.files:
-                size_bytes, time_ns = self.stamps[path]
-                digest.update(b"|%b|%d|%d" % (os.fsencode(path), size_bytes, time_ns))
+                digest.update(b"|%b|%d|%d|%d" % (os.fsencode(path), *self.stamps[path]))
         return f"{self.dataset.name}-{self.split}-{digest.hexdigest()[:16]}"
 
     def check_unchanged(self, lost: str) -> None:
@@ -76,5 +77,5 @@ def _stamps(samples: list[Sample]) -> Stamps:
                     status = path.stat()
             except OSError as error:  # a link to nowhere is listed, too
                 raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-            found[path] = (status.st_size, status.st_mtime_ns)
+            found[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return found

@@ -18,6 +18,7 @@ from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.training.energy_counter import check_country
 from kdtune.training.energy_meter import metered_here
+from kdtune.training.numerics import NUMERICS
 from kdtune.training.site import Site
 
 
@@ -106,6 +107,11 @@ def _trained(
     yield f"{planned.trial_id}: {config.recipe.num_steps} steps; files in {where.folder.uri}"
     past = where.record(planned.trial_id)
     row = past["row"] if past else {}
+    if row.get("status") == "completed" and row.get("numerics") != NUMERICS:
+        raise UserError(
+            f"{where.folder.uri}: trial {planned.trial_id} was computed by a kdtune ({row['kdtune_version']}) whose "
+            "numbers differ from this one's; give another folder with -o"
+        )
     if row.get("status") != "completed":
         if config.threads is not None:
             torch.set_num_threads(config.threads)

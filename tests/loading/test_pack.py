@@ -19,6 +19,7 @@ from kdtune.datasets import bar
 from kdtune.datasets.camvid import CamVid
 from kdtune.datasets.demo import Demo
 from kdtune.datasets.synth import write_synthetic
+from kdtune.loading.content import content_key
 from kdtune.loading.pack import Packed, open_split, pack_lines, pack_samples
 
 DEMO = Demo(name="demo", size=(32, 48), num_train=8, num_val=4)
@@ -124,21 +125,23 @@ def test_a_process_killed_while_packing_leaves_no_pack(cache: Path) -> None:
     assert not whole.startswith(".")
 
 
-@pytest.mark.parametrize("kind", ["size", "time"])
+@pytest.mark.parametrize("kind", ["size", "time", "neither"])
 def test_a_changed_source_is_packed_anew(camvid: Path, cache: Path, kind: str) -> None:
     dataset = CamVid(name="camvid")
     path = next((camvid / "camvid" / "valannot").iterdir())
     label = np.array(Image.open(path))
     Image.fromarray(label).save(path, compress_level=0)  # its size does not depend on its pixels
     before = path.stat()
+    key = content_key(dataset, "val", camvid / "camvid")
     open_split(dataset, "val", str(camvid))
     label[:5] = (label[:5] + 1) % 11
-    Image.fromarray(label).save(path, compress_level=0 if kind == "time" else 9)
-    assert (path.stat().st_size == before.st_size) == (kind == "time")
+    Image.fromarray(label).save(path, compress_level=9 if kind == "size" else 0)
+    assert (path.stat().st_size == before.st_size) == (kind != "size")
     later = 1 if kind == "time" else 0
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + later))
     assert_equal(open_split(dataset, "val", str(camvid)), dataset, "val", camvid / "camvid")
     assert len(packs(cache)) == 2
+    assert content_key(dataset, "val", camvid / "camvid") != key
 
 
 class Touched(CamVid):
