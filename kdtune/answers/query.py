@@ -1,7 +1,8 @@
 """``kdtune results``: tables from storage and from the paper, in a format. Starts neither torch nor Ray."""
 
-from collections.abc import Sequence
-from dataclasses import fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
@@ -11,14 +12,23 @@ from kdtune.answers import published as paper
 from kdtune.answers.all_studies import ALL_STUDIES
 from kdtune.answers.columns import refuse
 from kdtune.answers.comparison import compare
-from kdtune.answers.planned_grid import planned_study
+from kdtune.answers.planned_grid import PlannedStudy, planned_study
 from kdtune.answers.rendering import render, render_comparison, render_data
 from kdtune.answers.tables import Tables
 from kdtune.answers.unlike import unlike
-from kdtune.records import stored_study
+from kdtune.errors import UserError
+from kdtune.filesystem.folder import Folder
+from kdtune.records.at_once import at_once
 from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
+from kdtune.study.names import STUDY_NAME
 
 READABLE = 500  # values of a table that the end of a launch still shows
+NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
+    "optimal": ("optimal",),
+    "final": ("trials", "final"),
+    "emissions": ("emissions",),
+    "cost": ("trials", "nodes"),
+}
 
 
 def study_name(given: str) -> str:
@@ -30,6 +40,14 @@ def study_name(given: str) -> str:
     return given
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a study: stored tables by their names, and what it planned."""
+
+    tables: Mapping[str, pa.Table]
+    plan: PlannedStudy
+
+
 def gathered(studies: Sequence[StoredStudy], *, history: bool = True) -> Tables:
     """The stored tables of these studies as one each, columns by their names, and what the studies planned.
 
@@ -38,11 +56,47 @@ def gathered(studies: Sequence[StoredStudy], *, history: bool = True) -> Tables:
     Raises:
         UserError: one of them has not been launched with this storage.
     """
-    wanted = [field.name for field in fields(Tables) if field.name in TABLES and (history or field.name != "history")]
-    parts = {name: [study.table(name) for study in studies] for name in wanted}
-    joined = {name: pa.concat_tables(data, promote_options="default") for name, data in parts.items()}
-    joined.setdefault("history", pa.schema([]).empty_table())
-    return Tables(**joined, planned={s.study: planned_study(s.study, s.read_study()) for s in studies})
+    wanted = [name for name in TABLES if history or name != "history"]
+    return _joined([_read(study, wanted) for study in studies])
+
+
+def _read(study: StoredStudy, wanted: Sequence[str]) -> _Read:
+    return _Read({name: study.table(name) for name in wanted}, planned_study(study.study, study.read_study()))
+
+
+def _read_if_there(study: StoredStudy, wanted: Sequence[str]) -> _Read | None:
+    """The same; none of a folder in which no launch has written tables yet."""
+    try:
+        return _read(study, wanted)
+    except UserError as error:
+        # whether they are there is asked only now: nearly every study has them
+        if isinstance(error, OSError) or study.folder.exists("trials.parquet"):
+            raise
+        return None
+
+
+def _joined(read: Sequence[_Read]) -> Tables:
+    """What is stored of several studies as one; a table that was not read is empty."""
+    parts = {name: [each.tables[name] for each in read if name in each.tables] for name in TABLES}
+    some = next(data for each in read for data in each.tables.values() if "study" in data.column_names)
+    empty = some.select(["study"]).slice(0, 0)  # a new one would import pandas
+    joined = {name: pa.concat_tables(data or [empty], promote_options="default") for name, data in parts.items()}
+    return Tables(**joined, planned={each.plan.study: each.plan for each in read})
+
+
+def _of_all(root: str, table: str) -> Tables:
+    """What a table over all studies of a storage needs.
+
+    Raises:
+        UserError: there is no study with results, or a table of one is damaged.
+    """
+    folder = Folder(root)
+    studies = [StoredStudy(root, name) for name in folder.folders() if re.fullmatch(STUDY_NAME, name)]
+    read = partial(_read_if_there, wanted=NEEDED.get(table, ("trials",)))
+    found = [each for each in at_once(read, studies) if each is not None]
+    if not found:
+        refuse(f"{root}: no results of any study there; name the storage of your studies with --storage")
+    return _joined(found)
 
 
 def table_in_format(
@@ -57,9 +111,8 @@ def table_in_format(
         data = paper.published(study, table) if study else paper.published_all(table)
     else:
         root = storage_root(storage)
-        names = [study_name(study)] if study else stored_study.studies(root)
-        study = names[0] if study else None
-        found = gathered([StoredStudy(root, name) for name in names], history=False)
+        study = study_name(study) if study else None
+        found = gathered([StoredStudy(root, study)], history=False) if study else _of_all(root, table)
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
     if form == "parquet":
         return formats.parquet_bytes(data)

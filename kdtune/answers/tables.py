@@ -4,7 +4,8 @@ mIoU is in percent everywhere. A trial that did not complete is never best and n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import pyarrow as pa
 
@@ -57,7 +58,8 @@ def table(name: str, tables: Tables, study: str | None) -> pa.Table:
     if name == "trials":
         return _of(tables.trials, study)
     if study is None:
-        parts = [named(_table(name, tables, each), each, tables.planned.get(each)) for each in tables.studies]
+        apart = _apart(tables)
+        parts = [named(_table(name, apart[each], each), each, tables.planned.get(each)) for each in tables.studies]
         return pa.concat_tables(parts or [named(_table(name, tables, ""), "")], promote_options="default")
     return _table(name, tables, study)
 
@@ -80,6 +82,27 @@ def named(data: pa.Table, study: str, plan: PlannedStudy | None = None) -> pa.Ta
     rest = [name for name in data.column_names if name not in first]
     front = typed([first] * data.num_rows, list(first))
     return pa.Table.from_arrays([*front.columns, *(data[name] for name in rest)], names=[*first, *rest])
+
+
+def _apart(tables: Tables) -> dict[str, Tables]:
+    """The tables of each study by itself: every row is looked at once, however many studies there are."""
+    names = ("trials", "history", "optimal", "final", "emissions", "nodes")
+    split = {name: _split(data) for name in names if (data := getattr(tables, name)) is not None}
+    return {
+        study: replace(tables, **{name: of.get(study, getattr(tables, name).slice(0, 0)) for name, of in split.items()})
+        for study in tables.studies
+    }
+
+
+def _split(data: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each study."""
+    parts: dict[str, list[pa.Table]] = {}
+    first = 0
+    for study, rows in groupby(data["study"].to_pylist() if "study" in data.column_names else []):
+        length = len(list(rows))
+        parts.setdefault(study, []).append(data.slice(first, length))
+        first += length
+    return {study: pa.concat_tables(slices) for study, slices in parts.items()}
 
 
 def _of(data: pa.Table, study: str | None) -> pa.Table:

@@ -37,7 +37,7 @@ def told(title: str, measured: Sequence[Row], output: str | None, *, upright: bo
             table.add_column(name, justify="right")
         for row in measured:
             table.add_row(*(_cell(value) for value in row.values()))
-    console = Console(width=120, file=None, record=False, force_terminal=False)
+    console = Console(width=150, file=None, record=False, force_terminal=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get()

@@ -108,6 +108,28 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
     click.echo(entropy(classes, crops, threads, output))
 
 
+@bench.command("growth", epilog="Example: kdtune bench growth --trials 100,1000 --place folder")
+@click.option("--trials", metavar="N,N", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
+@click.option(
+    "--place", "places", multiple=True, type=click.Choice(["folder", "s3"]), default=("folder", "s3"), show_default=True
+)
+@figures_option
+def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> None:
+    """Finished studies of many trials: relaunch, dry run, status, results and report; tables while one runs.
+
+    Processor seconds and memory, also as what is more than on a study of one trial; files opened; on S3, which moto
+    plays on this machine, requests by kind; KiB written (of report: of its page).
+    """
+    from kdtune.bench.growth import growth
+
+    counts = [int(word) if word.strip().isdecimal() else 0 for word in trials.split(",")]
+    if min(counts) < 2:
+        raise click.BadParameter(
+            f"numbers of trials, 2 or more, with commas between, got '{trials}'", param_hint="--trials"
+        )
+    click.echo(growth(counts, places, output))
+
+
 @bench.command("demo", epilog="Example: kdtune bench demo")
 @figures_option
 def bench_demo(output: str | None) -> None:

@@ -8,13 +8,38 @@ def studies() -> None:
     """What can be launched."""
 
 
-@studies.command("list", epilog="Example: kdtune studies list")
-def studies_list() -> None:
-    """List the studies that come with kdtune."""
+@studies.command("list", epilog="Example: kdtune studies list --storage s3://bucket/runs")
+@click.option("--storage", metavar="URI", help="The studies in this folder or s3://, gs:// URI, instead.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), help="Of --storage; default: text.")
+def studies_list(storage: str | None, form: str | None) -> None:
+    """List the studies that come with kdtune; with --storage, those that were launched with it.
+
+    Of these: the state, how many of the trials planned so far have ended, the best mIoU of a student's trial and its
+    stage and method, the last sign of life.
+    """
+    if storage is not None:
+        _list_stored(storage, form)
+        return
+    if form is not None:
+        raise click.UsageError("--format goes with --storage.")
     from kdtune.study.file import load_study, study_names
 
     for name in study_names():
         click.echo(f"{name:20} {load_study(name).description}")
+
+
+def _list_stored(storage: str, form: str | None) -> None:
+    import dataclasses
+    import json
+
+    from kdtune.records.stored_study import storage_root
+    from kdtune.records.study_list import lines, listed
+
+    found = listed(storage_root(storage))
+    if form == "json":
+        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
+    else:
+        click.echo("\n".join(lines(found)))
 
 
 @studies.command("show", epilog="Example: kdtune studies show demo")

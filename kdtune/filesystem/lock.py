@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from kdtune.base import UserError
+from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import waiting
 

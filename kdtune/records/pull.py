@@ -1,13 +1,16 @@
 """Results copied from a storage to a folder of this machine, so that ``kdtune results`` reads them there."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.records.at_once import at_once
 from kdtune.records.storage import WEIGHTS
+from kdtune.records.stored_study import DIGESTS
 
 STUDY = "study.yaml"
 SHOWN = (".parquet", ".svg", ".png")  # tables and figures
@@ -50,20 +53,26 @@ def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Call
     """
     target = Path(absolute(dest))
     studies = _studies(Folder(absolute(uri)), study)
-    files = [file for name, folder in studies.items() for file in _files(name, folder, checkpoints=checkpoints)]
+    files = _files(studies, checkpoints=checkpoints)
     copied, size = 0, 0
-    for file in files:
-        path = target.joinpath(*file.below, file.name)
-        if path.is_file() and _same(path.stat(), file):
-            continue
-        content = file.source.read(file.name)
-        if content is None:
-            continue  # its study went on meanwhile
-        say(file.shown)
-        Folder(str(path.parent)).write(file.name, content)
-        os.utime(path, (file.changed, file.changed))
-        copied, size = copied + 1, size + len(content)
+    for file, written in zip(files, at_once(partial(_copied, target), files), strict=True):
+        if written is not None:
+            say(file.shown)
+            copied, size = copied + 1, size + written
     return Pulled(tuple(studies), copied, len(files) - copied, size / 1e6)
+
+
+def _copied(target: Path, file: File) -> int | None:
+    """The bytes of a file that was copied; none of one that is there already, or has gone meanwhile."""
+    path = target.joinpath(*file.below, file.name)
+    if path.is_file() and _same(path.stat(), file):
+        return None
+    content = file.source.read(file.name)
+    if content is None:
+        return None  # its study went on
+    Folder(str(path.parent)).write(file.name, content)
+    os.utime(path, (file.changed, file.changed))
+    return len(content)
 
 
 def _same(found: os.stat_result, file: File) -> bool:
@@ -76,7 +85,8 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
         found = {root.split()[1]: root}
     else:
         names = [name for name in _safe(root, root.folders()) if wanted in (None, name)]
-        found = {name: root / name for name in names if (root / name).exists(STUDY)}
+        there = at_once(lambda name: (root / name).exists(STUDY), names)
+        found = {name: root / name for name, is_study in zip(names, there, strict=True) if is_study}
     found = {name: folder for name, folder in found.items() if wanted in (None, name)}
     if not found:
         which = f"study '{wanted}'" if wanted else "study"
@@ -84,18 +94,34 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
     return found
 
 
-def _files(study: str, folder: Folder, *, checkpoints: bool) -> Iterator[File]:
+def _files(studies: Mapping[str, Folder], *, checkpoints: bool) -> list[File]:
+    """All that is to be copied, study after study: first its tables, then its weights."""
+    found: dict[str, list[File]] = {study: [] for study in studies}
+    for study, files in zip(studies, at_once(lambda item: _tables(*item), list(studies.items())), strict=True):
+        found[study] += files
+    if checkpoints:
+        trials = at_once(
+            lambda folder: _safe(folder, folder.folders()), [each / "checkpoints" for each in studies.values()]
+        )
+        places = [(study, trial) for study, names in zip(studies, trials, strict=True) for trial in names]
+        weights = at_once(lambda place: _weights(studies[place[0]], *place), places)
+        for (study, _), files in zip(places, weights, strict=True):
+            found[study] += files
+    return [file for files in found.values() for file in files]
+
+
+def _tables(study: str, folder: Folder) -> list[File]:
     """What a reader of results needs, and nothing of a launch: no lock, no requests, no states."""
     facts = folder.facts()
-    for name in _safe(folder, facts):
-        size, changed = facts[name]
-        if name.endswith(SHOWN) or name in (STUDY, "plan.json"):
-            yield File(folder, name, (study,), size, changed)
-    weights = folder / "checkpoints"
-    for trial in _safe(weights, weights.folders()) if checkpoints else ():
-        found = (weights / trial).facts().get(WEIGHTS)
-        if found is not None:
-            yield File(weights / trial, WEIGHTS, (study, "checkpoints", trial), *found)
+    names = [name for name in _safe(folder, facts) if name.endswith(SHOWN) or name in (STUDY, DIGESTS, "plan.json")]
+    return [File(folder, name, (study,), *facts[name]) for name in names]
+
+
+def _weights(folder: Folder, study: str, trial: str) -> list[File]:
+    """A trial's weights, where it has them."""
+    place = folder / "checkpoints" / trial
+    found = place.facts().get(WEIGHTS)
+    return [File(place, WEIGHTS, (study, "checkpoints", trial), *found)] if found is not None else []
 
 
 def _safe(folder: Folder, names: Iterable[str]) -> list[str]:

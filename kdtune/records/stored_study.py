@@ -91,7 +91,9 @@ class StoredStudy:
                 "with --storage"
             )
         try:
-            return pq.ParquetFile(pa.BufferReader(content)).read()  # pq.read_table would import datasets, in 0.1 s
+            # pq.read_table would import datasets, in 0.1 s; with threads of pyarrow, a process that ends right after it
+            # is aborted now and then
+            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         except pa.ArrowException:
             raise self._damaged(name) from None
 

@@ -143,7 +143,7 @@ def opening_sections(study: Study) -> list[Section]:
 
 def _setting(study: Study) -> str:
     """Dataset, student, teacher, terms of this study."""
-    config = next((found for row in study.trials if (found := facts.trial_config(row)) and found.teacher), None)
+    config = next((found for row in study.trials if (found := facts.taught_config(row)) is not None), None)
     config = config or next((found for row in study.trials if (found := facts.trial_config(row))), None)
     lines = []
     if config is not None:

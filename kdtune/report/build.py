@@ -57,7 +57,7 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
         versions=versions,
         plan=where.plan(),
         made=weight_stages(spec) if spec else {TEACHER},
-        nodes=pq.read_table(pa.BufferReader(nodes)) if nodes else None,
+        nodes=pq.ParquetFile(pa.BufferReader(nodes)).read() if nodes else None,
         entropy=_entropy(where),
     )
 

@@ -11,6 +11,7 @@ from kdtune.answers.ranking import Row
 from kdtune.report.facts import method_name
 from kdtune.report.figures import canvas, legend, short
 from kdtune.report.style import BLUE, COLOURS, INK, MIOU, MUTED, ORANGE, PAPER, SIGNS
+from kdtune.report.thinning import MARKERS
 
 ALPHA = 0.05  # of p-values that are corrected for the number of methods
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
@@ -110,7 +111,8 @@ def energy(title: str, trials: Sequence[Row]) -> Figure:
         those = [row for row in trials if ("teacher" if row["stage"] == "teacher" else row["method"]) == kind]
         x, y = [row["energy_kwh"] * factor for row in those], [row["miou"] for row in those]
         colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i % len(SIGNS)]
-        axes.plot(x, y, sign, color=colour, ms=6, alpha=0.8, label=short(kind, 16), mec=PAPER, mew=0.5)
+        axes.plot(x, y, sign, color=colour, ms=6, alpha=0.8, label=short(kind, 16), mec=PAPER, mew=0.5,
+                  rasterized=len(those) > MARKERS)  # fmt: skip
     values = [row["energy_kwh"] * factor for row in trials if row["energy_kwh"] > 0]
     if values and max(values) > 8 * min(values) and len(values) == len(trials):
         axes.set_xscale("log")

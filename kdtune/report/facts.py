@@ -5,6 +5,7 @@ mIoU and IoU are in percent, differences in points. Nothing here is drawn or wri
 
 import csv
 import io
+import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FINAL = "final"
 ALONE = "student"  # the method of the student without a teacher
+
+Lines = Mapping[str, tuple[Sequence[int], Sequence[float | None]]]  # trial -> steps and mIoU of its evaluations
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,15 @@ def trial_config(row: Row) -> TrialConfig | None:
         return None
 
 
+def taught_config(row: Row) -> TrialConfig | None:
+    """The same of a trial that has a teacher; none of another, which is told without building it."""
+    try:
+        taught = json.loads(row["config"])["teacher"] is not None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return trial_config(row) if taught else None
+
+
 def dataset_of(rows: Sequence[Row]) -> "SegmentationDataset | None":
     """The dataset of these trials; none where this installation does not know it."""
     config = trial_config(rows[0]) if rows else None
@@ -192,10 +204,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def curves(history: pa.Table) -> dict[str, tuple[list[int], list[float | None]]]:
-    """Trial -> steps and mIoU [percent] of its evaluations."""
+def curves(history: pa.Table, trial_ids: Sequence[str]) -> Lines:
+    """The curves of these trials, those that have evaluations."""
+    chosen = history.filter(pc.is_in(history["trial_id"], pa.array(trial_ids, pa.string())))
     found: dict[str, tuple[list[int], list[float | None]]] = {}
-    columns = (history[name].to_pylist() for name in ("trial_id", "step", "miou"))
+    columns = (chosen[name].to_pylist() for name in ("trial_id", "step", "miou"))
     for trial_id, step, miou in zip(*columns, strict=True):
         steps, values = found.setdefault(trial_id, ([], []))
         steps.append(step)

@@ -8,6 +8,7 @@ from kdtune.report.page import Section, details, escape, figure, grid, image, no
 from kdtune.report.panels import IMAGES, VOID, Panel, palette_of, panels
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
+from kdtune.report.thinning import LINES
 
 
 def closing_sections(study: Study) -> list[Section]:
@@ -129,7 +130,12 @@ def _tables(study: Study) -> str:
     parts += [details(f"table '{name}'", written(study.table(name), name)) for name in names]
     trials = study.stored.trials
     shown = [name for name in trials.column_names if name not in ("config", "config_id", "per_class_iou")]
-    parts.append(details(f"all {trials.num_rows} trials", written(trials.select(shown), "trials")))
+    parts.append(
+        details(
+            f"all {trials.num_rows} trials" if trials.num_rows <= LINES else "trials",
+            written(trials.select(shown), "trials"),
+        )
+    )
     return "".join(parts)
 
 

@@ -9,12 +9,13 @@ from matplotlib.colors import Normalize
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
-from kdtune.report import facts, figures
+from kdtune.report import facts, figures, grids
 from kdtune.report.figures import Curve
 from kdtune.report.page import Section, details, figure, grid, note, paragraph, preformatted
 from kdtune.report.study import Study, written
 from kdtune.report.style import ANNOTATED
 from kdtune.report.svg import inline_svg
+from kdtune.report.thinning import CELLS, POINTS, drawn_trials, evenly
 
 CSV_ROWS = 300_000  # evaluations that the page still holds as text
 
@@ -74,20 +75,22 @@ def _grid(name: str, stage: str, rows: Sequence[Row], colours: Normalize, at_ran
     best = next((row for row in ended if row["best"]), None)
     label = f"{stage}: mIoU of {len(ended)} pairs of learning rate and weight decay"
     label += f"; best {best['miou']:.2f} % at {best['lr']:g} and {best['weight_decay']:g}" if best else ""
-    draw = figures.heat_map if on_grid else figures.scattered_grid
+    draw = grids.heat_map if on_grid else grids.scattered_grid
     svg = inline_svg(draw(f"stage {stage}", rows, colours), name, label)
     missing = size - len(ended) if on_grid else 0
-    return figure(svg, name, _signs(ended, missing, on_grid and len(rates) <= ANNOTATED))
+    dense = on_grid and size > CELLS
+    return figure(svg, name, _signs(ended, missing, on_grid and len(rates) <= ANNOTATED and not dense, dense))
 
 
-def _signs(rows: Sequence[Row], missing: int, annotated: bool) -> str:
+def _signs(rows: Sequence[Row], missing: int, annotated: bool, dense: bool) -> str:
     """What the signs of a grid mean, those that it has."""
     stopped = sum(row["status"] == "stopped" for row in rows)
-    words = [f"{stopped} hatched: stopped early{', with the step after @' if annotated else ''}"] if stopped else []
+    sign = "paler" if dense else "hatched"
+    words = [f"{stopped} {sign}: stopped early{', with the step after @' if annotated else ''}"] if stopped else []
     for status in ("diverged", "failed"):
         count = sum(row["status"] == status for row in rows)
         words += [f"{count} grey: {status}"] if count else []
-    words += [f"{missing} dashed: missing, not run (yet)"] if missing else []
+    words += [f"{missing} {'empty' if dense else 'dashed'}: missing, not run (yet)"] if missing else []
     return "; ".join(words) + ("." if words else "")
 
 
@@ -151,26 +154,38 @@ def _curves(study: Study) -> str:
     history = study.stored.history
     if not history.num_rows:
         return note("No evaluation is on record.")
-    lines = facts.curves(history)
+    shown = drawn_trials(study.stages)
+    thinned = any(len(shown[stage]) < len(rows) for stage, rows in study.stages.items())
+    lines = facts.curves(history, [row["trial_id"] for rows in shown.values() for row in rows])
+    with_data = history.num_rows <= CSV_ROWS and not thinned
     drawn = []
     for i, (stage, rows) in enumerate(study.stages.items()):
-        completed = [row for row in rows if row["status"] == "completed" and row["miou"] is not None]
-        best = max(completed, key=lambda row: row["miou"], default=None)
-        stopped = sum(row["status"] == "stopped" for row in rows)
-        label = f"{stage}: mIoU over training steps of {len(rows)} trials, {stopped} of them stopped early"
-        svg = inline_svg(figures.learning_curves(f"stage {stage}", rows, lines, best), f"curves-{i}", label)
-        caption = (
-            f"{len(rows)} trial{'s' if len(rows) > 1 else ''}"
-            + (f", {stopped} stopped early (crosses)" if stopped else "")
-            + "."
-        )
         data = ""
-        if history.num_rows <= CSV_ROWS:
+        if with_data:
             data = details("data (CSV)", preformatted(facts.curves_csv(history, stage), f"curves-{stage}"))
-        drawn.append(f"<div>{figure(svg, f'curves-{i}', caption)}{data}</div>")
+        drawn.append(f"<div>{_curves_of(f'curves-{i}', stage, rows, shown[stage], lines)}{data}</div>")
     words = paragraph("mIoU on the validation images during training; each panel has its own scale.")
-    if history.num_rows > CSV_ROWS:
+    if not with_data:
         words += note(
             f"{history.num_rows:,} evaluations are too many for a page; their numbers are in history.parquet."
         )
     return words + grid(drawn)
+
+
+def _curves_of(name: str, stage: str, rows: Sequence[Row], shown: Sequence[Row], lines: facts.Lines) -> str:
+    """The curves of a stage, and what the reader does not see of them."""
+    completed = [row for row in rows if row["status"] == "completed" and row["miou"] is not None]
+    best = max(completed, key=lambda row: row["miou"], default=None)
+    stopped = sum(row["status"] == "stopped" for row in rows)
+    label = f"{stage}: mIoU over training steps of {len(rows)} trials, {stopped} of them stopped early"
+    points = max((len(lines[row["trial_id"]][0]) for row in shown if row["trial_id"] in lines), default=0)
+    thin = {id_: (evenly(steps, POINTS), evenly(values, POINTS)) for id_, (steps, values) in lines.items()}
+    svg = inline_svg(figures.learning_curves(f"stage {stage}", shown, thin, best), name, label)
+    caption = f"{len(rows)} trial{'s' if len(rows) > 1 else ''}"
+    caption += f", {stopped} stopped early (crosses)." if stopped else "."
+    if len(shown) < len(rows):
+        caption += f" {len(shown):,} of the {len(rows):,} curves are drawn: the best, the median and others evenly"
+        caption += " spaced by mIoU."
+    if points > POINTS:
+        caption += f" At most {POINTS:,} of a curve's points are drawn, of up to {points:,}."
+    return figure(svg, name, caption)

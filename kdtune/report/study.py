@@ -1,7 +1,7 @@
 """A study as the report reads it from storage, and how its tables are written."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ from kdtune.base import UserError
 from kdtune.records.storage import Storage
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, FINAL, Contender
-from kdtune.report.page import details, table
+from kdtune.report.page import details, note, table
+from kdtune.report.thinning import best_lines
 from kdtune.study.spec import StudySpec
 
 SHOWN = {
@@ -100,6 +101,7 @@ class Study:
     made: set[str]  # stages that only make weights
     nodes: pa.Table | None  # energy by node
     entropy: tuple[pa.Table, Callable[[pa.Table], Any]] | None  # the teacher's, and what draws it
+    _made: dict[str, pa.Table] = field(default_factory=dict)  # tables of ``kdtune results``
 
     @property
     def name(self) -> str:
@@ -134,7 +136,9 @@ class Study:
 
     def table(self, name: str) -> pa.Table:
         """A table of ``kdtune results``."""
-        return tables.table(name, self.stored, self.name)
+        if name not in self._made:
+            self._made[name] = tables.table(name, self.stored, self.name)
+        return self._made[name]
 
     def paper(self, name: str) -> list[Row]:
         """A table of the paper; empty if this is not one of its studies, or it prints none."""
@@ -154,6 +158,8 @@ class Study:
 
 
 def written(data: pa.Table, name: str) -> str:
-    """A table as HTML; ``name`` is for programs."""
+    """A table as HTML, of a long one its best lines; ``name`` is for programs."""
+    data, left_out = best_lines(data)
     labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in loss_columns(data)}
-    return table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
+    shown = table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
+    return note(left_out) + shown if left_out else shown

@@ -5,6 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from kdtune.errors import UserError
@@ -62,6 +63,25 @@ def _no_files_of_others() -> Iterator[None]:
         emissions_tracker.get_hierarchical_config = before
 
 
+@contextlib.contextmanager
+def _known_processor() -> Iterator[None]:
+    """Tells the processor's name as Linux does: the library that codecarbon asks starts a process for a second."""
+    import cpuinfo
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    before = cpuinfo.get_cpu_info
+    if name:
+        cpuinfo.get_cpu_info = lambda: {"brand_raw": name}
+    try:
+        yield
+    finally:
+        cpuinfo.get_cpu_info = before
+
+
 class Counter:
     """codecarbon's tracker of the whole machine, read when asked."""
 
@@ -79,7 +99,7 @@ class Counter:
             def out(self, total: Any, delta: Any) -> None:
                 news.append(delta)
 
-        with _no_files_of_others():
+        with _no_files_of_others(), _known_processor():
             self._tracker = OfflineEmissionsTracker(
                 country_iso_code=country,
                 tracking_mode="machine",

@@ -3,8 +3,10 @@
 import io
 import json
 import resource
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +22,7 @@ from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.records.stored_study import TABLES, StoredStudy, studies
 from tests.support.finished_study import everything
+from tests.support.s3 import Server, proxied, use
 
 STUDY = """
 base:
@@ -61,6 +64,50 @@ def test_studies_of_a_storage(runs: str, tmp_path: Path) -> None:
     assert studies(runs) == ["cityscapes-resnet", "mine"]
     with pytest.raises(UserError, match="no results of any study there; name the storage"):
         studies(str(tmp_path))
+
+
+def test_a_study_without_tables_yet_is_left_out_and_a_damaged_one_named(runs: str, tmp_path: Path) -> None:
+    root = shutil.copytree(runs, tmp_path / "runs")
+    before = kdtune("--all", "--storage", str(root)).stdout
+    (root / "new").mkdir()
+    (root / "new" / "study.yaml").write_text(STUDY)
+    assert kdtune("--all", "--storage", str(root)).stdout == before
+    (root / "mine" / "optimal.parquet").write_bytes(b"damaged")
+    done = kdtune("--all", "--storage", str(root))
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert f"{root}/mine/optimal.parquet: damaged" in done.stderr
+    (root / "mine" / "optimal.parquet").unlink()
+    assert "no results of study 'mine' there" in kdtune("--all", "--storage", str(root)).stderr
+
+
+def test_requests_of_a_study(runs: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with proxied(server) as proxy:
+        use(monkeypatch, proxy.address)
+        root, counts = f"s3://bucket/{tmp_path.name}", []
+        for name in ("mine", "cityscapes-resnet"):
+            for file in Path(runs, name).iterdir():
+                (Folder(root) / name).write(file.name, file.read_bytes())
+            proxy.requests.clear()
+            assert kdtune("--all", "--storage", root).exit_code == 0
+            counts.append(len(proxy.requests))
+    assert counts[1] - counts[0] == 4  # its optima and its study, two each
+
+
+def test_rows_of_studies_that_are_mixed_are_set_apart() -> None:
+    def of(study: str, stored: str, first: int, last: int) -> pa.Table:
+        data = getattr(everything(), stored).slice(first, last - first)
+        return data.set_column(0, "study", pa.array([study] * data.num_rows, pa.string()))
+
+    stored = ("trials", "history", "optimal", "final", "emissions", "nodes")
+    mixed, apart = (
+        replace(everything(), **{name: pa.concat_tables([of(s, name, *rows) for s, *rows in parts]) for name in stored})
+        for parts in (
+            [("a", 0, 3), ("b", 0, 3), ("a", 3, 99), ("b", 3, 99)],
+            [("a", 0, 99), ("b", 0, 99)],
+        )
+    )
+    for name in set(NAMES) - {"trials"}:
+        assert table(name, mixed, None).equals(table(name, apart, None)), name
 
 
 def test_optima_of_all_studies_are_a_cross(runs: str) -> None:

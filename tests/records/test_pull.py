@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from kdtune.api import results
 from kdtune.cli import main
+from kdtune.filesystem.folder import Folder
 from kdtune.records.logbook import Launched, write_launch
 from kdtune.records.storage import WEIGHTS, Storage
 from tests.support.s3 import Server, use
@@ -125,6 +126,27 @@ def test_from_a_bucket(bucket: str, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert names(tmp_path / "here") == {"tiny/study.yaml", "tiny/trials.parquet"}
     assert "0 files copied" in pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints").stderr
+
+
+def test_what_is_copied_is_said_in_its_order(bucket: str, tmp_path: Path) -> None:
+    trials = [f"student-{i:02}-s0" for i in range(40)]
+    for trial in trials:
+        folder = Folder(f"s3://{bucket}") / "tiny" / "checkpoints" / trial
+        folder.write(WEIGHTS, trial.encode())
+        folder.write("state-4.1.pt", b"x")
+    done = pull(f"s3://{bucket}", tmp_path / "here", "--checkpoints")
+    said = ["tiny/study.yaml", "tiny/trials.parquet", *(f"tiny/checkpoints/{trial}/{WEIGHTS}" for trial in trials)]
+    assert done.stderr.splitlines()[:-2] == said
+    assert all((tmp_path / "here" / path).is_file() for path in said)
+    assert {(tmp_path / "here" / path).read_text() for path in said[2:]} == set(trials)
+
+
+def test_what_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "here" / "tiny").mkdir(parents=True)
+    (tmp_path / "here" / "tiny" / "checkpoints").write_text("no folder")
+    done = pull(source, tmp_path / "here", "--checkpoints", "--study", "tiny")
+    assert done.exit_code == 2
+    assert str(tmp_path / "here" / "tiny" / "checkpoints") in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("key", ["checkpoints/%2e%2e/student.safetensors", "a%5Cb.parquet"])

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from kdtune.base import UserError
-from kdtune.training import energy_meter
+from kdtune.training import energy_counter, energy_meter
 from kdtune.training.energy import Amount, Bill
 from kdtune.training.energy_counter import Counter, check_country
 from kdtune.training.energy_meter import Interval, Meter, Use, metered_here, share_out
@@ -237,3 +237,13 @@ def test_an_unknown_country_is_refused() -> None:
     check_country("DEU")
     with pytest.raises(UserError, match="country_iso_code 'XXX': codecarbon knows no such country"):
         check_country("XXX")
+
+
+def test_the_processor_has_the_name_that_the_library_would_find() -> None:
+    """It asks more places, in a second; the energy is estimated by this name where nothing counts it."""
+    import cpuinfo
+
+    found = cpuinfo.get_cpu_info().get("brand_raw")
+    with energy_counter._known_processor():
+        assert cpuinfo.get_cpu_info().get("brand_raw") == found
+    assert cpuinfo.get_cpu_info().get("brand_raw") == found
