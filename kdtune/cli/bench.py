@@ -127,7 +127,6 @@ def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> No
         raise click.BadParameter(
             f"numbers of trials, 2 or more, with commas between, got '{trials}'", param_hint="--trials"
         )
-    from kdtune.bench.growth import growth
 
     click.echo(growth(counts, places, output))
 

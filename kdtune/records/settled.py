@@ -62,7 +62,7 @@ def settled(where: StoredStudy) -> Settled:
 
 
 def _read(content: bytes) -> pa.Table:
-    return pq.ParquetFile(pa.BufferReader(content)).read()
+    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # as in ``StoredStudy.table``
 
 
 def _whole(where: StoredStudy) -> bool:

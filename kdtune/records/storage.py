@@ -205,10 +205,14 @@ class Storage(Journals):
 
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
-        columns = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "finished_at"]
+        names = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "images_per_second"]
+        names += ["finished_at"]
         content = self.table_content("trials")
-        names = [*columns, "images_per_second"]
-        found = pq.read_table(pa.BufferReader(content), columns=names).to_pylist() if content else []
+        found = (
+            pq.ParquetFile(pa.BufferReader(content)).read(columns=names, use_threads=False).to_pylist()
+            if content
+            else []
+        )
         return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
 
 

@@ -35,19 +35,6 @@ def storage_root(given: str | None = None) -> str:
     return absolute(given or "~/kdtune")
 
 
-def studies(root: str) -> list[str]:
-    """The studies of a storage that have tables, sorted.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = [name for name in Folder(root).folders() if re.fullmatch(STUDY_NAME, name)]
-    found = [name for name in found if (Folder(root) / name).exists("trials.parquet")]
-    if not found:
-        raise UserError(f"{root}: no results of any study there; name the storage of your studies with --storage")
-    return found
-
-
 @dataclass(frozen=True)
 class StoredStudy:
     """The folder of one study.

@@ -20,7 +20,7 @@ from kdtune.answers.tables import NAMES, table
 from kdtune.cli import main
 from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
-from kdtune.records.stored_study import TABLES, StoredStudy, studies
+from kdtune.records.stored_study import TABLES, StoredStudy
 from tests.support.finished_study import everything
 from tests.support.s3 import Server, proxied, use
 
@@ -60,12 +60,6 @@ def lines(*words: str) -> list[str]:
     return [" ".join(line.split()) for line in done.stdout.splitlines()]
 
 
-def test_studies_of_a_storage(runs: str, tmp_path: Path) -> None:
-    assert studies(runs) == ["cityscapes-resnet", "mine"]
-    with pytest.raises(UserError, match="no results of any study there; name the storage"):
-        studies(str(tmp_path))
-
-
 def test_a_study_without_tables_yet_is_left_out_and_a_damaged_one_named(runs: str, tmp_path: Path) -> None:
     root = shutil.copytree(runs, tmp_path / "runs")
     before = kdtune("--all", "--storage", str(root)).stdout
@@ -90,7 +84,7 @@ def test_requests_of_a_study(runs: str, server: Server, tmp_path: Path, monkeypa
             proxy.requests.clear()
             assert kdtune("--all", "--storage", root).exit_code == 0
             counts.append(len(proxy.requests))
-    assert counts[1] - counts[0] == 4  # its optima and its study, two each
+    assert counts[1] - counts[0] == 5  # its optima and its study, two each, and that it has no digests
 
 
 def test_rows_of_studies_that_are_mixed_are_set_apart() -> None:

@@ -51,7 +51,7 @@ def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
     done = pull(source, tmp_path / "here")
     assert done.exit_code == 0, done.output
     tables = ("trials", "history", "optimal", "final", "emissions", "nodes")
-    found = {*(f"{table}.parquet" for table in tables), "study.yaml", "plan.json", "entropy.svg"}
+    found = {*(f"{table}.parquet" for table in tables), "digests.json", "study.yaml", "plan.json", "entropy.svg"}
     assert names(tmp_path / "here") == {f"{name}/{file}" for name in ("tiny", "other") for file in found}
     there, here = (results("tiny", str(root)) for root in (source, tmp_path / "here"))
     assert here.table("trials").equals(there.table("trials"))

@@ -148,7 +148,7 @@ def test_requests_of_a_study(bucket: tuple[str, Proxy]) -> None:
         proxy.requests.clear()
         assert listed(root)[0].state == "finished"
         counts.append(len(proxy.requests))
-    assert counts[1] - counts[0] == 7  # its names, and two for each of three files
+    assert counts[1] - counts[0] == 9  # its names, and two for each of three files and of the digests
 
 
 def test_a_study_that_cannot_be_read_is_told(bucket: tuple[str, Proxy], monkeypatch: pytest.MonkeyPatch) -> None:
