@@ -23,6 +23,7 @@ from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
 from kdtune.study.names import STUDY_NAME
 
 READABLE = 500  # values of a table that the end of a launch still shows
+SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
 NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
     "optimal": ("optimal",),
     "final": ("trials", "final"),
@@ -61,7 +62,9 @@ def gathered(studies: Sequence[StoredStudy], *, history: bool = True) -> Tables:
 
 
 def _read(study: StoredStudy, wanted: Sequence[str]) -> _Read:
-    return _Read({name: study.table(name) for name in wanted}, planned_study(study.study, study.read_study()))
+    known = study.digests()
+    tables = {name: study.table(name, known) for name in wanted}
+    return _Read(tables, planned_study(study.study, study.read_study()))
 
 
 def _read_if_there(study: StoredStudy, wanted: Sequence[str]) -> _Read | None:
@@ -146,9 +149,10 @@ def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
 
 def summary(where: StoredStudy, styled: bool) -> str:
     """The tables that answer the study's question, as text."""
-    stored = gathered([where], history=False)
+    wanted = {stored for name in SUMMED for stored in NEEDED.get(name, ("trials",))}
+    stored = _joined([_read(where, sorted(wanted))])
     told = []
-    for name in ("grid", "temperature", "weights", "final", "initialization", "optimal"):
+    for name in SUMMED:
         size = tables.table(name, stored, where.study).num_rows
         if size > READABLE:
             more = f"kdtune results {where.words} --table {name} --format csv"

@@ -159,7 +159,7 @@ class TableWriter:
     def _load(self) -> None:
         """The settled trials, as Arrow."""
         if self._past.rows:
-            self._trials.load(self._past.trials)
+            self._trials.load(self._storage.table("trials"))
             self._history.load(self._storage.table("history"))
         if self._past.aside:
             self._trials.load(self._storage.table("superseded"))

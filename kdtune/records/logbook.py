@@ -210,6 +210,8 @@ def logbook(
 
 def _as_submitted(folder: Folder, launched: Launched) -> Launched:
     """The launch with what the machine that submitted it knew better: from where the cluster is reached, and how."""
+    if launched.submission_id is None:
+        return launched
     with contextlib.suppress(OSError, ValueError, TypeError):
         before = read_launch(folder)
         if before is not None and before.submission_id and before.submission_id == launched.submission_id:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from kdtune.errors import UserError
 from kdtune.records import rows
 from kdtune.records.rows import Row
-from kdtune.records.stored_study import TABLES, StoredStudy
+from kdtune.records.stored_study import TABLES, Digests, StoredStudy
 
 TIMES = ("started_at", "finished_at")
 
@@ -25,7 +25,6 @@ TIMES = ("started_at", "finished_at")
 class Settled:
     """What tables say of trials that have ended."""
 
-    trials: pa.Table = field(default_factory=lambda: rows.trials_table([]))
     rows: Mapping[str, Row] = field(default_factory=dict)  # of ``trials``, as a journal has them
     aside: Mapping[str, Row] = field(
         default_factory=dict
@@ -49,27 +48,26 @@ class Settled:
 def settled(where: StoredStudy) -> Settled:
     """The settled trials of a study; none where ``trials`` is missing or damaged, which is said."""
     try:
-        content = where.table_content("trials")
-        if content is None or "trials.parquet" not in where.digests():
+        known = where.digests()
+        if "trials.parquet" not in known:
             return Settled()  # never launched, or by a version that noted no digest
-        trials = _read(content)
-        old = where.table_content("superseded")
-        aside = _rows(_read(old)) if old is not None else {}
+        content, old = (where.table_content(name, known) for name in ("trials", "superseded"))
+        found, aside = ({} if each is None else _rows(_read(each)) for each in (content, old))
     except (UserError, pa.ArrowException) as error:
         logging.getLogger("kdtune").warning("%s", error)
         return Settled()
-    return Settled(trials, _rows(trials), aside, _whole(where))
+    return Settled(found, aside, _whole(where, known))
 
 
 def _read(content: bytes) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # as in ``StoredStudy.table``
 
 
-def _whole(where: StoredStudy) -> bool:
-    """Whether every table has its digest; one of several that were being written when all ended has not."""
-    known = where.digests()
-    contents = where.folder.read_many([f"{name}.parquet" for name in TABLES])
-    return len(contents) == len(TABLES) and all(
+def _whole(where: StoredStudy, known: Digests) -> bool:
+    """Whether the other tables have their digests, too; one that was being written when all ended has not."""
+    names = [f"{name}.parquet" for name in TABLES if name != "trials"]
+    contents = where.folder.read_many(names)
+    return len(contents) == len(names) and all(
         hashlib.sha256(content).hexdigest() == known.get(name, [None])[0] for name, content in contents.items()
     )
 

@@ -20,6 +20,7 @@ from kdtune.study.names import STUDY_NAME
 
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
 TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
+Digests = dict[str, list[str]]
 TRIES = 3  # at a table that does not fit its digest, before it is called damaged
 
 
@@ -63,13 +64,13 @@ class StoredStudy:
         usual = absolute(os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
         return shlex.join([self.study, *(["--storage", self.root] if self.root != usual else [])])
 
-    def table(self, name: str) -> pa.Table:
-        """A table as it was last written.
+    def table(self, name: str, known: Digests | None = None) -> pa.Table:
+        """A table as it was last written. ``known``: ``digests`` as they were read before, for several tables.
 
         Raises:
             UserError: the study has not been launched with this storage, or the table is damaged.
         """
-        content = self.table_content(name)
+        content = self.table_content(name, known)
         if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
             return pa.schema([]).empty_table()  # of a version that did not meter
         if content is None:
@@ -84,20 +85,24 @@ class StoredStudy:
         except pa.ArrowException:
             raise self._damaged(name) from None
 
-    def table_content(self, name: str) -> bytes | None:
-        """A table's file as it was last written; none if there is none.
+    def table_content(self, name: str, known: Digests | None = None) -> bytes | None:
+        """A table's file as it was last written; none if there is none. ``known``: see ``table``.
 
         Raises:
             UserError: it is damaged.
         """
         for _ in range(TRIES):  # the table, then its digest: between the two, both may have been written anew
             content = self.folder.read(f"{name}.parquet")
-            known = self.digests().get(f"{name}.parquet")  # earlier versions noted none
-            if content is None or not known or hashlib.sha256(content).hexdigest() in known:
+            if content is None:
+                return None
+            known = self.digests() if known is None else known
+            expected = known.get(f"{name}.parquet")  # earlier versions noted none
+            if not expected or hashlib.sha256(content).hexdigest() in expected:
                 return content
+            known = None
         raise self._damaged(name)
 
-    def digests(self) -> dict[str, list[str]]:
+    def digests(self) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
         try:
             found = json.loads(self.folder.read(DIGESTS) or b"{}")
