@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import ray
 
+from kdtune.base import Lost
 from kdtune.cluster.attendant import STOPPED, Seen, place
 from kdtune.cluster.halt import Halt
 from kdtune.cluster.meters import ANSWER_WITHIN, Meters
@@ -83,10 +84,11 @@ class Lookout:
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Looks no more; Ray ends a process whose threads ask it something later."""
         self._done.set()
-        self._thread.join(2 * ANSWER_WITHIN)
+        if not isinstance(error, Lost):  # then no answer comes
+            self._thread.join(2 * ANSWER_WITHIN)
 
     def _go_on(self) -> None:
         while not self._done.wait(self._every):

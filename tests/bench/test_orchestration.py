@@ -48,7 +48,7 @@ def test_empty_trials_go_the_whole_way(tmp_path: Path) -> None:
     assert [entry["step"] for record in records.values() for entry in record["history"]] == [1, 2, 3, 4, 5] * TRIALS
     plan = storage.plan()["empty"]
     expected = {
-        "trials": rows.trials_table([records[id_]["row"] for id_ in plan]),
+        "trials": rows.trials_table([records[id_]["row"] | {"attempt": 1} for id_ in plan]),
         "history": rows.history_table([entry for id_ in plan for entry in records[id_]["history"]]),
     }
     for name, table in expected.items():
