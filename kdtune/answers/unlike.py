@@ -19,7 +19,7 @@ def unlike(trials: pa.Table) -> list[str]:
         if column in trials.column_names:
             counts = Counter(_shown(value) for value in trials[column].to_pylist())
             if len(counts) > 1:
-                told = ", ".join(f"{value}: {count} trials" for value, count in sorted(counts.items()))
+                told = ", ".join(f"{value}: {n} trial{'s' * (n != 1)}" for value, n in sorted(counts.items()))
                 found.append(f"not all trials have the same {words} ({told}): part of a difference may come from that")
     return found
 

@@ -122,6 +122,10 @@ class TableWriter:
             self._written = None
             self._news += 1
 
+    def forget(self, trial_id: str) -> None:
+        """A superseded trial is wanted again: its row alone is not enough, its journal will be added."""
+        self._rows.pop(trial_id, None)
+
     def used(self, nodes: Sequence[Row]) -> None:
         """What the nodes of all launches used until now, see ``rows.NODES``."""
         if nodes != self._nodes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute
 
 from kdtune.errors import UserError
 from kdtune.records import rows
@@ -51,16 +51,12 @@ def settled(where: StoredStudy) -> Settled:
         known = where.digests()
         if "trials.parquet" not in known:
             return Settled()  # never launched, or by a version that noted no digest
-        content, old = (where.table_content(name, known) for name in ("trials", "superseded"))
-        found, aside = ({} if each is None else _rows(_read(each)) for each in (content, old))
-    except (UserError, pa.ArrowException) as error:
+        tables = [where.table_if_there(name, known) for name in ("trials", "superseded")]
+        found, aside = ({} if table is None else _rows(table) for table in tables)
+    except UserError as error:
         logging.getLogger("kdtune").warning("%s", error)
         return Settled()
     return Settled(found, aside, _whole(where, known))
-
-
-def _read(content: bytes) -> pa.Table:
-    return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # as in ``StoredStudy.table``
 
 
 def _whole(where: StoredStudy, known: Digests) -> bool:

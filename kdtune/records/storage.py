@@ -207,12 +207,8 @@ class Storage(Journals):
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
         names = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "images_per_second"]
         names += ["finished_at"]
-        content = self.table_content("trials")
-        found = (
-            pq.ParquetFile(pa.BufferReader(content)).read(columns=names, use_threads=False).to_pylist()
-            if content
-            else []
-        )
+        table = self.table_if_there("trials", columns=names)
+        found = table.to_pylist() if table is not None else []
         return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,27 +71,34 @@ class StoredStudy:
         Raises:
             UserError: the study has not been launched with this storage, or the table is damaged.
         """
-        content = self.table_content(name, known)
-        if content is None and name == "nodes" and self.folder.exists("trials.parquet"):
+        found = self.table_if_there(name, known)
+        if found is None and name == "nodes" and self.folder.exists("trials.parquet"):
             return pa.schema([]).empty_table()  # of a version that did not meter
-        if content is None:
+        if found is None:
             raise UserError(
                 f"{self.folder.uri}: no results of study '{self.study}' there; launch it first, or name its storage "
                 "with --storage"
             )
-        try:
-            # pq.read_table would import datasets, in 0.1 s; with threads of pyarrow, a process that ends right after it
-            # is aborted now and then
-            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-        except pa.ArrowException:
-            raise self._damaged(name) from None
+        return found
 
-    def table_content(self, name: str, known: Digests | None = None) -> bytes | None:
-        """A table's file as it was last written; none if there is none. ``known``: see ``table``.
+    def table_if_there(
+        self, name: str, known: Digests | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """The same, or these columns of it; none if there is no such table.
 
         Raises:
             UserError: it is damaged.
         """
+        content = self._content(name, known)
+        try:
+            # pq.read_table would import datasets, in 0.1 s; with threads of pyarrow, a process that ends right after it
+            # is aborted now and then
+            file = pq.ParquetFile(pa.BufferReader(content)) if content is not None else None
+            return file.read(columns=columns, use_threads=False) if file is not None else None
+        except pa.ArrowException:
+            raise self._damaged(name) from None
+
+    def _content(self, name: str, known: Digests | None) -> bytes | None:
         for _ in range(TRIES):  # the table, then its digest: between the two, both may have been written anew
             content = self.folder.read(f"{name}.parquet")
             if content is None:

@@ -68,8 +68,12 @@ class Ledger:
     def set_plan(self, name: str, ids: list[str]) -> None:
         """The stage's trials from now on, on storage too; those that are gone are said."""
         planned = self._planned[name] = set(ids)
-        self._read(self._aside & planned)  # they are part of the study again
-        self._aside -= planned
+        back = self._aside & planned  # part of the study again
+        self._aside -= back
+        for id_ in back:
+            del self.records[id_]  # it runs again where its journal cannot be read
+            self._tables.forget(id_)
+        self._read(back)
         gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned]
         self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids

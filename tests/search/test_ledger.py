@@ -1,0 +1,70 @@
+"""What a launch reads of what earlier ones left: rows of what is settled, journals of the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from kdtune.base import UserError
+from kdtune.filesystem.lock import Held
+from kdtune.records.progress import Reporter
+from kdtune.records.storage import Storage
+from kdtune.search.ledger import Ledger
+from tests.support.tiny import finished, study, write_tables
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """Two trials that have ended, of which the study has had only the first since."""
+    storage = Storage(str(tmp_path), "tiny")
+    records = {}
+    for rate in (0.01, 0.02):
+        record = finished("student", 100 * rate, {"recipe.lr": rate})
+        storage.claim(record)
+        records[record["row"]["trial_id"]] = record
+    write_tables(storage, {"student": [next(iter(records))]}, records)
+    return storage
+
+
+def ledger(storage: Storage) -> Ledger:
+    found = Ledger(study(), storage, study().stages, Held("token"), Reporter())
+    found.begin_writing()
+    return found
+
+
+def test_what_is_settled_is_not_read_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = storage.records()
+    read = list[str]()
+    whole = type(storage.folder).read
+
+    def watched(self: object, name: str) -> bytes | None:
+        read.append(name)
+        return whole(self, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(storage.folder), "read", watched)
+    found = ledger(storage)
+    assert not [name for name in read if name.endswith(".json") and name.split(".")[0] in before]
+    assert {id_: record["row"]["miou"] for id_, record in found.records.items()} == {
+        id_: record["row"]["miou"] for id_, record in before.items()
+    }
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_superseded_trial_that_is_wanted_again(storage: Storage, damaged: bool) -> None:
+    """Its row alone is not enough: without its journal it runs again."""
+    ids = sorted(storage.records(), key=lambda id_: storage.records()[id_]["row"]["lr"])
+    if damaged:
+        (storage.folder / "journal").write(f"{ids[1]}.1.json", b'{"row": ')
+    found = ledger(storage)
+    found.set_plan("student", ids)
+    assert list(found.past("student")) == (ids[:1] if damaged else ids)
+    found.write_tables()
+    for name in ("trials", "history"):
+        assert storage.table(name)["trial_id"].to_pylist() == (ids[:1] if damaged else ids)
+
+
+def test_a_table_that_is_none_and_has_no_digest_is_one_line(storage: Storage) -> None:
+    storage.folder.remove("digests.json")
+    storage.folder.write("trials.parquet", b"damaged")
+    with pytest.raises(UserError, match=r"trials\.parquet: damaged; launched again"):
+        storage.finished()
+    assert set(ledger(storage).records) == set(storage.records())
