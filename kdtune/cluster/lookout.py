@@ -1,9 +1,7 @@
 """In the driver: looks at the signs of life of all trials that run, and has one ended that hangs."""
 
-import contextlib
 import functools
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +9,9 @@ from typing import Any, Protocol
 
 import ray
 
-from kdtune.base import Lost
 from kdtune.cluster.attendant import STOPPED, Seen, place
 from kdtune.cluster.halt import Halt
+from kdtune.cluster.looking import Looking
 from kdtune.cluster.meters import ANSWER_WITHIN, Meters
 from kdtune.cluster.silence import Silence
 from kdtune.records.progress import duration
@@ -76,26 +74,16 @@ class Lookout:
         self._meters, self._stall_after, self._halt, self._told = meters, stall_after, halt, told
         self._every = min(LOOK_EVERY, stall_after / 2) if stall_after else LOOK_EVERY
         self._trials: dict[tuple[str, int, str], _Trial] = {}
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, daemon=True, name="kdtune-lookout")
+        self._looking = Looking("kdtune-lookout", self._every, 2 * ANSWER_WITHIN, self._look, told.looked)
 
     def __enter__(self) -> "Lookout":
         """Begins."""
-        self._thread.start()
+        self._looking.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Looks no more; Ray ends a process whose threads ask it something later."""
-        self._done.set()
-        if not isinstance(error, Lost):  # then no answer comes
-            self._thread.join(2 * ANSWER_WITHIN)
-
-    def _go_on(self) -> None:
-        while not self._done.wait(self._every):
-            with contextlib.suppress(Exception):  # Ray or the storage may be gone, which others tell
-                self._look()
-            with contextlib.suppress(Exception):
-                self._told.looked()
+        """Looks no more."""
+        self._looking.end(error)
 
     def _look(self) -> None:
         now, before = time.monotonic(), self._trials

@@ -19,8 +19,8 @@ from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune import signs
-from kdtune.base import Lost
 from kdtune.cluster.attendant import Attendant, Seen
+from kdtune.cluster.looking import Looking
 from kdtune.cluster.nodes import able
 from kdtune.training.energy import Amount
 from kdtune.training.energy_meter import Meter, Totals
@@ -58,21 +58,18 @@ class Meters:
         self._beginning: dict[Any, str] = {}  # a meter's word that it reads -> its node
         self._totals: dict[str, Totals] = {}
         self._ended: set[str] = set()  # nodes whose meters are gone, as was said
-        self._done = threading.Event()
         self._reading = threading.Lock()
-        self._thread = threading.Thread(target=self._go_on, daemon=True, name="kdtune-meters")
+        self._looking = Looking("kdtune-meters", LOOK_EVERY, 2 * ANSWER_WITHIN, self._look_and_read)
 
     def __enter__(self) -> "Meters":
         """Begins; the first trials wait for the meters, which begin while their processes do."""
         self._look()
-        self._thread.start()
+        self._looking.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Reads no more; the meters end with Ray, which ends a process whose threads ask it something later."""
-        self._done.set()
-        if not isinstance(error, Lost):  # then no answer comes
-            self._thread.join(2 * ANSWER_WITHIN)
+        """Reads no more; the meters end with Ray."""
+        self._looking.end(error)
 
     def read(self) -> list[Totals]:
         """What each node used until now."""
@@ -94,12 +91,10 @@ class Meters:
                 found += [(*asked[each], process) for process in ray.get(each)]
         return found
 
-    def _go_on(self) -> None:
-        while not self._done.wait(LOOK_EVERY):
-            with contextlib.suppress(Exception):  # Ray or the storage may be gone, which others tell
-                self._look()
-                self._warn_of_faults()
-                self._keep(self.read())
+    def _look_and_read(self) -> None:
+        self._look()
+        self._warn_of_faults()
+        self._keep(self.read())
 
     def _look(self) -> None:
         for node in able():
