@@ -1,5 +1,6 @@
 """What every test stands on: a home and caches in a temporary folder, and nothing of the user's environment."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,12 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from kdtune.study.trial_config import TrialConfig
     from tests.support.s3 import Server
+
+
+def pytest_configure() -> None:
+    """Ctrl-C as at a terminal: what a shell starts in the background, and its programs in turn, would ignore it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

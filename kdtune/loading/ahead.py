@@ -17,7 +17,7 @@ def in_order(function: Callable[[In], Out], items: Iterable[In], *, workers: int
     What an item raises is raised in its turn. The threads end with this generator, whether it is used up or not.
     """
     source = iter(items)
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, "kdtune-ahead")
     pending: deque[Future[Out]] = deque()
     try:
         for item in itertools.islice(source, ahead):

@@ -91,7 +91,7 @@ def train_batches(split: Images, recipe: Recipe, seed: int, start: int, device: 
             yield resample(_windows(split, view, recipe.crop))
     else:
         memory = Memory()
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(torch.get_num_threads(), "kdtune-crops") as pool:
             for view in seen:
                 yield _crops(split, view, recipe.crop, pool, memory)
 

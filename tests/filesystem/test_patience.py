@@ -30,8 +30,8 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, caplog: pytest.LogCaptur
     caplog.set_level(logging.WARNING, "kdtune")
     state = random.getstate()
     timer = threading.Timer(1, (tmp_path / "whole").replace, args=(tmp_path / "x",))
-    timer.start()
     began = time.monotonic()
+    timer.start()
     assert Folder(str(tmp_path)).read("x") == b"1"
     assert 1 <= time.monotonic() - began < 6
     timer.join()
