@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from kdtune.base import RunError, UserError
 from kdtune.cluster.auth import use_token
@@ -22,7 +24,6 @@ from kdtune.records.logbook import (
     read_log,
     request_stop,
     withdraw_stop,
-    without_credentials,
     write_launch,
 )
 from kdtune.records.status import Status, holder, status_of
@@ -85,10 +86,10 @@ def detach(
     launched = Launched(
         started_at=now(),
         stages=list(options.stages),
-        address=without_credentials(address),
+        address=address,
         dashboard=job.dashboard,
         submission_id=job.id,
-        command=command and without_credentials(command),
+        command=command,
     )
     try:
         found = read_launch(where.folder)
@@ -136,7 +137,7 @@ def ask(launch: Launched | None, address: str | None) -> "tuple[JobState | None,
         return None, None
     target = _target(launch, address)
     if target is None:
-        return None, "the address of its cluster is not known; give --address"
+        return None, _unknown(launch)
     use_token()
     from kdtune.cluster import jobs
 
@@ -147,7 +148,28 @@ def ask(launch: Launched | None, address: str | None) -> "tuple[JobState | None,
 
 
 def _target(launch: Launched, address: str | None) -> str | None:
-    return address or os.environ.get("RAY_ADDRESS") or launch.address or launch.dashboard
+    """Where the cluster is asked, which is sent its token: where the user says, or on this very machine.
+
+    Nowhere else by what a file of the results says: somebody else may have made it.
+    """
+    noted = next((each for each in (launch.address, launch.dashboard) if each and _is_here(each)), None)
+    return address or os.environ.get("RAY_ADDRESS") or noted
+
+
+def _is_here(address: str) -> bool:
+    """Whether it is a dashboard on loopback."""
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+        return parts.scheme in ("http", "https") and (host == "localhost" or ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def _unknown(launch: Launched) -> str:
+    noted = launch.address or launch.dashboard
+    said = f"its launch names {noted}; to ask that cluster" if noted else "its cluster's address is not known"
+    return f"{said}, give --address or RAY_ADDRESS"
 
 
 def status(study: str, storage: str | None, address: str | None = None) -> Status:
@@ -190,6 +212,7 @@ def logs(study: str, storage: str | None, address: str | None, *, follow: bool, 
             if target is not None:
                 jobs.tail(launch.submission_id, target, QUICK, write, follow=follow)
                 return
+            note(f"{_unknown(launch)}; this is {where.folder.uri}/launch.log")
         except jobs.Unreachable as error:
             note(f"{error}; this is {where.folder.uri}/launch.log")
     shown: list[str] = []

@@ -13,6 +13,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kdtune.text import printable
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how text begins that a spreadsheet would compute
+
 Mark = Literal["", "best", "near"]
 
 _LATEX = {
@@ -84,19 +88,24 @@ def text(blocks: Sequence[Block], *, styled: bool) -> str:
         blocks: what to print.
         styled: bold and underlined by control sequences; else by ``*best*`` and ``_within one deviation_``.
     """
-    shown = _styled if styled else _plain
+    look = _styled if styled else _plain
     lines: list[str] = []
     for block in blocks:
         right = [block.right(column) for column in range(len(block.header))]
-        cells = [[(_plain_width(cell, styled), shown(cell)) for cell in row] for row in block.rows]
-        cells = [[(len(word), word) for word in block.header], *cells]
+        rows = [[_on_a_screen(cell) for cell in row] for row in block.rows]
+        cells = [[(_plain_width(cell, styled), look(cell)) for cell in row] for row in rows]
+        cells = [[(len(word), word) for word in map(printable, block.header)], *cells]
         widths = [max(width for width, _ in column) for column in zip(*cells, strict=True)]
         over = _over(block, widths)
         table = ["   ".join(map(_padded, row, widths, right)) for row in cells]
-        lines += [block.title, *over, table[0], "-" * (sum(widths) + 3 * (len(widths) - 1)), *table[1:]]
+        lines += [printable(block.title), *over, table[0], "-" * (sum(widths) + 3 * (len(widths) - 1)), *table[1:]]
         words = legend(block, "bold", "underlined") if styled else legend(block, "*a*", "_a_")
-        lines += [*([f"({words})"] if words else []), *block.remarks, ""]
+        lines += [*([f"({printable(words)})"] if words else []), *map(printable, block.remarks), ""]
     return "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
+
+
+def _on_a_screen(cell: Cell) -> Cell:
+    return Cell(printable(cell.text), cell.mark, printable(cell.tail))
 
 
 def _over(block: Block, widths: list[int]) -> list[str]:
@@ -145,7 +154,7 @@ def markdown(blocks: Sequence[Block]) -> str:
         over = {column: f"{name} " for name, first, end in block.over() for column in range(first, end)}
         lines = [[_escaped(over.get(column, "") + name) for column, name in enumerate(block.header)]]
         lines.append(["---:" if block.right(column) else ":---" for column in columns])
-        lines += [[_in_markdown(cell.text, cell.mark) + cell.tail for cell in row] for row in block.rows]
+        lines += [[_in_markdown(cell.text, cell.mark) + _escaped(cell.tail) for cell in row] for row in block.rows]
         words = legend(block, "**bold**", "<u>underlined</u>", _escaped)
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         remarks = "\n".join(f"* {_escaped(remark)}" for remark in block.remarks)
@@ -154,7 +163,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def _escaped(word: str) -> str:
-    return re.sub(r"([\\|*_<>`\[\]~])", r"\\\1", word)
+    return re.sub(r"([\\|*_<>`\[\]~])", r"\\\1", printable(word))
 
 
 def _in_markdown(word: str, mark: Mark) -> str:
@@ -197,7 +206,7 @@ def _latex_groups(block: Block) -> list[str]:
 
 
 def _in_latex(word: str, mark: Mark) -> str:
-    word = _LATEX_TOKEN.sub(lambda found: _latex_token(found[0]), word)
+    word = _LATEX_TOKEN.sub(lambda found: _latex_token(found[0]), printable(word))
     return {"": word, "best": rf"\textbf{{{word}}}", "near": rf"\underline{{{word}}}"}[mark]
 
 
@@ -210,10 +219,13 @@ def _latex_token(token: str) -> str:
 
 
 def csv_text(data: pa.Table) -> str:
-    """RFC 4180: one header line, CRLF, quotes only where needed; null empty, a list JSON, a time ISO 8601."""
+    """RFC 4180: one header line, CRLF, quotes only where needed; null empty, a list JSON, a time ISO 8601.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(data.column_names)
+    writer.writerow(map(_in_csv, data.column_names))
     for row in data.to_pylist():
         writer.writerow([_in_csv(value) for value in row.values()])
     return stream.getvalue()
@@ -221,6 +233,9 @@ def csv_text(data: pa.Table) -> str:
 
 def _in_csv(value: Any) -> Any:
     value = _in_json(value)
+    if isinstance(value, str):
+        value = printable(value, lines=True)
+        return f"'{value}" if value.startswith(FORMULA) else value
     return json.dumps(value) if isinstance(value, bool | list) else value
 
 

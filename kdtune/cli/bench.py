@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from kdtune.cli.options import data_option, figures_option, set_option
+from kdtune.cli.streams import say
 
 
 @click.group(epilog="Example: kdtune bench train demo")
@@ -25,7 +26,7 @@ def bench_orchestration(counts: tuple[int, ...], evaluations: int, storage: str 
     """
     from kdtune.bench.orchestration import orchestration
 
-    click.echo(orchestration(counts, evaluations, storage, output))
+    say(orchestration(counts, evaluations, storage, output))
 
 
 @bench.command("train", epilog="Example: kdtune bench train demo --steps 20")
@@ -58,9 +59,9 @@ def bench_train(
     if terms:
         from kdtune.bench.terms import Setting, loss_terms
 
-        click.echo(loss_terms(terms, Setting.of(steps=steps, **of_terms), of_terms["classes"], output))
+        say(loss_terms(terms, Setting.of(steps=steps, **of_terms), of_terms["classes"], output))
         return
-    click.echo(training(study, data_root, parse_set(settings), steps, output))
+    say(training(study, data_root, parse_set(settings), steps, output))
 
 
 @bench.command("loader", epilog="Example: kdtune bench loader camvid-small --data-root data")
@@ -77,7 +78,7 @@ def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], s
     from kdtune.bench.loading import loading
     from kdtune.study.settings import parse_set
 
-    click.echo(loading(study, data_root, parse_set(settings), steps, output))
+    say(loading(study, data_root, parse_set(settings), steps, output))
 
 
 @bench.command("evaluation", epilog="Example: kdtune bench evaluation camvid-resnet --data-root data")
@@ -93,7 +94,7 @@ def bench_evaluation(
     from kdtune.bench.loading import evaluation
     from kdtune.study.settings import parse_set
 
-    click.echo(evaluation(study, data_root, parse_set(settings), passes, output))
+    say(evaluation(study, data_root, parse_set(settings), passes, output))
 
 
 @bench.command("entropy", epilog="Example: kdtune bench entropy")
@@ -105,7 +106,7 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
     """Crops per second of the teacher's entropy at five temperatures, its memory, and its distance from float64."""
     from kdtune.bench.entropy import entropy
 
-    click.echo(entropy(classes, crops, threads, output))
+    say(entropy(classes, crops, threads, output))
 
 
 @bench.command("growth", epilog="Example: kdtune bench growth --trials 100,1000 --place folder")
@@ -128,7 +129,7 @@ def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> No
             f"numbers of trials, 2 or more, with commas between, got '{trials}'", param_hint="--trials"
         )
 
-    click.echo(growth(counts, places, output))
+    say(growth(counts, places, output))
 
 
 @bench.command("demo", epilog="Example: kdtune bench demo")
@@ -137,7 +138,7 @@ def bench_demo(output: str | None) -> None:
     """`kdtune launch demo` from the command to the tables: seconds, memory over all its processes, trials, stages."""
     from kdtune.bench.demo import demo
 
-    click.echo(demo(output))
+    say(demo(output))
 
 
 @bench.command("asha", epilog="Example: kdtune bench asha demo --seed 1 --seed 2 --storage runs/asha")
@@ -172,4 +173,4 @@ def bench_asha(
     from kdtune.study.settings import parse_set
 
     options = {"data_root": data_root, "storage": storage, "output": output}
-    click.echo(asha(study, Setting(**given), settings=parse_set(settings), **options))
+    say(asha(study, Setting(**given), settings=parse_set(settings), **options))

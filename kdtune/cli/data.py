@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from kdtune.cli.errors import BadInput
+from kdtune.cli.streams import say
 
 
 @click.group(epilog="Example: kdtune data synth cityscapes --root data/cityscapes")
@@ -66,7 +67,7 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
     folder = absolute(str(_own_folder(name, root))) if dataset.needs_files else None  # a launch makes it absolute, too
 
     for line in pack_lines(dataset, folder):
-        click.echo(line)
+        say(line)
 
 
 @data.command("check", epilog="Example: kdtune data check voc --root data/voc --set split=train_aug")
@@ -80,14 +81,14 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
 
     dataset = _dataset(name, settings)
     if not dataset.needs_files:
-        click.echo(f"{name}: {dataset.obtain} and nothing to check", err=True)
+        say(f"{name}: {dataset.obtain} and nothing to check", err=True)
         return
     report = check(dataset, _own_folder(name, root), strict=strict)
-    click.echo(report.summary())
+    say(report.summary())
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     for fault in report.faults:
-        click.echo(str(fault), err=True)
+        say(str(fault), err=True)
     if report.faults:
         faults, files = len(report.faults), report.bad_files
         raise BadInput(f"{faults} fault{'s' * (faults != 1)} in {files} file{'s' * (files != 1)} of {report.root}")
@@ -104,7 +105,7 @@ def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool)
 
     dataset = _dataset(name)
     if not dataset.needs_files:
-        click.echo(f"{name}: {dataset.obtain}", err=True)
+        say(f"{name}: {dataset.obtain}", err=True)
         return
     for line in fetch(dataset, _own_folder(name, root), url=url, keep_archive=keep_archive):
-        click.echo(line, err=True)
+        say(line, err=True)

@@ -7,8 +7,9 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from kdtune.cli.streams import steady
+from kdtune.cli.streams import say, steady
 from kdtune.filesystem import home
+from kdtune.text import printable
 
 # what a path that the user gave can raise when it is not what it should be
 PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
@@ -21,14 +22,14 @@ class BadInput(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Prints the line."""
-        click.echo(f"kdtune: {self.message}", err=True)
+        say(f"kdtune: {printable(self.message)}", err=True)
 
 
 def _one_line(error: click.UsageError) -> Exception:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error  # shows the help
     path = error.ctx.command_path if error.ctx else "kdtune"
-    return BadInput(f"{error.format_message().rstrip('.')}; see {path} --help".replace("\n", " "))
+    return BadInput(f"{error.format_message().rstrip('.')}; see {path} --help".replace("\n\t", " ").replace("\n", " "))
 
 
 class Errors(click.Group):
@@ -81,7 +82,7 @@ def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
 
 def _say_ended(reason: str) -> None:
     again = shlex.join(["kdtune", *sys.argv[1:]])
-    click.echo(f"kdtune: {reason}; continue with: {again}", err=True)
+    say(f"kdtune: {printable(reason)}; continue with: {again}", err=True)
 
 
 def write_file(output: str, content: bytes) -> None:

@@ -16,6 +16,7 @@ from kdtune.cli.options import (
     storage_option,
     threads_option,
 )
+from kdtune.cli.streams import say
 from kdtune.errors import UserError
 
 
@@ -79,8 +80,8 @@ def launch(
     spec = load_study(study)
     if dry_run:
         for line in kept_searches(spec, options.changes):
-            click.echo(f"note: {line}", err=True)
-        click.echo(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
+            say(f"note: {line}", err=True)
+        say(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])
     where_to: dict[str, Any] = {
@@ -95,8 +96,8 @@ def launch(
 
     where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
     with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
-        click.echo(summary(where, sys.stdout.isatty()), nl=False)
-    click.echo(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
+        click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours
+    say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
 
 
 def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:
@@ -106,14 +107,12 @@ def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> No
 
     job = remote.detach(spec, **where_to, options=options, command=again)
     for note in job.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     name = StoredStudy(storage_root(where_to["storage"]), spec.name).words
-    click.echo(
-        f"submitted to {job.dashboard}; this machine may go now. From any machine that sees the storage:", err=True
-    )
+    say(f"submitted to {job.dashboard}; this machine may go now. From any machine that sees the storage:", err=True)
     for line in (f"kdtune status {name}", f"kdtune logs {name} -f", f"kdtune stop {name}", f"kdtune results {name}"):
-        click.echo(f"  {line}", err=True)
-    click.echo(job.id)
+        say(f"  {line}", err=True)
+    say(job.id)
 
 
 @click.command(epilog="Example: kdtune status cityscapes-resnet --storage s3://bucket/runs")
@@ -135,7 +134,7 @@ def status(study: str, storage: str | None, address: str | None, form: str) -> N
 
     found = remote.status(study, storage, address)
     text = json.dumps(dataclasses.asdict(found), indent=1) if form == "json" else "\n".join(lines(found))
-    click.echo(text)
+    say(text)
 
 
 @click.command(
@@ -162,15 +161,15 @@ def logs(study: str, storage: str | None, address: str | None, follow: bool, tri
         from kdtune.records.trial_log import trial_lines
 
         for line in trial_lines(remote.stored(study, storage), trial_id):
-            click.echo(line)
+            say(line)
         return
     remote.logs(
         study,
         storage,
         address,
         follow=follow,
-        write=lambda text: click.echo(text, nl=False),
-        note=lambda text: click.echo(f"note: {text}", err=True),
+        write=lambda text: say(text, nl=False),
+        note=lambda text: say(f"note: {text}", err=True),
     )
 
 
@@ -192,7 +191,7 @@ def stop(study: str, storage: str | None, address: str | None, timeout: float) -
     """
     from kdtune import remote
 
-    click.echo(remote.stop(study, storage, address, timeout, lambda text: click.echo(text, err=True)), err=True)
+    say(remote.stop(study, storage, address, timeout, lambda text: say(text, err=True)), err=True)
 
 
 @click.command(
@@ -212,7 +211,7 @@ def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
     """
     from kdtune.records.pull import pull
 
-    found = pull(uri, dest, study=study, checkpoints=checkpoints, say=lambda name: click.echo(name, err=True))
-    click.echo(f"{found.copied} files copied ({found.megabytes:.1f} MB), {found.present} there already", err=True)
+    found = pull(uri, dest, study=study, checkpoints=checkpoints, say=lambda name: say(name, err=True))
+    say(f"{found.copied} files copied ({found.megabytes:.1f} MB), {found.present} there already", err=True)
     for name in found.studies:
-        click.echo(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)
+        say(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)

@@ -7,6 +7,7 @@ import click
 
 from kdtune.cli.errors import write_file
 from kdtune.cli.options import data_option, storage_option
+from kdtune.cli.streams import say
 
 
 @click.command(
@@ -65,7 +66,7 @@ def results(
         write_file(output, content if isinstance(content, bytes) else content.encode())
     if study is not None and not every and not published:
         for line in query.remarks(study, storage):
-            click.echo(f"note: {line}", err=True)
+            say(f"note: {line}", err=True)
 
 
 @click.command(epilog="Example: kdtune report demo -o demo.html")
@@ -86,4 +87,4 @@ def report(study: str, storage: str | None, data_root: str | None, output: str) 
     found = api.results(study, storage)
     content = report(found.storage, found.all(), data_folder(data_root)).encode()
     write_file(output, content)
-    click.echo(f"{output}: {len(content) / 1e6:.1f} MB", err=True)
+    say(f"{output}: {len(content) / 1e6:.1f} MB", err=True)

@@ -2,11 +2,20 @@
 
 import errno
 import io
+import logging
 import os
 import sys
 from typing import Any, TextIO
 
+import click
+
 from kdtune.errors import UserError
+from kdtune.text import shown
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints text that may hold what others wrote, on standard output or error; every command prints with this."""
+    click.echo(shown(text, lines=True), err=err, nl=nl)
 
 
 class _Stream(io.FileIO):
@@ -30,6 +39,11 @@ class _Stream(io.FileIO):
             return len(content)
 
 
+class _Shown(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), lines=True)
+
+
 def steady() -> None:
     """Gives a command streams that it can write to, whatever they were when it began, and whatever becomes of them.
 
@@ -41,6 +55,8 @@ def steady() -> None:
         except OSError:  # closed: the next file that anybody opens would become it
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if logging.lastResort is not None:  # prints warnings where no program has said what is to become of them
+        logging.lastResort.setFormatter(_Shown())
     sys.stdout, sys.stderr = _steadied(sys.stdout, 1), _steadied(sys.stderr, 2)
 
 

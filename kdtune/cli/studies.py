@@ -2,6 +2,8 @@
 
 import click
 
+from kdtune.cli.streams import say
+
 
 @click.group(epilog="Example: kdtune studies list")
 def studies() -> None:
@@ -25,7 +27,7 @@ def studies_list(storage: str | None, form: str | None) -> None:
     from kdtune.study.file import load_study, study_names
 
     for name in study_names():
-        click.echo(f"{name:20} {load_study(name).description}")
+        say(f"{name:20} {load_study(name).description}")
 
 
 def _list_stored(storage: str, form: str | None) -> None:
@@ -37,9 +39,9 @@ def _list_stored(storage: str, form: str | None) -> None:
 
     found = listed(storage_root(storage))
     if form == "json":
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
+        say(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
     else:
-        click.echo("\n".join(lines(found)))
+        say("\n".join(lines(found)))
 
 
 @studies.command("show", epilog="Example: kdtune studies show demo")
@@ -48,7 +50,7 @@ def studies_show(study: str) -> None:
     """Print a study with every default filled in."""
     from kdtune.study.file import dump, load_study
 
-    click.echo(dump(load_study(study)), nl=False)
+    say(dump(load_study(study)), nl=False)
 
 
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")
@@ -60,10 +62,10 @@ def studies_validate(ctx: click.Context, file: str) -> None:
 
     faults, spec = read(find(file))
     for fault in faults:
-        click.echo(fault, err=True)
+        say(fault, err=True)
     if spec is None:
         ctx.exit(2)
-    click.echo(f"{file}: valid, {len(spec.stages)} stages")
+    say(f"{file}: valid, {len(spec.stages)} stages")
 
 
 @click.group(epilog="Example: kdtune losses list")
@@ -77,4 +79,4 @@ def losses_list() -> None:
     from kdtune.losses.catalogue import loss_lines
 
     for line in loss_lines():
-        click.echo(line)
+        say(line)

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from kdtune.cli.options import data_option, figures_option, pack_option, set_option, storage_option, threads_option
+from kdtune.cli.streams import say
 
 
 @click.command(epilog="Example: kdtune train demo --set recipe.num_steps=50")
@@ -35,7 +36,7 @@ def train(
 
     changes, folder = parse_set(settings), output or "kdtune-train"
     for line in in_process.train(study, data_root, changes, stage, teacher, folder, pack, threads):
-        click.echo(line)
+        say(line)
 
 
 @click.group(epilog="Example: kdtune teacher train cityscapes-resnet --data-root data")
@@ -58,7 +59,7 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
     from kdtune.study.settings import parse_set
 
     for line in in_process.train_teacher(study, data_root, parse_set(settings), output or "kdtune-teacher", pack):
-        click.echo(line)
+        say(line)
 
 
 @teacher.command("import", epilog="Example: kdtune teacher import theirs.pth -o teacher.safetensors --layout skd")
@@ -82,7 +83,7 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
     from kdtune.training.teacher_import import Import, import_weights
 
     for line in import_weights(Import(file, output, **given)):
-        click.echo(line)
+        say(line)
 
 
 @teacher.command("entropy", epilog="Example: kdtune teacher entropy cityscapes-resnet --data-root data --storage runs")
@@ -130,9 +131,9 @@ def teacher_entropy(
         **{name: given.pop(name) for name in ("images", "split", "seed", "threshold", "upsampled")},
     )
     options = Options(teacher=teacher, settings=parse_set(settings))
-    found = measure(study, asked, options, say=lambda text: click.echo(text, err=True), **given)
+    found = measure(study, asked, options, say=lambda text: say(text, err=True), **given)
     for line in entropy.lines(found):
-        click.echo(line)
+        say(line)
 
 
 @click.command(epilog="Example: kdtune evaluate teacher.safetensors --data cityscapes --data-root data")
@@ -168,6 +169,6 @@ def evaluate(
     site = Site(data_folder(data_root), pack=pack)
     found = evaluate(checkpoint, dataset, site, parse_set(settings), model, country)
     for line in found.lines():
-        click.echo(line)
+        say(line)
     if output is not None:
         found.write(output)

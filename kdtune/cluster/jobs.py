@@ -76,8 +76,9 @@ def _client(address: str, timeout: float) -> Iterator[_Client]:
     """
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if address.startswith("ray://"):
-        raise Unreachable(f"cluster {address}: is for Ray's client; give http://HOST:8265, the dashboard's address")
+    scheme = address.partition("://")[0] if "://" in address else ""
+    if scheme not in ("", "http", "https"):  # Ray would import a module of that name
+        raise Unreachable(f"cluster {address}: is no address of a dashboard; give http://HOST:8265")
     try:
         if "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")

@@ -44,6 +44,8 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             f"{given_as(address)}: is a dashboard's address, to which `kdtune launch --detach` submits; without it "
             "give that of the cluster, HOST:6379"
         )
+    if address and "://" in address and not address.startswith("ray://"):  # Ray would import a module of that name
+        raise UserError(f"{given_as(address)}: is no address of a cluster; give HOST:6379")
     try:
         if address and "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import Held
 from kdtune.records.progress import Lines, Reporter, Several
 from kdtune.study.spec import StudySpec
+from kdtune.text import without_credentials
 
 LAUNCH, LOG, STOP = "launch.json", "launch.log", "stop.json"
 LOG_EVERY = 5.0  # seconds between writings of the log: an object store cannot append
@@ -64,16 +64,10 @@ def here(stages: Sequence[str], address: str | None, command: str | None) -> Lau
         stages=list(stages),
         host=platform.node(),
         pid=os.getpid(),
-        address=address and without_credentials(address),
+        address=address,
         submission_id=own_submission_id(),
-        command=command and without_credentials(command),
+        command=command,
     )
-
-
-def without_credentials(text: str) -> str:
-    """The text without what its URIs tell of users, passwords and keys."""
-    text = re.sub(r"(\w://)[^/@\s]*@", r"\1", text)
-    return re.sub(r"(?i)([?&](?:access|secret|session|password|token)[\w-]*=)[^&\s'\"]*", r"\1...", text)
 
 
 def own_submission_id() -> str | None:
@@ -98,7 +92,10 @@ def read_launch(folder: Folder) -> Launched | None:
 
 def write_launch(folder: Folder, launched: Launched) -> None:
     """Replaces ``launch.json``."""
-    folder.write(LAUNCH, json.dumps(asdict(launched), indent=1).encode())
+    facts = {
+        key: without_credentials(value) if isinstance(value, str) else value for key, value in asdict(launched).items()
+    }
+    folder.write(LAUNCH, json.dumps(facts, indent=1).encode())
 
 
 def read_log(folder: Folder) -> list[str]:
@@ -201,8 +198,8 @@ def logbook(
         book.note(f"ended: {outcome}")
         book.flush()
         if publish is not None:
-            publish({"progress": outcome})
-        book.record(ended_at=now(), outcome=without_credentials(outcome))
+            publish({"progress": without_credentials(outcome)})
+        book.record(ended_at=now(), outcome=outcome)
         if not held.lost.is_set():
             with contextlib.suppress(OSError):
                 folder.remove(STOP)

@@ -12,6 +12,7 @@ from rich.status import Status
 
 from kdtune.records.rows import Row, mean_std
 from kdtune.study.spec import StudySpec
+from kdtune.text import shown
 
 
 def duration(seconds: float) -> str:
@@ -210,7 +211,7 @@ class Lines(Reporter):
 
     def warn(self, message: str) -> None:
         """A line that stands out."""
-        self._console.print(f"warning: {message}", style="yellow", markup=False)
+        self._console.print(shown(f"warning: {message}"), style="yellow", markup=False)
 
     def close(self) -> None:
         """Ends the moving line."""
@@ -219,7 +220,7 @@ class Lines(Reporter):
             self._status = None
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(shown(text), markup=False)
 
     @property
     def stage(self) -> str:

@@ -20,6 +20,7 @@ from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
 from kdtune.study.faults import told as told_of
 from kdtune.study.spec import StudySpec
+from kdtune.text import printable
 
 State = Literal["running", "submitted", "silent", "ended"]
 FINAL = ("completed", "diverged", "stopped")  # not failed: such a trial is tried again
@@ -250,7 +251,7 @@ def lines(status: Status) -> list[str]:
         )
     if launch and launch.command and status.state == "ended" and launch.outcome != "finished":
         found.append(f"continue with: {launch.command}")
-    return [*found, *(f"note: {note}" for note in status.notes)]
+    return [printable(line) for line in (*found, *(f"note: {note}" for note in status.notes))]
 
 
 def _said(job: Mapping[str, str | None] | None) -> str:

@@ -16,6 +16,7 @@ from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.records.at_once import at_once
 from kdtune.records.stored_study import StoredStudy
 from kdtune.study.names import STUDY_NAME
+from kdtune.text import printable
 
 State = Literal["running", "silent", "submitted", "finished", "ended", "unknown"]
 LAUNCH, PLAN, TRIALS = "launch.json", "plan.json", "trials.parquet"
@@ -154,4 +155,4 @@ def lines(found: Sequence[Listed]) -> list[str]:
     told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [heads, *cells]]
     more = ["+: later stages are not planned yet"] if any(each.more for each in found) else []
     notes = [f"note: {each.study}: {each.note}" for each in found if each.note]
-    return [*map(str.rstrip, told), *more, *notes]
+    return [printable(line) for line in (*map(str.rstrip, told), *more, *notes)]

@@ -26,10 +26,10 @@ from kdtune.records.logbook import (
     read_log,
     request_stop,
     stop_requests,
-    without_credentials,
     write_launch,
 )
 from kdtune.records.progress import Reporter, Several
+from kdtune.text import without_credentials
 
 JOB = json.dumps({"metadata": {"job_submission_id": "tiny-1", "job_name": "tiny"}, "runtime_env": {}})
 
@@ -175,7 +175,12 @@ def test_stage_and_progress_are_published(folder: Folder, monkeypatch: pytest.Mo
         ("s3://KEY:SECRET@bucket/runs", "s3://bucket/runs"),
         ("kdtune launch x --storage 's3://KEY:S@b/r?region=eu'", "kdtune launch x --storage 's3://b/r?region=eu'"),
         ("s3://b/r?access_key=KEY&secret_key=S&scheme=http", "s3://b/r?access_key=...&secret_key=...&scheme=http"),
+        ("http://me:KEY@SECRET@head:8265", "http://head:8265"),
+        ("see http://me:KEY/SECRET@head:8265/x, a@b", "see http://head:8265/x, a@b"),
+        ("http://KEY@head:8265", "http://head:8265"),
         ("http://head:8265", "http://head:8265"),
+        ("http://head:8265/a@b", "http://head:8265/a@b"),
+        ("abfss://container@account/runs", "abfss://container@account/runs"),
         ("head:6379", "head:6379"),
     ],
 )
