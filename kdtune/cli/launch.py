@@ -11,6 +11,7 @@ import click
 from kdtune.cli.options import (
     address_option,
     data_option,
+    module_option,
     pack_option,
     set_option,
     storage_option,
@@ -30,6 +31,7 @@ Examples:
 @storage_option
 @data_option
 @pack_option
+@module_option
 @click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or one started here.")
 @click.option("--stage", "stages", metavar="NAME", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--search", type=click.Choice(["grid", "tpe", "random"]), help="How grids of one seed are searched.")

@@ -1,5 +1,8 @@
 """Options that several commands share, each with the one sentence that says what it does."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 storage_option = click.option(
@@ -22,6 +25,23 @@ threads_option = click.option(
     metavar="N",
     type=click.IntRange(min=1),
     help="Threads of a trial on a processor, part of what it is; default: the study's own, kept from its first launch.",
+)
+
+
+def _vouch(_: Any, __: Any, modules: Sequence[str]) -> None:
+    if modules:
+        from kdtune.models.builders import vouch
+
+        vouch(modules)
+
+
+module_option = click.option(
+    "--py-module",
+    metavar="MODULE",
+    multiple=True,
+    expose_value=False,
+    callback=_vouch,
+    help="A module whose functions may build networks: its name, file or folder; may be repeated.",
 )
 pack_option = click.option(
     "--pack",

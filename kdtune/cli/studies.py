@@ -50,7 +50,10 @@ def studies_show(study: str) -> None:
     """Print a study with every default filled in."""
     from kdtune.study.file import dump, load_study
 
-    say(dump(load_study(study)), nl=False)
+    spec = load_study(study)
+    say(dump(spec), nl=False)
+    if spec.builders:
+        say(f"note: this study runs code of {', '.join(spec.builders)}", err=True)
 
 
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")

@@ -4,7 +4,15 @@ from typing import Any
 
 import click
 
-from kdtune.cli.options import data_option, figures_option, pack_option, set_option, storage_option, threads_option
+from kdtune.cli.options import (
+    data_option,
+    figures_option,
+    module_option,
+    pack_option,
+    set_option,
+    storage_option,
+    threads_option,
+)
 from kdtune.cli.streams import say
 
 
@@ -12,6 +20,7 @@ from kdtune.cli.streams import say
 @click.argument("study")
 @data_option
 @pack_option
+@module_option
 @set_option
 @click.option("--stage", metavar="NAME", help="The stage whose first configuration is trained; default: the first.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint.")
@@ -49,6 +58,7 @@ def teacher() -> None:
 @data_option
 @set_option
 @pack_option
+@module_option
 @click.option("-o", "--output", metavar="DIR", help="Where the files go; default: ./kdtune-teacher.")
 def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], pack: Any, output: str | None) -> None:
     """Train a study's teacher in this process, without Ray. Run again, it continues.
@@ -64,6 +74,7 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
 
 @teacher.command("import", epilog="Example: kdtune teacher import theirs.pth -o teacher.safetensors --layout skd")
 @click.argument("file")
+@module_option
 @click.option("-o", "--output", required=True, metavar="OUT", help="The file for --teacher; ends in .safetensors.")
 @click.option(
     "--layout",
@@ -90,6 +101,7 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
 @click.argument("study")
 @storage_option
 @data_option
+@module_option
 @set_option
 @click.option("--address", metavar="ADDR", help="A running Ray cluster; default: $RAY_ADDRESS, or else this process.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
@@ -146,6 +158,7 @@ def teacher_entropy(
 @click.option("--model", metavar="YAML", help="The network as a study has it; default: as the file's record says.")
 @click.option("--country", metavar="ISO", default="DEU", show_default=True, help="Whose electricity is used.")
 @pack_option
+@module_option
 @figures_option
 def evaluate(
     checkpoint: str,

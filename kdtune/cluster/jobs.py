@@ -29,6 +29,7 @@ from ray.util.state import list_nodes
 
 import kdtune
 from kdtune.base import UserError
+from kdtune.models import builders
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
 
@@ -131,7 +132,8 @@ def package(study: StudySpec, folder: Path) -> dict[str, Any]:
     )
     working.mkdir()
     (working / STUDY_FILE).write_text(dump(study), encoding="utf-8")
-    return {"working_dir": str(working), "py_modules": [str(code)]}
+    own = builders.runtime_env()
+    return {**own, "working_dir": str(working), "py_modules": [str(code), *own.get("py_modules", [])]}
 
 
 def _notes(dashboard: str, storage: str) -> list[str]:

@@ -16,6 +16,7 @@ from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
 from kdtune.cluster.silence import Silence
+from kdtune.models import builders
 
 DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
 
@@ -51,7 +52,8 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         if address:
-            environment = {"env_vars": TUNE_ENVIRONMENT}
+            own = builders.runtime_env()
+            environment = {**own, "env_vars": {**TUNE_ENVIRONMENT, **own.get("env_vars", {})}}
             context = ray.init(address=address, runtime_env=environment, **quiet)
         else:
             dashboard = os.environ.get(DASHBOARD, "1") != "0"

@@ -1,7 +1,6 @@
 """Any network that a Python function builds: torchvision's, another package's, the user's own."""
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from kdtune.base import Model, SegNet, SegOutput, Tap, UserError, did_you_mean
+from kdtune.models.builders import find, first_line
 
 PREFIX = "network."  # of every key of the state: the rest is the key that the network itself uses
 SIZES = (64, 224, 512)  # sides of the image of the first look, tried in turn: some networks refuse small ones
@@ -28,8 +28,9 @@ class ExternalModel(Model):
         output: out
         aux_output: aux
 
-    The builder is called with ``arguments`` and the number of classes. Its module must be importable wherever trials
-    run: installed, or on PYTHONPATH. Weights are read with the network's own keys, or with those of kdtune's files,
+    The builder is called with ``arguments`` and the number of classes. It is a class of networks, or annotated to
+    return one, or of a module that ``--py-module`` names. It must be importable wherever trials run: installed, on
+    PYTHONPATH, or by ``--py-module``. Weights are read with the network's own keys, or with those of kdtune's files,
     which are the same behind ``network.``.
     """
 
@@ -76,7 +77,7 @@ class ExternalModel(Model):
         Raises:
             UserError: no such function, it raises, or what it returns is not the network that the study describes.
         """
-        function = self._function()
+        function = find(self.builder)
         try:
             network = function(**{**self.arguments, self.classes_argument: num_classes})
         except UserError:
@@ -89,24 +90,6 @@ class ExternalModel(Model):
         if not isinstance(network, nn.Module):
             raise UserError(f"{self.builder} returns {type(network).__name__}, not a torch.nn.Module; give a builder")
         return External(network, self, num_classes)
-
-    def _function(self) -> Callable[..., Any]:
-        module, _, path = self.builder.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-        except Exception as error:  # a module of a user's own may raise anything
-            raise UserError(
-                f"builder {self.builder}: cannot import '{module}': {first_line(error)}; install it, or put its "
-                "folder on PYTHONPATH"
-            ) from error
-        for name in path.split("."):
-            if not hasattr(found, name):
-                raise UserError(f"builder {self.builder}: no '{name}' there{did_you_mean(name, dir(found))}")
-            found = getattr(found, name)
-        if not callable(found):
-            raise UserError(f"builder {self.builder}: is not a function")
-        called: Callable[..., Any] = found
-        return called
 
 
 class External(SegNet):
@@ -235,8 +218,3 @@ def resting(network: nn.Module) -> Iterator[None]:
 
 def _what(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def first_line(error: Exception) -> str:
-    """``ValueError: what it says``, without what follows a line break."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")

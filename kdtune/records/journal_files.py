@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kdtune.records.stored_study import StoredStudy
+from kdtune.study.names import trial_id as id_of
 
 _log = logging.getLogger("kdtune")
 
@@ -86,7 +87,7 @@ class Journals(StoredStudy):
             content = contents.get(name) or (self.folder / "journal").read(name)
             try:
                 if content is not None:
-                    return self._joined(_whole(decoded(content)))
+                    return self._joined(_whole(name.rsplit(".", 2)[0], decoded(content)))
             except (ValueError, KeyError, TypeError):
                 _log.warning("%s/journal/%s: damaged, and skipped", self.folder.uri, name)
         return None
@@ -138,18 +139,31 @@ class Journals(StoredStudy):
         return sorted(self.attempts())
 
 
-def _whole(record: Any) -> Record:
-    """The journal, if nothing of it is missing.
+def _whole(trial_id: str, record: Any) -> Record:
+    """The journal of a trial, if nothing of it is missing and its configuration is the one that the id stands for.
 
     Raises:
-        KeyError, TypeError: something is.
+        KeyError, TypeError, ValueError: it is not so.
     """
     for key in ("history", "states", "attempt"):
         record[key]
     for key in ("trial_id", "stage", "status", "step", "config"):
         record["row"][key]
+    check_id(record["row"])
+    if record["row"]["trial_id"] != trial_id:
+        raise ValueError("the journal of another trial")
     found: Record = record
     return found
+
+
+def check_id(row: Mapping[str, Any]) -> None:
+    """Whether a trial's configuration is the one that its id stands for: it decides what a launch runs.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not.
+    """
+    if row["trial_id"] != id_of(row["stage"], json.loads(row["config"])):
+        raise ValueError("not the configuration of that id")
 
 
 def _name(trial_id: str, attempt: int) -> str:

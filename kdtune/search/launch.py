@@ -24,12 +24,11 @@ from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.stage import StageRun, finished, run_stage
-from kdtune.search.stage_context import Point, StageContext, point_of
+from kdtune.search.stage_context import Point, StageContext, point_of, recorded, refuse_other_code
 from kdtune.search.stalls import Stalls
 from kdtune.search.threads import Threads, known
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
-from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy_counter import check_country
 from kdtune.training.site import Site
 from kdtune.training.trial import Trainer
@@ -80,6 +79,8 @@ class Launch:
         if paths:
             self.reporter.changed(paths)
         self.checkpoints.locate(self.study, self.only)
+        if builders := self.study.builders:
+            self.reporter.note(f"this study runs code of {', '.join(builders)}")
         check_networks(self.study, self.only)
         with contextlib.ExitStack() as stack:
             stack.callback(self.reporter.close)
@@ -214,7 +215,8 @@ class Launch:
     def _context(self, stage: Stage) -> StageContext:
         """The best of the stages that it starts from, and where the weights are that its trials load."""
         winners = self.ledger.winners
-        starts = {name: TrialConfig.model_validate_json(winners(name)[0]["config"]) for name in stage.start_from}
+        starts = {name: recorded(winners(name)[0]) for name in stage.start_from}
+        refuse_other_code(self.study, starts)
         starts = {n: self.study.with_threads(c) for n, c in (starts or {"base": self.study.base}).items()}
         references = self.checkpoints.references | made_weights(self.study, stage, winners)
         configs = [*starts.values(), *self.study.loading(stage)]

@@ -2,14 +2,14 @@
 
 from kdtune.records import rows
 from kdtune.search.ledger import Ledger
+from kdtune.search.stage_context import recorded
 from kdtune.study.spec import TEACHER
-from kdtune.study.trial_config import TrialConfig
 
 
 def absent_classes(stage: str, ledger: Ledger, named: set[str]) -> str | None:
     """The classes that no image has, once for each dataset (``named``): they hardly differ from trial to trial."""
     for row in ledger.best(stage)[:1]:
-        dataset = TrialConfig.model_validate_json(row["config"]).dataset
+        dataset = recorded(row).dataset
         note = rows.absent_note(dataset.class_names, row["per_class_iou"], most=10)
         if note and dataset.name not in named:
             named.add(dataset.name)

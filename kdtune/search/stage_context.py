@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kdtune.base import UserError
 from kdtune.records.journal import Planned
+from kdtune.records.journal_files import check_id
+from kdtune.records.rows import Row
 from kdtune.records.storage import Record, Storage
+from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.site import Site
@@ -39,8 +43,40 @@ class StageContext:
         return Planned(self.study, self.stage.name, point["start"], config)
 
 
+def recorded(row: Row) -> TrialConfig:
+    """The configuration of a trial on record.
+
+    Raises:
+        UserError: it is not the one that the trial's id stands for. A journal of that kind is not read; a table was.
+    """
+    try:
+        check_id(row)
+        return TrialConfig.model_validate_json(row["config"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{row['study']}/trials.parquet: trial {row['trial_id']} stands there with a configuration that is not "
+            "its own; remove the file: the next launch writes it anew from the journals"
+        ) from None
+
+
+def refuse_other_code(study: StudySpec, starts: Mapping[str, TrialConfig]) -> None:
+    """What lies on storage may choose among the networks of the study that is launched, and brings none of its own.
+
+    Raises:
+        UserError: the best of an earlier stage names another builder.
+    """
+    foreign = {name: config.builders for name, config in starts.items() if config.builders}
+    known = study.builders if foreign else []
+    for name, builders in foreign.items():
+        for builder in sorted(builders.difference(known)):
+            raise UserError(
+                f"study '{study.name}': the best trial of stage '{name}' was built by {builder}, which the study does "
+                f"not name: launch it without --stage, so that '{name}' runs as the study stands"
+            )
+
+
 def point_of(record: Record, stage: Stage) -> Point:
     """The point at which a recorded trial stands."""
-    config = TrialConfig.model_validate_json(record["row"]["config"])
+    config = recorded(record["row"])
     axes = stage.live({path: config.at(path) for path in (*stage.grid, *stage.ranges)})
     return {"start": record["row"]["start"], **axes, "seed": config.seed}

@@ -1,6 +1,26 @@
-"""Names that stand in files: of a study's folder, and of the columns that hyperparameters have."""
+"""Names that stand in files: of a study's folder, of its trials, and of the columns that hyperparameters have."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
 
 STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
+
+
+def config_id(data: Mapping[str, Any]) -> str:
+    """Hash of all of a configuration but its seed."""
+    text = json.dumps({key: value for key, value in data.items() if key != "seed"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def trial_id(stage: str, data: Mapping[str, Any]) -> str:
+    """``<stage>-<config_id>-s<seed>``: the same trial has the same id on every launch.
+
+    Raises:
+        KeyError: the configuration has no seed.
+    """
+    return f"{stage}-{config_id(data)}-s{data['seed']}"
 
 
 def column(loss: str, field: str) -> str:

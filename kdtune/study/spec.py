@@ -164,6 +164,11 @@ class StudySpec(Config):
         made = self.templates()
         return {name: made[name] for name in stage.start_from} or {"base": self.with_threads(self.base)}
 
+    @property
+    def builders(self) -> list[str]:
+        """The functions of other packages that its networks are built by: code that it runs."""
+        return sorted({name for stage in self.stages for config in self.loading(stage) for name in config.builders})
+
     def num_trials(self, stage: Stage) -> int:
         """Of a stage, before any has run; at most, where a search draws them."""
         if stage.search == "tpe":

@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import hashlib
-import json
 import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +21,7 @@ from kdtune.losses import LOSSES
 from kdtune.models import MODELS
 from kdtune.models.external import ExternalModel
 from kdtune.registry import Registry
+from kdtune.study import names
 from kdtune.study.faults import told
 from kdtune.study.recipe import Recipe
 
@@ -178,6 +177,12 @@ class TrialConfig(Config):
         return "+".join(names) or "student"
 
     @property
+    def builders(self) -> set[str]:
+        """The functions of other packages that build its networks: code that it runs."""
+        models = (self.student, self.teacher.model if self.teacher else None)
+        return {model.builder for model in models if isinstance(model, ExternalModel)}
+
+    @property
     def initialisation(self) -> str:
         """What the student's backbone starts from: ``random``, ``imagenet``, a stage that made it, or a file's hash."""
         if self.warm_start is None:
@@ -190,8 +195,7 @@ class TrialConfig(Config):
     @functools.cached_property
     def config_id(self) -> str:
         """Hash of everything but the seed."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"seed"}), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        return names.config_id(self.model_dump(mode="json"))
 
     def trial_id(self, stage: str) -> str:
         """``<stage>-<config_id>-s<seed>``: the same trial has the same id on every launch."""

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from kdtune.base import SegNet, UserError
-from kdtune.models.external import first_line, resting
+from kdtune.models.builders import first_line
+from kdtune.models.external import resting
 from kdtune.study.recipe import Recipe
 from kdtune.training.evaluation import autocast
 

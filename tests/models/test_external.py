@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdtune.base import SegNet, Tap, UserError
+from kdtune.models.builders import find
 from kdtune.models.external import ExternalModel
 from kdtune.training.weights import load_weights, weights_bytes
 
@@ -62,8 +63,8 @@ def raising(num_classes: int) -> nn.Module:
     raise RuntimeError(f"cannot build {num_classes}\nsecond line")
 
 
-def no_network(num_classes: int) -> str:
-    return "text"
+def no_network(num_classes: int) -> nn.Module:
+    return "text"  # type: ignore[return-value]
 
 
 def stubborn(num_classes: int) -> nn.Module:
@@ -98,7 +99,7 @@ def test_building_draws_weights_once_and_leaves_statistics_alone(fields: dict[st
     after = torch.rand(1)
     torch.manual_seed(0)
     model = ExternalModel.model_validate(fields)
-    theirs = model._function()(**{**model.arguments, model.classes_argument: CLASSES})
+    theirs = find(model.builder)(**{**model.arguments, model.classes_argument: CLASSES})
     assert torch.equal(torch.rand(1), after), "the first look takes no random number"
     assert all(module.training for module in network.modules())
     own = network.state_dict()
