@@ -29,6 +29,7 @@ from ray.util.state import list_nodes
 
 import kdtune
 from kdtune.base import UserError
+from kdtune.cluster.addresses import address_of_auto
 from kdtune.models import builders
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
@@ -77,6 +78,8 @@ def _client(address: str, timeout: float) -> Iterator[_Client]:
     """
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if address == "auto":
+        address = address_of_auto()
     scheme = address.partition("://")[0] if "://" in address else ""
     if scheme not in ("", "http", "https"):  # Ray would import a module of that name
         raise Unreachable(f"cluster {address}: is no address of a dashboard; give http://HOST:8265")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import ray
 
 from kdtune.base import Lost, RunError, UserError
+from kdtune.cluster.addresses import given_as, joinable
 from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
 from kdtune.cluster.silence import Silence
@@ -40,13 +41,8 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is in our own words, without its traceback
     warnings.filterwarnings("ignore", module=r"ray\..*")
-    if address and address.startswith(("http://", "https://")):
-        raise UserError(
-            f"{given_as(address)}: is a dashboard's address, to which `kdtune launch --detach` submits; without it "
-            "give that of the cluster, HOST:6379"
-        )
-    if address and "://" in address and not address.startswith("ray://"):  # Ray would import a module of that name
-        raise UserError(f"{given_as(address)}: is no address of a cluster; give HOST:6379")
+    if address:
+        address = joinable(address)
     try:
         if address and "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")
@@ -83,11 +79,6 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
         if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
             watchdog.join(ANSWER_WITHIN)  # Ray ends a process whose threads ask it something later
             ray.shutdown()
-
-
-def given_as(address: str) -> str:
-    """The address with what the user gave it by."""
-    return f"RAY_ADDRESS={address}" if os.environ.get("RAY_ADDRESS") == address else f"--address {address}"
 
 
 def _watch(halt: Halt, done: threading.Event) -> None:

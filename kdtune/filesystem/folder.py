@@ -18,6 +18,7 @@ from kdtune import signs
 from kdtune.errors import UserError
 from kdtune.filesystem import object_stores
 from kdtune.filesystem.patience import AWAY, StorageError, expect, patiently
+from kdtune.filesystem.regular import read_regular
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ class Folder:
 
         def local(path: Path) -> bytes | None:
             try:
-                return (path / name).read_bytes()
+                return read_regular(path / name)
             except FileNotFoundError:
                 return None
 
@@ -242,7 +243,8 @@ def _writer() -> str:
 
 def _put(path: Path, content: bytes) -> None:
     """On the disk, not only on its way there: after a power cut a file that was renamed could be an empty one."""
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)  # what lies there may be a link that somebody planted
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

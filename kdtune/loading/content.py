@@ -21,7 +21,8 @@ from kdtune.base import Sample, SegmentationDataset, Split, UserError, processor
 from kdtune.datasets.bar import bar
 from kdtune.loading.ahead import in_order
 from kdtune.loading.alone import alone
-from kdtune.loading.sources import Sources, cache_folder, sources
+from kdtune.loading.cache import cache_folder
+from kdtune.loading.sources import Sources, sources
 
 KEPT_DIGITS = 16  # of an image's digest: enough to tell which image differs once the keys do
 

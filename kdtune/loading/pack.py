@@ -23,9 +23,10 @@ from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.loading.ahead import in_order
 from kdtune.loading.alone import alone
+from kdtune.loading.cache import cache_folder
 from kdtune.loading.content import digest, keep
 from kdtune.loading.images import Images, read_directly, size
-from kdtune.loading.sources import Sources, cache_folder, sources
+from kdtune.loading.sources import Sources, sources
 
 PackMode = Literal["always", "fallback", "never"]  # fallback: read directly where there is no room for a pack
 

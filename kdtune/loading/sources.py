@@ -5,22 +5,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
+from kdtune.filesystem.regular import refuse_endless
 
 DECODING = 2  # raised whenever a file may give other pixels than before: the packs of before are made anew
 
 # source file -> size [bytes], time of its content [ns], which a copy may set, and of its last change, which only the
 # file system sets
 Stamps = dict[Path, tuple[int, int, int]]
-
-
-def cache_folder() -> Path:
-    """Where packs and content keys lie: ``KDTUNE_CACHE``, else the user's cache folder."""
-    given = os.environ.get("KDTUNE_CACHE")
-    return Path(given).expanduser() if given else user_cache_path("kdtune")
 
 
 @dataclass(frozen=True)
@@ -77,5 +70,6 @@ def _stamps(samples: list[Sample]) -> Stamps:
                     status = path.stat()
             except OSError as error:  # a link to nowhere is listed, too
                 raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+            refuse_endless(path, status.st_mode)
             found[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return found

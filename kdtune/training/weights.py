@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdtune.base import Config, SegNet, UserError
 from kdtune.filesystem.folder import Folder, read_file
+from kdtune.training.weights_bombs import refuse_bomb, refuse_inflated
 from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_damaged
 
 Weights = dict[str, Tensor]
@@ -77,12 +78,15 @@ def read_weights(uri: str, sha256: str | None = None) -> Weights:
             found = safetensors.torch.load(content)
             refuse_damaged(found, content)
         else:
+            refuse_bomb(content)
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(found, Mapping):
                 raise TypeError(f"it holds a {type(found).__name__}, not a mapping of names to tensors")
             wrapped = (found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping))
             found = next(wrapped, found)
-        return {_bare(key): value for key, value in found.items() if isinstance(value, Tensor)}
+        weights = {_bare(key): value for key, value in found.items() if isinstance(value, Tensor)}
+        refuse_inflated(weights, len(content))
+        return weights
     except Exception as error:  # pickle, zip and safetensors each raise their own kinds
         reason = _refusal(uri, content, error)
         raise UserError(f"{uri}: not a file of weights (safetensors or a plain state dict): {reason}") from None
