@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 
+from pydantic import TypeAdapter
 from rich.console import Console
 
 import kdtune
@@ -84,8 +85,9 @@ def read_launch(folder: Folder) -> Launched | None:
         return None
     known = {field.name for field in fields(Launched)}
     try:
-        return Launched(**{key: value for key, value in json.loads(content).items() if key in known})
-    except (ValueError, AttributeError, TypeError):  # the next launch writes it anew
+        told = {key: value for key, value in json.loads(content).items() if key in known}
+        return TypeAdapter(Launched).validate_python(told)
+    except (ValueError, AttributeError, RecursionError):  # the next launch writes it anew
         logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)
         return None
 

@@ -10,14 +10,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from pydantic import TypeAdapter
 
 from kdtune.base import SegNet, UserError
 from kdtune.filesystem.folder import Folder
@@ -39,6 +40,11 @@ WEIGHTS = "student.safetensors"
 JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
 KEPT_DIGESTS = 3  # of a table and of those before it, which a reader may still see
+PLAN = TypeAdapter(dict[str, list[str]])
+NODES = TypeAdapter(list[Row])
+DATA = TypeAdapter(dict[str, dict[str, dict[str, Any]]])
+T = TypeVar("T")
+
 WRITTEN = {"journal", "checkpoints", "logs", "energy"}  # folders
 
 
@@ -156,8 +162,7 @@ class Storage(Journals):
     def plan(self) -> dict[str, list[str]]:
         """Stage -> the ids of its trials in the order of the plan, as far as stages have been planned."""
         content = self.folder.read("plan.json")
-        found: dict[str, list[str]] = _parsed(self.folder, "plan.json", content) or {}
-        return found
+        return _parsed(self.folder, "plan.json", content, PLAN.validate_json) or {}
 
     def write_plan(self, plan: Mapping[str, Sequence[str]]) -> None:
         """Replaces the plan."""
@@ -167,13 +172,12 @@ class Storage(Journals):
         """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
         content = self.folder.read("data.json")
         try:
-            found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content is not None else {}
+            return DATA.validate_json(content) if content is not None else {}
         except ValueError:
             raise UserError(
                 f"{self.folder.uri}/data.json: damaged, so it is not known on which data the trials were trained; if "
                 "it is still the same, remove the file: the next launch writes it anew"
             ) from None
-        return found
 
     def write_data(self, data: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Replaces what ``data`` gives."""
@@ -183,7 +187,7 @@ class Storage(Journals):
         """What the nodes of each launch used, by the launch; see ``rows.NODES``."""
         folder = self.folder / "energy"
         found = folder.read_many([name for name in folder.names() if name.endswith(".json")])
-        parsed = {name: _parsed(self.folder, f"energy/{name}", content) for name, content in found.items()}
+        parsed = {name: _parsed(self.folder, f"energy/{name}", content, _nodes) for name, content in found.items()}
         return {name.removesuffix(".json"): nodes for name, nodes in parsed.items() if nodes is not None}
 
     def write_energy(self, launch: str, nodes: Sequence[Row]) -> None:
@@ -223,13 +227,29 @@ def _states(attempt: int) -> list[str]:
     return [f"state-{attempt}-{i}.pt" for i in range(KEPT_STATES + 1)]
 
 
-def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
+def _parsed(folder: Folder, name: str, content: bytes | None, parse: Callable[[bytes], T]) -> T | None:
     """What a file holds that is made anew, or that only adds to results; none if it is not there or is damaged."""
     try:
-        return json.loads(content) if content is not None else None
+        return parse(content) if content is not None else None
     except ValueError:
         _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
         return None
+
+
+def _nodes(content: bytes) -> list[Row]:
+    """What the nodes of a launch used.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = NODES.validate_json(content)
+    try:
+        table = pa.Table.from_pylist(found, schema=rows.NODES)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    if any(table[name].null_count for name in ("energy_kwh", "co2_kg")):
+        raise ValueError("a node without its energy")
+    return found
 
 
 def _written(folder: Folder) -> Iterator[Folder]:

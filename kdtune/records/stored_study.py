@@ -1,7 +1,6 @@
 """A study as it lies in storage, for those who only read it: no torch, no Ray, in a fraction of a second."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import TypeAdapter
 
 from kdtune.errors import UserError
 from kdtune.filesystem import home
@@ -22,6 +22,7 @@ from kdtune.study.names import STUDY_NAME
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
 TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 Digests = dict[str, list[str]]
+NOTED = TypeAdapter(Digests)
 TRIES = 3  # at a table that does not fit its digest, before it is called damaged
 
 
@@ -113,10 +114,9 @@ class StoredStudy:
     def digests(self) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
         try:
-            found = json.loads(self.folder.read(DIGESTS) or b"{}")
+            return NOTED.validate_json(self.folder.read(DIGESTS) or b"{}")
         except ValueError:
-            found = None
-        return found if isinstance(found, dict) else {}
+            return {}
 
     def _damaged(self, name: str) -> UserError:
         return UserError(

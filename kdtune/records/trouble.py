@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from pydantic import TypeAdapter
+
 from kdtune.filesystem.folder import Folder
 
 NAME = "signs.json"
@@ -30,6 +32,6 @@ def read(folder: Folder) -> Trouble:
     """What a launch has noted last; no trouble where the file is missing or damaged."""
     content = folder.read(NAME)
     try:
-        return Trouble(**json.loads(content)) if content is not None else Trouble()
-    except (ValueError, TypeError):
+        return TypeAdapter(Trouble).validate_json(content) if content is not None else Trouble()
+    except ValueError:
         return Trouble()
