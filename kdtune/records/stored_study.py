@@ -17,6 +17,7 @@ import yaml
 from kdtune.errors import UserError
 from kdtune.filesystem import home
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.study.loader import Document
 from kdtune.study.names import STUDY_NAME
 
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
@@ -129,7 +130,7 @@ class StoredStudy:
         if content is None:
             return None
         try:
-            data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            data: dict[str, Any] = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
             data.pop("versions", None)
         except (yaml.YAMLError, AttributeError):
             logging.getLogger("kdtune").warning("%s/study.yaml: damaged, and skipped", self.folder.uri)

@@ -18,6 +18,7 @@ from kdtune.report.rest import closing_sections
 from kdtune.report.searches import search_sections
 from kdtune.report.study import Study
 from kdtune.report.svg import drawing
+from kdtune.study.loader import Document
 from kdtune.study.spec import TEACHER, StudySpec
 
 
@@ -65,7 +66,7 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
 def _spec(text: str) -> tuple[StudySpec | None, dict[str, Any]]:
     """The study as it was launched, none if this version cannot read it; and the versions that ran it."""
     try:
-        data = yaml.safe_load(text)
+        data = Document(text, yaml.SafeLoader).value()
         versions = data.pop("versions", None) or {}
         return StudySpec.model_validate(data), versions
     except (yaml.YAMLError, AttributeError):

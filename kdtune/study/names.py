@@ -1,6 +1,8 @@
-"""Names that stand in files: of a study's folder, and of the columns that hyperparameters have."""
+"""Names that stand in files: of a study's folder, and of the columns that hyperparameters have; and a stage's limit."""
 
 STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
+
+MOST_TRIALS = 100_000  # of a stage: all are planned, and listed, before the first runs
 
 
 def column(loss: str, field: str) -> str:

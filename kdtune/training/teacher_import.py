@@ -13,7 +13,7 @@ from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, di
 from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
-from kdtune.study.loader import Ambiguous, Loader
+from kdtune.study.loader import Ambiguous, Document, Refused
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
 from kdtune.training.teachers import in_yaml, model_from, preprocessing_words
 from kdtune.training.weights import (
@@ -129,8 +129,8 @@ def given_model(text: str) -> dict[str, Any]:
     """``--model`` as a mapping: YAML as such, or a file of it, with or without a ``model`` key around it."""
     path = Path(text).expanduser()
     try:
-        found = yaml.load(path.read_text() if path.is_file() else text, Loader=Loader)
-    except Ambiguous as error:
+        found = Document(path.read_text() if path.is_file() else text).value()
+    except (Ambiguous, Refused) as error:
         raise UserError(f"--model {text}: {error.problem}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         raise UserError(f"--model {text}: not a YAML mapping, nor a file of one") from None
