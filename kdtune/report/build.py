@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
 from kdtune.analysis import entropy
 from kdtune.answers import tables
 from kdtune.base import UserError
+from kdtune.records.parquet import parsed
 from kdtune.records.rows import weight_stages
 from kdtune.records.storage import Storage
 from kdtune.report.answer import lead, opening_sections
@@ -58,7 +57,7 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
         versions=versions,
         plan=where.plan(),
         made=weight_stages(spec) if spec else {TEACHER},
-        nodes=pq.ParquetFile(pa.BufferReader(nodes)).read() if nodes else None,
+        nodes=parsed(nodes, f"{where.folder.uri}/nodes.parquet") if nodes else None,
         entropy=_entropy(where),
     )
 
