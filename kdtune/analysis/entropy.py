@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import kdtune
 from kdtune.analysis.entropy_counts import BINS, UNITS, Asked, Counts
 from kdtune.filesystem.folder import Folder
+from kdtune.records.parquet import parsed
 from kdtune.study.trial_config import TrialConfig
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def table(counts: Counts, asked: Asked, config: TrialConfig, study: str, teacher
 def stored(folder: Folder) -> pa.Table | None:
     """The table of a study's folder, or none if the teacher's entropy has not been measured."""
     content = folder.read(f"{NAME}.parquet")
-    return None if content is None else pq.read_table(pa.BufferReader(content))
+    return None if content is None else parsed(content, f"{folder.uri}/{NAME}.parquet")
 
 
 def by_temperature(table: pa.Table) -> list[list[dict[str, Any]]]:

@@ -16,6 +16,7 @@ from kdtune.records.rows import absent_note
 from kdtune.records.storage import WEIGHTS
 from kdtune.study.faults import told
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.training.built import built
 from kdtune.training.energy import Amount, Bill
 from kdtune.training.energy_counter import check_country, counted
 from kdtune.training.energy_meter import metered_here
@@ -24,7 +25,7 @@ from kdtune.training.site import Site, load_split
 from kdtune.training.sizes import check_validation
 from kdtune.training.teacher_import import given_model
 from kdtune.training.teachers import check_classes, model_from
-from kdtune.training.weights import WeightsRecord, load_weights, read_record, read_weights
+from kdtune.training.weights import WeightsRecord, read_record, read_weights
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -128,8 +129,7 @@ def evaluate(
     if record is not None:
         check_classes(file, record, config.dataset)
     device = compute_device()
-    network = config.student.build(config.dataset.num_classes)
-    load_weights(network, read_weights(file), file)
+    network = built(config.student, config.dataset.num_classes, read_weights(file), file)
     network.to(device)
     val = load_split(config, "val", site)
     check_validation(network, config.student.label, val.sizes, config.recipe, device)

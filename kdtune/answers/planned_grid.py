@@ -4,11 +4,12 @@ The file is read as it is: building the study from it would import torch and eve
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdtune.study.names import column_at
+from kdtune.study.names import MOST_TRIALS, column_at
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PlannedStage:
     def cells(self, columns: Sequence[str]) -> list[dict[str, float]]:
         """Every combination of the values of those of these columns that the stage sweeps; none if it sweeps none."""
         swept = [name for name in columns if name in self.axes]
-        if not swept:
+        if not swept or math.prod(len(self.axes[name]) for name in swept) > MOST_TRIALS:  # none such can be launched
             return []
         return [dict(zip(swept, cell, strict=True)) for cell in itertools.product(*(self.axes[n] for n in swept))]
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdtune.base import IGNORE, Preprocessing, SegNet, compute_device
 from kdtune.bench.figures import told
+from kdtune.datasets.opened import FORMATS
 from kdtune.loading.batches import normalise, train_batches
 from kdtune.loading.images import Images
 from kdtune.loading.pack import data_folder, dataset_root
@@ -83,7 +84,7 @@ def _torchvision(config: TrialConfig, data_root: str | None, steps: int) -> Iter
     )
 
     def read(i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, label = (Image.open(path) for path in samples[i].files)
+        image, label = (Image.open(path, formats=FORMATS) for path in samples[i].files)
         scale = scales[torch.randint(len(scales), ())]
         size = [round(length * scale) for length in getattr(config.dataset, "size", None) or image.size[::-1]]
         pair = tv_tensors.Image(image.convert("RGB")), tv_tensors.Mask(label)

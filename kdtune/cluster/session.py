@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import ray
 
 from kdtune.base import Lost, RunError, UserError
+from kdtune.cluster import own_ray
 from kdtune.cluster.addresses import given_as, joinable
 from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
@@ -29,6 +30,8 @@ ANSWER_WITHIN = 40.0  # seconds; Ray itself ends a driver without a word after 6
 @contextlib.contextmanager
 def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]:
     """Ray: the cluster at ``address``, or one started in this process and ended with it. Gives the dashboard's URL.
+
+    One that is started here is for this user and this machine alone; see ``kdtune.cluster.own_ray``.
 
     While it is used, a watchdog ends the launch if the control store or this machine's raylet is gone.
 
@@ -47,16 +50,14 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
         if address and "://" not in address and ":" in address:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
+        own = None
         if address:
-            own = builders.runtime_env()
-            environment = {**own, "env_vars": {**TUNE_ENVIRONMENT, **own.get("env_vars", {})}}
+            sent = builders.runtime_env()
+            environment = {**sent, "env_vars": {**TUNE_ENVIRONMENT, **sent.get("env_vars", {})}}
             context = ray.init(address=address, runtime_env=environment, **quiet)
         else:
-            dashboard = os.environ.get(DASHBOARD, "1") != "0"
-            context = ray.init(address="local", include_dashboard=dashboard, **quiet)
-            if ray.nodes()[0]["Resources"].get("CPU", 0) < 1:  # of half a processor Ray makes none
-                ray.shutdown()
-                context = ray.init(address="local", include_dashboard=dashboard, num_cpus=1, **quiet)
+            own = own_ray.start(include_dashboard=os.environ.get(DASHBOARD, "1") != "0", **quiet)
+            context = own.context
     except (OSError, ValueError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         if address is None:
@@ -79,6 +80,8 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
         if not isinstance(halt.error, Lost):  # there is nothing left that could be shut down, and trying would wait
             watchdog.join(ANSWER_WITHIN)  # Ray ends a process whose threads ask it something later
             ray.shutdown()
+            if own is not None:
+                own.remove()
 
 
 def _watch(halt: Halt, done: threading.Event) -> None:

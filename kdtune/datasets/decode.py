@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from kdtune import signs
 from kdtune.base import IGNORE, Sample
 from kdtune.datasets.files import FORBIDDEN, BadFile
+from kdtune.datasets.opened import UNREADABLE, opened
 
 Size = tuple[int, int]  # H, W [pixels]
 Colours = Sequence[tuple[int, int, int]]  # RGB of each class
@@ -65,11 +66,11 @@ def _load(path: Path, grey: int = 1) -> Image.Image:
         with signs.reading(path), path.open("rb") as file:
             head = file.read(26)
             file.seek(0)
-            with Image.open(file) as image:
+            with opened(path, file) as image:
                 image.load()
     except FileNotFoundError:
         raise BadFile(path, "no such file any more: unpack the dataset's archives again") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadFile(path, f"cannot be read ({reason}): the file is damaged, copy it again") from None
     if head.startswith(PNG):

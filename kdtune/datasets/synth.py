@@ -165,7 +165,7 @@ def _voc_lists(root: Path, split: Split, written: Sequence[str]) -> None:
     if split == "train":
         (lists / "train_aug.txt").write_text("".join(f"{scene}\n" for scene in written), encoding="utf-8")
         for scene in written:  # the labels of SBD come without the palette
-            with Image.open(lists.parents[1] / "SegmentationClass" / f"{scene}.png") as label:
+            with Image.open(lists.parents[1] / "SegmentationClass" / f"{scene}.png", formats=("PNG",)) as label:
                 _save(np.asarray(label), lists.parents[1] / "SegmentationClassAug" / f"{scene}.png")
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split
 from kdtune.datasets.decode import ORIENTATION
+from kdtune.datasets.opened import UNREADABLE, opened
 
 DECODED = 8  # images that a direct reader keeps: 8 MB each for 2048 x 1024
 
@@ -83,10 +83,11 @@ def size(dataset: SegmentationDataset, split: Split, sample: Sample) -> tuple[in
         return int(given[0]), int(given[1])
     if sample.files:
         try:
-            with signs.reading(sample.files[0]), Image.open(sample.files[0]) as image:
+            path = sample.files[0]
+            with signs.reading(path), path.open("rb") as file, opened(path, file) as image:
                 if image.getexif().get(ORIENTATION, 1) == 1:  # else its label says which way up it is
                     return image.height, image.width
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        except UNREADABLE:
             pass  # reading it below says what is wrong, in the dataset's words
     height, width = dataset.read(split, sample)[1].shape
     return height, width

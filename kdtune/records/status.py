@@ -208,7 +208,7 @@ def _planned(name: str, study: StudySpec, ids: int) -> tuple[int, int]:
     stage, steps = found[0], study.templates()[name].recipe.num_steps
     if stage.search == "tpe":
         return max(ids, stage.samples or 0), steps
-    return ids or len(stage.points(list(study.template_starts(stage)), study.seed)), steps
+    return ids or study.num_trials(stage), steps
 
 
 def _made(row: Row, began: float) -> float:

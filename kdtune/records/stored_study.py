@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import TypeAdapter
 
 from kdtune.errors import UserError
 from kdtune.filesystem import home
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.records.parquet import parsed
+from kdtune.study.loader import Document
 from kdtune.study.names import STUDY_NAME
 
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
@@ -88,14 +89,12 @@ class StoredStudy:
         """The same, or these columns of it; none if there is no such table.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or takes more memory than a table of its size.
         """
         content = self._content(name, known)
         try:
-            # pq.read_table would import datasets, in 0.1 s; with threads of pyarrow, a process that ends right after it
-            # is aborted now and then
-            file = pq.ParquetFile(pa.BufferReader(content)) if content is not None else None
-            return file.read(columns=columns, use_threads=False) if file is not None else None
+            where = f"{self.folder.uri}/{name}.parquet"
+            return parsed(content, where, columns) if content is not None else None
         except pa.ArrowException:
             raise self._damaged(name) from None
 
@@ -129,7 +128,7 @@ class StoredStudy:
         if content is None:
             return None
         try:
-            data: dict[str, Any] = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            data: dict[str, Any] = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
             data.pop("versions", None)
         except (yaml.YAMLError, AttributeError):
             logging.getLogger("kdtune").warning("%s/study.yaml: damaged, and skipped", self.folder.uri)

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
 from kdtune.analysis import entropy
 from kdtune.answers import tables
 from kdtune.base import UserError
+from kdtune.records.parquet import parsed
 from kdtune.records.rows import weight_stages
 from kdtune.records.storage import Storage
 from kdtune.report.answer import lead, opening_sections
@@ -18,6 +17,7 @@ from kdtune.report.rest import closing_sections
 from kdtune.report.searches import search_sections
 from kdtune.report.study import Study
 from kdtune.report.svg import drawing
+from kdtune.study.loader import Document
 from kdtune.study.spec import TEACHER, StudySpec
 
 
@@ -57,7 +57,7 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
         versions=versions,
         plan=where.plan(),
         made=weight_stages(spec) if spec else {TEACHER},
-        nodes=pq.ParquetFile(pa.BufferReader(nodes)).read() if nodes else None,
+        nodes=parsed(nodes, f"{where.folder.uri}/nodes.parquet") if nodes else None,
         entropy=_entropy(where),
     )
 
@@ -65,7 +65,7 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
 def _spec(text: str) -> tuple[StudySpec | None, dict[str, Any]]:
     """The study as it was launched, none if this version cannot read it; and the versions that ran it."""
     try:
-        data = yaml.safe_load(text)
+        data = Document(text, yaml.SafeLoader).value()
         versions = data.pop("versions", None) or {}
         return StudySpec.model_validate(data), versions
     except (yaml.YAMLError, AttributeError):

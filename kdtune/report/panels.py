@@ -18,8 +18,9 @@ from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
 from kdtune.study.trial_config import TrialConfig
+from kdtune.training.built import built
 from kdtune.training.evaluation import autocast, enlarged, sliding
-from kdtune.training.weights import load_weights, read_weights
+from kdtune.training.weights import read_weights
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -98,9 +99,8 @@ def _network(where: Storage, trial_id: str, config: TrialConfig) -> SegNet:
     """
     if config.student.name == "external":  # building it imports code, which what lies on a storage must not choose
         raise UserError(f"trial {trial_id} trained a network of another package, whose code a report does not load")
-    network = config.student.model_copy(update={"init": "random"}).build(config.dataset.num_classes)
     source = where.checkpoint_uri(trial_id)
-    load_weights(network, read_weights(source), source)
+    network = built(config.student, config.dataset.num_classes, read_weights(source), source)
     return network.to(compute_device()).eval().requires_grad_(False)
 
 

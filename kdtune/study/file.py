@@ -11,7 +11,6 @@ import kdtune
 from kdtune.base import UserError, did_you_mean
 from kdtune.study import loader
 from kdtune.study.faults import told
-from kdtune.study.loader import Loader
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Value
@@ -68,9 +67,9 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
     """All faults of a file, one line each, or the study."""
     try:
         text = path.read_text(encoding="utf-8")
-        tree: yaml.Node | None = yaml.compose(text, Loader=Loader)
-        wrong = _bad_key(tree)
-        data = None if wrong else yaml.load(text, Loader=Loader)
+        document = loader.Document(text)
+        wrong = _bad_key(document.tree)
+        data = None if wrong else document.value()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
         return [f"{path}: cannot be read: {reason}"], None
@@ -82,18 +81,15 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
         return [f"{path}:{mark.line + 1 if mark else 1}: {loader.told(error)}"], None
     if wrong:
         return [f"{path}:{wrong}"], None
-    if tree is None or not isinstance(data, dict):
+    if document.tree is None or not isinstance(data, dict):
         return [f"{path}:1: a study is a mapping with name, base and stages; see `kdtune studies show demo`"], None
     try:
         return [], StudySpec.model_validate(data)
     except ValidationError as error:
         faults = error.errors()
-        return [_line(path, tree, fault) for fault in faults if not _has_inner(fault["loc"], faults)], None
-
-
-def _has_inner(place: Sequence[int | str], faults: Sequence[Any]) -> bool:
-    """Whether one of the faults lies inside this place, and makes what is said of the whole untrue."""
-    return any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in faults)
+        # a fault that lies inside a place makes what is said of the whole untrue
+        around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+        return [_line(path, document.tree, fault) for fault in faults if fault["loc"] not in around], None
 
 
 def _bad_key(node: yaml.Node | None, above: Sequence[yaml.Node] = ()) -> str | None:

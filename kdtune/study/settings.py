@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from kdtune.base import UserError, did_you_mean
 from kdtune.study import loader
 from kdtune.study.faults import told
-from kdtune.study.loader import Loader
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig, Value
 
@@ -27,7 +26,7 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Value]:
         if not equals or not path:
             raise UserError(f"--set {assignment}: needs PATH=VALUE, e.g. --set recipe.num_steps=2000")
         try:
-            found = yaml.load(value, Loader=Loader)
+            found = loader.Document(value).value()
         except yaml.YAMLError as error:
             raise UserError(f"--set {assignment}: {loader.told(error)}") from None
         if any(isinstance(item, list | dict) for item in (found if isinstance(found, list) else [found])):

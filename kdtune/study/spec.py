@@ -77,8 +77,14 @@ class StudySpec(Config):
 
     def ancestors(self, stage: Stage) -> set[str]:
         """The names of all stages whose choices lead to this one."""
-        direct = set(stage.start_from)
-        return direct.union(*(self.ancestors(self.stage(name)) for name in direct))
+        found: set[str] = set()
+        waiting = [*stage.start_from]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.stage(name).start_from
+        return found
 
     def scheduler_of(self, stage: Stage) -> SchedulerName:
         """Early stopping of a stage.
@@ -171,8 +177,8 @@ class StudySpec(Config):
 
     def num_trials(self, stage: Stage) -> int:
         """Of a stage, before any has run; at most, where a search draws them."""
-        if stage.search == "tpe":
-            return stage.samples or 0
+        if stage.search != "random":
+            return stage.most_trials
         return len(stage.points(list(self.template_starts(stage)), self.seed))
 
     def with_threads(self, config: TrialConfig) -> TrialConfig:

@@ -5,7 +5,8 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
 )
 
 from kdtune.base import Config, Seed, error_at
+from kdtune.study.names import MOST_TRIALS
 from kdtune.study.trial_config import TrialConfig, Value
 
 SchedulerName = Literal["asha", "median", "none"]
@@ -86,6 +88,11 @@ class Stage(Config):
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
             raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
+        if self.most_trials > MOST_TRIALS:
+            raise ValueError(
+                f"comes to {self.most_trials} trials, and a stage has at most {MOST_TRIALS}: give fewer values, or "
+                "search: random with samples, or make several stages of it"
+            )
         if self.search == "tpe" and len(self.seeds) > 1:
             raise ValueError("search: tpe takes one seed: its next point depends on the last results")
         if self.search == "tpe" and len(self.start_from) > 1:
@@ -99,7 +106,7 @@ class Stage(Config):
             if "threads" in getattr(self, section):
                 yield error_at((section, "threads"), "is one number for the whole study: it stands beside its name")
         for path, values in self.grid.items():
-            twice = [value for i, value in enumerate(values) if value in values[:i]]
+            twice = list(_twice(values))
             if not values:
                 yield error_at(("grid", path), "has no values; a grid needs at least one, e.g. [1, 2]")
             if twice:
@@ -118,6 +125,21 @@ class Stage(Config):
         lows = {path: axis.low for path, axis in self.ranges.items()}
         return {path: values[0] for path, values in self.grid.items()} | lows
 
+    @property
+    def most_trials(self) -> int:
+        """Counted without listing any: of a grid exactly, of a search at most."""
+        each = max(1, len(self.start_from)) * len(self.seeds)
+        if self.search != "grid":
+            return each * (self.samples or 0)
+        axes = {path: len(values) for path, values in self.grid.items()}
+        weights = {*self.conditions.values()}
+        points = math.prod(n for path, n in axes.items() if path not in self.conditions.keys() | weights)
+        for weight in weights:
+            dependent = math.prod(axes[path] for path, its in self.conditions.items() if its == weight)
+            zero = 0 in self.grid[weight]
+            points *= (axes[weight] - zero) * dependent + zero
+        return each * points
+
     def points(self, starts: Sequence[str], seed: int) -> list[dict[str, Value]]:
         """What varies, one mapping per trial, in the order of the file: start, grid, seed.
 
@@ -129,7 +151,11 @@ class Stage(Config):
             drawn = (self._combination(i) for i in range(size))
         elif not self.ranges:  # without repeats: a point drawn again would be a trial that has run
             wanted = (self.samples or 0) * (TRIES if self.conditions else 1)
-            drawn = (self._combination(i) for i in generator.sample(range(size), min(wanted, size)))
+            if size <= sys.maxsize:
+                numbers = generator.sample(range(size), min(wanted, size))
+            else:  # more than a range can have: none is drawn twice, in all likelihood
+                numbers = [generator.randrange(size) for _ in range(wanted)]
+            drawn = (self._combination(i) for i in numbers)
         else:
             drawn = (
                 self._combination(generator.randrange(size))
@@ -179,6 +205,20 @@ class Stage(Config):
         """One trial: the start, then ``set``, then the point."""
         changes = {path: value for path, value in point.items() if path != "start"}
         return starts[point["start"]].replace({**self.set, **changes})
+
+
+def _twice(values: Sequence[Value]) -> Iterator[Value]:
+    """The values that stand there before, too."""
+    hashed: set[Value] = set()
+    others: list[Value] = []  # lists and mappings
+    for value in values:
+        known = hashed if isinstance(value, Hashable) else others
+        if value in known:
+            yield value
+        elif isinstance(value, Hashable):
+            hashed.add(value)
+        else:
+            others.append(value)
 
 
 def shuffled(items: Sequence[Any], *seed: int | str) -> list[Any]:

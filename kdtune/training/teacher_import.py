@@ -13,13 +13,13 @@ from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, di
 from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
-from kdtune.study.loader import Ambiguous, Loader
+from kdtune.study.loader import Ambiguous, Document, Refused
+from kdtune.training.built import built
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
 from kdtune.training.teachers import in_yaml, model_from, preprocessing_words
 from kdtune.training.weights import (
     Weights,
     WeightsRecord,
-    load_weights,
     read_weights,
     unwrapped,
     weights_bytes,
@@ -64,8 +64,8 @@ def import_weights(asked: Import) -> Iterator[str]:
     model = model_from(fields, f"--model {asked.model}" if asked.model else asked.file)
     classes = _num_classes(model, state, asked)
     dataset = _dataset(asked.dataset, asked.file, classes)
-    network = model.model_copy(update={"init": "random"}).build(classes)
-    load_weights(network, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, asked.file)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    network = built(model, classes, state, asked.file)
     record = WeightsRecord(
         model=model.model_dump(mode="json"),
         num_classes=classes,
@@ -129,8 +129,8 @@ def given_model(text: str) -> dict[str, Any]:
     """``--model`` as a mapping: YAML as such, or a file of it, with or without a ``model`` key around it."""
     path = Path(text).expanduser()
     try:
-        found = yaml.load(path.read_text() if path.is_file() else text, Loader=Loader)
-    except Ambiguous as error:
+        found = Document(path.read_text() if path.is_file() else text).value()
+    except (Ambiguous, Refused) as error:
         raise UserError(f"--model {text}: {error.problem}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         raise UserError(f"--model {text}: not a YAML mapping, nor a file of one") from None

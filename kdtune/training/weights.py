@@ -3,21 +3,18 @@
 import hashlib
 import io
 import json
-import pickletools
-import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
 import torch
 from pydantic import PositiveInt, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtune.base import Config, SegNet, UserError
 from kdtune.filesystem.folder import Folder, read_file
-from kdtune.training.weights_bombs import refuse_bomb, refuse_inflated
 from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_damaged
+from kdtune.training.weights_refused import refusal, refuse_inflated, refuse_packed
 
 Weights = dict[str, Tensor]
 
@@ -78,7 +75,7 @@ def read_weights(uri: str, sha256: str | None = None) -> Weights:
             found = safetensors.torch.load(content)
             refuse_damaged(found, content)
         else:
-            refuse_bomb(content)
+            refuse_packed(content)
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(found, Mapping):
                 raise TypeError(f"it holds a {type(found).__name__}, not a mapping of names to tensors")
@@ -88,7 +85,7 @@ def read_weights(uri: str, sha256: str | None = None) -> Weights:
         refuse_inflated(weights, len(content))
         return weights
     except Exception as error:  # pickle, zip and safetensors each raise their own kinds
-        reason = _refusal(uri, content, error)
+        reason = refusal(uri, content, error)
         raise UserError(f"{uri}: not a file of weights (safetensors or a plain state dict): {reason}") from None
 
 
@@ -96,42 +93,6 @@ def _bare(key: str) -> str:
     while key.startswith(PREFIXES):
         key = key.split(".", 1)[1]
     return key
-
-
-def _refusal(uri: str, content: bytes, error: Exception) -> str:
-    """Why a file was not read, and what to do."""
-    text = str(error)
-    foreign = re.search(r"Unsupported (?:global|class|operand)[^\n]*|Trying to \w+ [^\n]*", text)
-    if "Weights only load failed" in text and foreign:
-        named = re.search(r"GLOBAL ([\w.]+)", foreign[0])
-        what = f"it holds {named[1]}" if named else foreign[0].rstrip(".")
-        inner = ".state_dict()" if _is_an_object(content) else "['state_dict']"
-        return (
-            f"{what}, which is no tensor and could run code when it is read; if you trust the file, re-save it as a "
-            f"plain state dict: torch.save(torch.load('{uri}', weights_only=False){inner}, 'plain.pth')"
-        )
-    if not content:
-        return "it is empty; get it again"
-    cut = ("central directory", "not fully covered", "MetadataIncompleteBuffer", "HeaderTooSmall", "unexpected EOF")
-    if isinstance(error, EOFError) or any(sign in text for sign in (*cut, "InvalidHeaderLength")):
-        if content[:2] == b"PK" or content[:1] == b"\x80" or uri.endswith(".safetensors"):
-            return "it is cut off or damaged; get it again"
-    return next(iter(text.splitlines()), type(error).__name__)
-
-
-def _is_an_object(content: bytes) -> bool:
-    """Whether ``torch.save`` was given a network, not a mapping: its pickle's first name says so. Nothing is run."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            pickled = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "EMPTY_DICT":
-                return False
-            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
-                return argument != "collections OrderedDict"
-    except (zipfile.BadZipFile, StopIteration, ValueError):
-        pass
-    return False
 
 
 def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes:
@@ -223,6 +184,17 @@ def load_weights(network: SegNet, weights: Weights, source: str, part: str = "al
     Raises:
         UserError: keys or shapes differ; names the first of each kind.
     """
+    target, given = fitting(network, weights, source, part)
+    target.load_state_dict(given, strict=False)
+
+
+def fitting(network: SegNet, weights: Weights, source: str, part: str = "all") -> tuple[nn.Module, Weights]:
+    """The network, or its backbone, and the weights under its keys. No value is read, so it may be without any.
+
+    Raises:
+        UserError: keys or shapes differ; names the first of each kind.
+    """
+    target: nn.Module
     if part == "backbone":
         target, given = network.backbone, _of_backbone(network, weights)
     else:
@@ -242,7 +214,7 @@ def load_weights(network: SegNet, weights: Weights, source: str, part: str = "al
             f"{source}: weights of another architecture: {'; '.join(filter(None, parts))}; "
             "give a checkpoint of the network that the study names, or change the study's model"
         )
-    target.load_state_dict(given, strict=False)
+    return target, given
 
 
 def _own_names(weights: Weights, own: Weights) -> Weights:

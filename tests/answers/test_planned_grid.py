@@ -45,6 +45,12 @@ def test_a_search_that_draws_its_points_has_no_cells_and_a_weight_of_0_no_column
     assert found.stages[data["stages"][4]["name"]].axes == {"lambda_pa": (0.1,)}
 
 
+def test_cells_that_no_launch_would_accept_are_not_listed() -> None:
+    axes = {name: tuple(float(i) for i in range(100)) for name in "abcde"}  # 10^10 cells
+    assert PlannedStage("student", axes=axes).cells(list(axes)) == []
+    assert len(PlannedStage("student", axes=axes).cells(["a", "b"])) == 10_000
+
+
 def test_nothing_is_known_without_a_file() -> None:
     assert planned_study("x", None) == PlannedStudy("x")
 

@@ -1,6 +1,9 @@
 """Files as cameras, editors and other systems leave them: taken as they are meant, or refused by name."""
 
 import os
+import resource
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +127,72 @@ def test_a_telephones_photograph_with_a_preview(root: Path) -> None:
     image.unlink()
     pixels.save(image.with_suffix(".jpg"), "MPO", save_all=True, append_images=[pixels.resize((8, 6))])
     assert check(CamVid(name="camvid"), root).faults == []
+
+
+FORMATS = {"EPS": "PostScript", "TIFF": "TIFF", "WEBP": "WebP", "JPEG2000": "JPEG 2000", "GIF": "GIF", "BMP": "BMP"}
+PHOTOSHOP = (  # version, reserved, channels, height, width, depth, RGB; no colours, resources, layers; not compressed
+    b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, HIGH, WIDE, 8, 3) + bytes(4 + 4 + 4 + 2 + 3 * HIGH * WIDE)
+)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["image", "label"])
+@pytest.mark.parametrize("name", [*FORMATS, "PSD"])
+def test_another_format_behind_the_suffix(root: Path, name: str, place: int) -> None:
+    """Each such file opens with Pillow, which would start Ghostscript for the first."""
+    path = train_files(root)[place]
+    if name == "PSD":
+        path.write_bytes(PHOTOSHOP)
+    else:
+        with Image.open(path) as image:
+            picture = image.convert("RGB" if name in ("EPS", "WEBP") else "L")
+        picture.save(path, name)
+    with Image.open(path) as image:
+        assert image.format == name
+    told = FORMATS.get(name, "Photoshop")
+    said = f"is {told}, whatever its suffix says: convert it to JPEG or PNG, no other is read"
+    assert complaint(root) == f"{path}: {said}"
+    with pytest.raises(UserError, match=f"is {told}"):
+        read_directly(CamVid(name="camvid"), "train", root).image(0)
+
+
+def test_formats_that_are_not_known_by_their_first_bytes(root: Path) -> None:
+    image, _ = train_files(root)
+    Image.new("RGB", (WIDE, HIGH)).save(image, "PPM")
+    assert "cannot be read" in complaint(root)
+
+
+def bomb(wide: int, high: int) -> bytes:
+    """A grey PNG of zeros that is a thousandth of its pixels."""
+    packer, row = zlib.compressobj(9), bytes(1 + wide)
+    rows = b"".join(packer.compress(row) for _ in range(high)) + packer.flush()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest undoes our own filter
+@pytest.mark.parametrize("side", [13000, 16000])  # Pillow itself refuses from twice the limit on
+def test_an_image_that_would_fill_the_memory(root: Path, side: int) -> None:
+    """Refused by its header."""
+    _, label = train_files(root)
+    label.write_bytes(bomb(side, side))
+    assert label.stat().st_size < 500_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = f"{label}: has more than 120000000 pixels: if it is meant to, set KDTUNE_IMAGE_PIXELS to the number"
+    assert complaint(root).startswith(told)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB; decoded it is 169 MB and more
+
+
+def test_another_limit_of_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTUNE_IMAGE_PIXELS", str(HIGH * WIDE))
+    assert read_train(root)
+    monkeypatch.setenv("KDTUNE_IMAGE_PIXELS", str(HIGH * WIDE - 1))
+    with pytest.raises(UserError, match=f"{train_files(root)[0]}: has more than {HIGH * WIDE - 1} pixels"):
+        read_train(root)
+    monkeypatch.setenv("KDTUNE_IMAGE_PIXELS", "many")
+    with pytest.raises(UserError, match="KDTUNE_IMAGE_PIXELS=many: is no number of pixels"):
+        read_train(root)
 
 
 def test_suffixes_in_capitals(root: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from kdtune.base import UserError
@@ -212,6 +213,20 @@ def test_a_finished_study_says_so(storage: Storage) -> None:
 def test_a_study_that_was_never_launched(storage: Storage) -> None:
     with pytest.raises(UserError, match="study 'tiny' has not been launched with this storage"):
         status_of(storage)
+
+
+def test_a_grid_of_ten_thousand_million_points(storage: Storage) -> None:
+    """Somebody else's: it is refused in one line, and not listed to be counted."""
+    put(storage, {})
+    text = yaml.safe_load(storage.folder.read("study.yaml") or b"")
+    values = [i / 1e3 for i in range(1, 101)]
+    paths = ("recipe.lr", "recipe.weight_decay", *(f"losses.{name}.weight" for name in ("ce", "a", "b")))
+    text["stages"][0]["grid"] = {path: values for path in paths}
+    storage.folder.write("study.yaml", yaml.safe_dump(text).encode())
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"study\.yaml: .*comes to 10000000000 trials.* at most 100000"):
+        status_of(storage)
+    assert time.process_time() - began < 5
 
 
 def test_on_the_command_line(storage: Storage) -> None:

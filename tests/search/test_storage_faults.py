@@ -1,11 +1,13 @@
 """Storage that fails, hangs, is shared by two machines or lies on S3: a study ends as if nothing had happened."""
 
 import base64
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +86,29 @@ def mentions(content: bytes) -> bool:
     return any(form in content for form in (raw, raw.hex().encode(), raw.hex().upper().encode(), *shifted))
 
 
+@contextlib.contextmanager
+def watched(home: Path, process: subprocess.Popen[str]) -> Iterator[dict[Path, bool]]:
+    """The files that lie there while the process runs and after it, each with whether it ever told the secret."""
+    written: dict[Path, bool] = {}
+
+    def look() -> None:
+        for path in home.rglob("*"):
+            with contextlib.suppress(OSError):  # it has gone, or is a socket
+                if path.is_file() and not path.is_symlink():
+                    written[path] = written.get(path, False) or mentions(path.read_bytes())
+
+    def watch() -> None:
+        while process.poll() is None:
+            look()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield written
+    thread.join()
+    look()
+
+
 def test_the_search_for_the_secret_finds_it() -> None:
     raw = SECRET.encode()
     held = [b"a" + raw + b"b", raw.hex().encode(), *(base64.b64encode(b"a" * n + raw + b"b") for n in range(4))]
@@ -100,7 +125,9 @@ def test_s3_hangs_at_a_checkpoint_and_fails_at_a_table(
         use(monkeypatch, proxy.address)
         hang = proxy.fault(r"^(PUT|POST) /bucket/faults/tiny/checkpoints/.*state-", "hang", AWAY)
         refusal = proxy.fault(r"^(PUT|POST) /bucket/faults/tiny/trials\.parquet", "refuse", AWAY)
-        stdout, stderr = begin("launch", write_study(tmp_path), "--storage", uri, *ONE_STAGE).communicate(timeout=400)
+        process = begin("launch", write_study(tmp_path), "--storage", uri, *ONE_STAGE)
+        with watched(home, process) as written:
+            stdout, stderr = process.communicate(timeout=400)
         assert "student: 4 completed" in stderr, stderr
         for fault in (hang, refusal):
             assert fault.began is not None
@@ -116,10 +143,9 @@ def test_s3_hangs_at_a_checkpoint_and_fails_at_a_table(
     names = {path.partition("/faults/tiny/")[2].partition("/")[0] for path in objects}
     assert names >= {"study.yaml", "plan.json", "journal", "checkpoints", *(f"{name}.parquet" for name in TABLES)}
     assert LOCK not in names
-    written = [path for path in home.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any(path.name.endswith((".out", ".err", ".log")) for path in written), "Ray's logs are not looked at"
     assert [path for path in objects if mentions(system.open_input_file(path).read())] == []
-    assert [path for path in written if mentions(path.read_bytes())] == []
+    assert [path for path, tells in written.items() if tells] == []
     assert not mentions((stdout + stderr).encode())
 
 

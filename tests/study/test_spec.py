@@ -97,6 +97,51 @@ def test_random_points_of_a_huge_grid() -> None:
 TEMPERATURE, WEIGHT = "losses.pi.temperature", "losses.pi.weight"
 
 
+def test_random_points_of_a_grid_that_cannot_be_numbered() -> None:
+    grid = {f"losses.{name}.tau": tuple(range(10)) for name in "abcdefghijklmnopqrst"}
+    assert len(Stage(name="s", grid=grid, search="random", samples=30).points(["a"], seed=0)) == 30
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0, 2.0), (1.0, 2.0), (0.0,)])
+@pytest.mark.parametrize("starts", [(), ("a", "b")])
+def test_trials_of_a_grid_are_counted_as_they_are_listed(weights: tuple[float, ...], starts: tuple[str, ...]) -> None:
+    grid: dict[str, tuple[float, ...]] = {
+        LR: (0.1, 0.2, 0.3),
+        "losses.pi.temperature": (1.0, 2.0),
+        "losses.pi.weight": weights,
+        "losses.pi.other": (1.0, 2.0),
+        "losses.pa.size": (1.0, 2.0),  # its weight is no axis
+        "losses.ifv.weight": (0.0, 5.0),
+    }
+    stage = Stage(name="s", grid=grid, start_from=starts, seeds=(1, 2))
+    assert stage.most_trials == len(stage.points(starts or ["base"], seed=0))
+
+
+HUGE = {f"losses.{name}.weight": [float(i) for i in range(100)] for name in ("pi", "pa", "ho", "ifv", "at")}  # 10^10
+
+
+@pytest.mark.parametrize(
+    ("fields", "trials"),
+    [
+        ({"grid": HUGE}, 10**10),
+        ({"grid": HUGE, "search": "random", "samples": 100_001}, 100_001),
+        ({"seeds": list(range(400)), "grid": {LR: [float(i) for i in range(1, 301)]}}, 120_000),
+    ],
+)
+def test_a_stage_of_more_trials_than_can_be_run(fields: dict[str, Any], trials: int) -> None:
+    with pytest.raises(ValidationError, match=f"comes to {trials} trials, and a stage has at most 100000: "):
+        Stage(name="s", **fields)
+
+
+def test_many_stages_that_start_from_two_each(spec: StudySpec) -> None:
+    """Their ancestors are counted once each, not once for every way to them."""
+    data = spec.model_dump(mode="json")
+    first = data["stages"][0]
+    more = [{"name": f"s{i}", "start_from": [f"s{i - 1}", f"s{i - 2}"], "seeds": [100 + i]} for i in range(2, 60)]
+    data["stages"] = [{**first, "name": "s0"}, {**first, "name": "s1"}, *more]
+    assert len(StudySpec.model_validate(data).ancestors(Stage(**more[-1]))) == 59
+
+
 def test_a_temperature_is_tried_only_where_its_term_is_used() -> None:
     """Four temperatures of a term that is not there would be four equal trials."""
     grid = {TEMPERATURE: (1.0, 2.0, 4.0), LR: (0.1, 0.2), WEIGHT: (0.0, 1.0)}

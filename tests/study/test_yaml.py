@@ -1,5 +1,6 @@
 """What the versions 1.1 and 1.2 of YAML read differently is refused; the rest is read as 1.2 has it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 import yaml
 
 from kdtune.base import UserError
+from kdtune.records.stored_study import StoredStudy
 from kdtune.study.file import load_study, read
-from kdtune.study.loader import Ambiguous, Loader
+from kdtune.study.loader import Ambiguous, Document, Loader
 from kdtune.study.settings import parse_set
 from kdtune.training.teacher_import import given_model
 
@@ -125,3 +127,61 @@ FURTHER = """
     start_from: [student, temperature]
     seeds: [3, 4]
 """
+
+
+def laughs(levels: int) -> str:
+    """A list of ten times the list before, and so on: 43 bytes a level stand for ten times as many values."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join(10 * [f'*a{i - 1}'])}]" for i in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join(10 * [f'*a{i - 1}'])}]}}\n" for i in range(1, 9))
+HARM = {
+    "aliases": (laughs(9), "aliases (*a3) stand for more than 100000 values"),
+    "merged": (MERGED, "stand for more than 100000 values"),
+    "long text": (f"a: &a '{6400 * 'x'}'\nb: [{', '.join(1000 * ['*a'])}]", "stand for more than 100000 values"),
+    "brackets": (5000 * "[", "more than 100 parts within each other"),
+    "braces": (5000 * "{a: " + 5000 * "}", "more than 100 parts within each other"),
+    "dashes": (5000 * "- " + "x", "more than 100 parts within each other"),
+    "digits": (f"name: {5000 * '9'}", "holds a value that cannot be read: Exceeds the limit"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_file_that_means_more_than_its_size(harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is refused in one line, at once, wherever files of others are read."""
+    text, told = HARM[harm]
+    path = tmp_path / "s" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    began = time.process_time()
+    faults, spec = read(path)
+    assert spec is None
+    assert told in faults[0]
+    for parse in (lambda: parse_set([f"a={text}"]), lambda: given_model(str(path))):
+        with pytest.raises(UserError) as refused:
+            parse()
+        assert told in str(refused.value)
+    assert StoredStudy(str(tmp_path), "s").read_study() is None
+    assert "study.yaml: damaged, and skipped" in caplog.text
+    assert time.process_time() - began < 5  # without limits, for ever
+
+
+def test_a_number_of_underscores_is_read_at_once() -> None:
+    began = time.process_time()
+    assert Document("a: 1" + 5000 * "_" + "x").value() == {"a": "1" + 5000 * "_" + "x"}
+    assert time.process_time() - began < 1  # once: twice as long with each underscore
+
+
+def test_a_date_that_is_none_ends_nothing(tmp_path: Path) -> None:
+    """The loader of what lies in storage makes dates."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.yaml").write_text("name: 2026-13-45\n")
+    assert StoredStudy(str(tmp_path), "s").read_study() is None
+
+
+def test_aliases_that_spare_writing_are_read(tmp_path: Path) -> None:
+    mark = "parts: &parts {losses.ce.weight: 1.0}\n"
+    found = Document(mark + "stages: [{set: *parts}, {set: {<<: *parts, x: 2}}]").value()
+    assert found["stages"] == [{"set": {"losses.ce.weight": 1.0}}, {"set": {"losses.ce.weight": 1.0, "x": 2}}]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,16 @@ class Holder(torch.nn.Module):
         super().__init__()
         for name, part in network.named_children():
             self.add_module(name, part)
+
+
+def test_a_file_that_unpacks_to_far_more(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10_000_000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert read_weights(str(tmp_path / "plain.pth"))["a"].numel() == 10_000_000
+    with pytest.raises(UserError, match=r"packed\.pth: not a file of weights .*: it unpacks to more than ten times"):
+        read_weights(str(tmp_path / "packed.pth"))
 
 
 def test_a_list_is_named_as_such(tmp_path: Path) -> None:
