@@ -36,7 +36,7 @@ from kdtune.study.settings import parse_set
 from kdtune.training.weights import WeightsRecord, read_header, read_record, read_weights, weights_bytes
 from tests.support.tiny import config
 
-EXAMPLES = int(os.environ.get("KDTUNE_FUZZ", "15"))
+EXAMPLES = int(os.environ.get("KDTUNE_FUZZ", "6"))
 STUDY = synthetic_study(3, "fuzzed")
 
 

@@ -42,8 +42,13 @@ class PlannedStudy:
 
 def planned_study(study: str, data: Mapping[str, Any] | None) -> PlannedStudy:
     """The plan of a study whose ``study.yaml`` holds this; without one, nothing is known of it."""
-    if data is None:
-        return PlannedStudy(study)
+    try:
+        return _planned(study, data) if data is not None else PlannedStudy(study)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return PlannedStudy(study)  # of another version, or damaged: the next launch writes it anew
+
+
+def _planned(study: str, data: Mapping[str, Any]) -> PlannedStudy:
     base = data["base"]
     student = base["student"]
     stages = {stage["name"]: _stage(stage, base["recipe"]) for stage in data["stages"]}

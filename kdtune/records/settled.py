@@ -64,7 +64,7 @@ def _whole(where: StoredStudy, known: Digests) -> bool:
     names = [f"{name}.parquet" for name in TABLES if name != "trials"]
     contents = where.folder.read_many(names)
     return len(contents) == len(names) and all(
-        hashlib.sha256(content).hexdigest() == known.get(name, [None])[0] for name, content in contents.items()
+        hashlib.sha256(content).hexdigest() == (known.get(name) or [""])[0] for name, content in contents.items()
     )
 
 

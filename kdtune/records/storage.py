@@ -213,7 +213,9 @@ class Storage(Journals):
         names += ["finished_at"]
         table = self.table_if_there("trials", columns=names)
         found = table.to_pylist() if table is not None else []
-        return {row["trial_id"]: row | {"finished_at": row["finished_at"].timestamp()} for row in found}
+        for row in found:
+            row["finished_at"] = row["finished_at"].timestamp() if row["finished_at"] else None
+        return {row["trial_id"]: row for row in found}
 
 
 def _as_parquet(table: pa.Table) -> bytes:

@@ -1,6 +1,7 @@
 """A study as it lies in storage, for those who only read it: no torch, no Ray, in a fraction of a second."""
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -11,19 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from pydantic import TypeAdapter
 
 from kdtune.errors import UserError
 from kdtune.filesystem import home
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.parquet import parsed
+from kdtune.records.schemas import check_table
 from kdtune.study.loader import Document
 from kdtune.study.names import STUDY_NAME
 
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
 TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 Digests = dict[str, list[str]]
-NOTED = TypeAdapter(Digests)
 TRIES = 3  # at a table that does not fit its digest, before it is called damaged
 
 
@@ -94,7 +94,9 @@ class StoredStudy:
         content = self._content(name, known)
         try:
             where = f"{self.folder.uri}/{name}.parquet"
-            return parsed(content, where, columns) if content is not None else None
+            if content is None:
+                return None
+            return check_table(name, parsed(content, where, columns), columns)
         except pa.ArrowException:
             raise self._damaged(name) from None
 
@@ -113,9 +115,11 @@ class StoredStudy:
     def digests(self) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
         try:
-            return NOTED.validate_json(self.folder.read(DIGESTS) or b"{}")
-        except ValueError:
+            found = json.loads(self.folder.read(DIGESTS) or b"{}")
+        except (ValueError, RecursionError):
             return {}
+        lists = found.items() if isinstance(found, dict) else ()
+        return {name: noted for name, noted in lists if isinstance(noted, list)}
 
     def _damaged(self, name: str) -> UserError:
         return UserError(
