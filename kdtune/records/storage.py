@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from kdtune.base import SegNet, UserError
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records import rows
@@ -167,7 +168,7 @@ class Storage(Journals):
         """A dataset's config as JSON -> split -> the content that the study's trials use, and who noted it when."""
         content = self.folder.read("data.json")
         try:
-            found: dict[str, dict[str, dict[str, Any]]] = json.loads(content) if content is not None else {}
+            found: dict[str, dict[str, dict[str, Any]]] = json_text.parsed(content) if content is not None else {}
         except ValueError:
             raise UserError(
                 f"{self.folder.uri}/data.json: damaged, so it is not known on which data the trials were trained; if "
@@ -226,7 +227,7 @@ def _states(attempt: int) -> list[str]:
 def _parsed(folder: Folder, name: str, content: bytes | None) -> Any:
     """What a file holds that is made anew, or that only adds to results; none if it is not there or is damaged."""
     try:
-        return json.loads(content) if content is not None else None
+        return json_text.parsed(content) if content is not None else None
     except ValueError:
         _log.warning("%s/%s: damaged, and skipped", folder.uri, name)
         return None

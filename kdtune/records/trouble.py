@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 
 NAME = "signs.json"
@@ -30,6 +31,6 @@ def read(folder: Folder) -> Trouble:
     """What a launch has noted last; no trouble where the file is missing or damaged."""
     content = folder.read(NAME)
     try:
-        return Trouble(**json.loads(content)) if content is not None else Trouble()
+        return Trouble(**json_text.parsed(content)) if content is not None else Trouble()
     except (ValueError, TypeError):
         return Trouble()
