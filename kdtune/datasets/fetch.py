@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import re
 import shutil
 import stat
@@ -183,6 +184,7 @@ def _unpack(path: Path, root: Path, archive: Archive) -> None:
     try:
         try:
             (_untar if tarfile.is_tarfile(path) else _unzip)(path, partial)
+            _refuse_links(path, partial)
         except tarfile.FilterError as error:
             raise UserError(f"{path}: {error}: not the published archive, nothing was unpacked") from None
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
@@ -197,6 +199,8 @@ def _unpack(path: Path, root: Path, archive: Archive) -> None:
 def _untar(path: Path, where: Path) -> None:
     with tarfile.open(path) as tar:
         members = tar.getmembers()
+        for member in members:
+            _refuse_member(path, member.name, None if member.isfile() or member.isdir() else "is no file")
         total = sum(member.size for member in members)
         expect_room(where, total, "what is in the archive")
         with bar(f"unpacking {path.name}", total, megabytes) as watch:
@@ -211,13 +215,7 @@ def _unzip(path: Path, where: Path) -> None:
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
         for member in members:
-            parts = member.filename.replace("\\", "/").split("/")
-            link = stat.S_ISLNK(member.external_attr >> 16)
-            if link or ".." in parts or not parts[0] or ":" in parts[0]:
-                reason = "is a link" if link else "would leave the folder"
-                raise UserError(
-                    f"{path}: its member {member.filename!r} {reason}: not the published archive, nothing was unpacked"
-                )
+            _refuse_member(path, member.filename, "is a link" if stat.S_ISLNK(member.external_attr >> 16) else None)
         total = sum(member.file_size for member in members)
         expect_room(where, total, "what is in the archive")
         with bar(f"unpacking {path.name}", total, megabytes) as watch:
@@ -226,6 +224,26 @@ def _unzip(path: Path, where: Path) -> None:
                 file.extract(member, where)
                 done += member.file_size
                 watch(done)
+
+
+def _refuse_member(path: Path, name: str, reason: str | None) -> None:
+    """Nothing but files and folders below their own place: the datasets' archives hold nothing else.
+
+    Pythons without the patch for CVE-2025-4517 let links and long paths through the filter ``data``.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if reason is None and (".." in parts or not parts[0] or ":" in parts[0]):
+        reason = "would leave the folder"
+    if reason is not None:
+        raise UserError(f"{path}: its member {name!r} {reason}: not the published archive, nothing was unpacked")
+
+
+def _refuse_links(path: Path, unpacked: Path) -> None:
+    """Whatever the archive said of itself: what was written are files, each where its path says."""
+    for folder, folders, files in os.walk(unpacked):
+        for name in (*folders, *files):
+            if Path(folder, name).is_symlink():
+                raise UserError(f"{path}: holds a link ({name!r}): not the published archive, nothing was unpacked")
 
 
 def expect_room(where: Path, needed: int, what: str) -> None:

@@ -265,6 +265,17 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
+def leads_out(folder: Folder, *names: str) -> Path | None:
+    """Where a path below a folder leads, if links take it out of the folder; none in an object store."""
+    if folder.local is None:
+        return None
+    try:
+        found = folder.local.joinpath(*names).resolve()
+    except (OSError, RuntimeError):  # links that lead in a circle
+        return folder.local.joinpath(*names)
+    return None if found.is_relative_to(folder.local.resolve()) else found
+
+
 def read_file(uri: str) -> bytes | None:
     """The content of one file, or none if it is not there (or is a folder)."""
     folder, name = Folder(uri).split()

@@ -16,6 +16,20 @@ def temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"kdtune-{os.getuid()}"
 
 
+def private(instead: str) -> Path:
+    """That folder, made: nobody else can write to it, nor has made it before, for all users know its name.
+
+    Raises:
+        UserError: somebody else has made it; says what to do ``instead``.
+    """
+    folder = temporary()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UserError(f"{folder}: is another user's, {instead}")
+    return folder
+
+
 def give_one() -> None:
     """Sets HOME, unless there is a home.
 
@@ -25,11 +39,7 @@ def give_one() -> None:
     try:
         Path.home()
     except RuntimeError:
-        folder = temporary()
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise UserError(f"{folder}: is another user's, and there is no other home here: set HOME") from None
+        folder = private("and there is no other home here: set HOME")
         os.environ["HOME"] = str(folder)
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import psutil
 
 from kdtune.errors import UserError
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import waiting
 
@@ -65,7 +66,7 @@ class Held:
 def read_holder(content: bytes) -> Holder:
     """Who a lock file names; ``UNKNOWN`` if it is damaged."""
     try:
-        found = json.loads(content)
+        found = json_text.parsed(content)
     except ValueError:
         return UNKNOWN
     whole = isinstance(found, dict) and {"host", "pid", "created", "token", "since"} <= found.keys()

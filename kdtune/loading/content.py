@@ -19,6 +19,7 @@ import numpy as np
 from kdtune import signs
 from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
 from kdtune.datasets.bar import bar
+from kdtune.filesystem import json_text
 from kdtune.loading.ahead import in_order
 from kdtune.loading.alone import alone
 from kdtune.loading.cache import cache_folder
@@ -137,7 +138,7 @@ def keep(source: Sources, digests: Iterable[bytes]) -> Content:
 
 def _kept(source: Sources) -> Content | None:
     try:
-        told = json.loads(_path(source).read_bytes())
+        told = json_text.parsed(_path(source).read_bytes())
         return Content(told["key"], tuple((name, each) for name, each in told["images"]))
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged by a crash: read again
         return None

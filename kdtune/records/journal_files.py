@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from kdtune.filesystem import json_text
 from kdtune.records.stored_study import StoredStudy
 from kdtune.study.names import trial_id as id_of
 
@@ -41,7 +42,7 @@ def decoded(content: bytes) -> Any:
     told = _DIGEST.match(content)
     if told and hashlib.sha256(content[told.end() :]).hexdigest() != told[1].decode():
         raise ValueError("not what was written")
-    found = json.loads(content)
+    found = json_text.parsed(content)
     if told:
         del found["sha256"]
     return found

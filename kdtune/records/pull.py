@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from kdtune.base import UserError
-from kdtune.filesystem.folder import Folder, absolute
+from kdtune.filesystem.folder import Folder, absolute, leads_out
 from kdtune.records.at_once import at_once
 from kdtune.records.storage import WEIGHTS
 from kdtune.records.stored_study import DIGESTS
@@ -46,14 +46,16 @@ def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Call
     """Copies the tables and figures of a study, or of all of a storage; with ``checkpoints`` the trained weights, too.
 
     A file that is there already, of the same size and time, is not copied again. All names are looked at first: what
-    somebody else wrote into a bucket must not decide where files of this machine go.
+    somebody else wrote there must not decide where files of this machine go, nor which of them are copied.
 
     Raises:
-        UserError: no study there, or a name that could lead out of ``dest``.
+        UserError: no study there, a name that could lead out of ``dest``, or a link that leads out of its study.
     """
     target = Path(absolute(dest))
     studies = _studies(Folder(absolute(uri)), study)
     files = _files(studies, checkpoints=checkpoints)
+    for file in files:
+        _refuse_link(studies[file.below[0]], *file.below[1:], file.name)
     copied, size = 0, 0
     for file, written in zip(files, at_once(partial(_copied, target), files), strict=True):
         if written is not None:
@@ -87,6 +89,8 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
         names = [name for name in _safe(root, root.folders()) if wanted in (None, name)]
         there = at_once(lambda name: (root / name).exists(STUDY), names)
         found = {name: root / name for name, is_study in zip(names, there, strict=True) if is_study}
+        for name in found:
+            _refuse_link(root, name)
     found = {name: folder for name, folder in found.items() if wanted in (None, name)}
     if not found:
         which = f"study '{wanted}'" if wanted else "study"
@@ -122,6 +126,13 @@ def _weights(folder: Folder, study: str, trial: str) -> list[File]:
     place = folder / "checkpoints" / trial
     found = place.facts().get(WEIGHTS)
     return [File(place, WEIGHTS, (study, "checkpoints", trial), *found)] if found is not None else []
+
+
+def _refuse_link(folder: Folder, *names: str) -> None:
+    """A link in results that others made could name any file of this machine's user."""
+    to = leads_out(folder, *names)
+    if to is not None:
+        raise UserError(f"{'/'.join((folder.uri, *names))}: is a link to {to}, which lies elsewhere; nothing is copied")
 
 
 def _safe(folder: Folder, names: Iterable[str]) -> list[str]:

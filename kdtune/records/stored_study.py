@@ -1,7 +1,6 @@
 """A study as it lies in storage, for those who only read it: no torch, no Ray, in a fraction of a second."""
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ import pyarrow as pa
 import yaml
 
 from kdtune.errors import UserError
-from kdtune.filesystem import home
+from kdtune.filesystem import home, json_text
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.parquet import parsed
 from kdtune.records.schemas import check_table
@@ -115,8 +114,8 @@ class StoredStudy:
     def digests(self) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
         try:
-            found = json.loads(self.folder.read(DIGESTS) or b"{}")
-        except (ValueError, RecursionError):
+            found = json_text.parsed(self.folder.read(DIGESTS) or b"{}")
+        except ValueError:
             return {}
         lists = found.items() if isinstance(found, dict) else ()
         return {name: noted for name, noted in lists if isinstance(noted, list)}

@@ -1,6 +1,5 @@
 """All studies of a storage, a line each, told by their files alone: no torch, no journal, a few requests a study."""
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Any, Literal
 
 from kdtune.errors import UserError
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import LEASE, alive_here, read_holder
 from kdtune.filesystem.lock import NAME as LOCK
@@ -88,7 +88,7 @@ def _parsed(folder: Folder, name: str, facts: Facts, damaged: list[str]) -> dict
     """What a JSON file holds; nothing of one that is not there, or is damaged."""
     content = folder.read(name) if name in facts else None
     try:
-        found = json.loads(content) if content is not None else {}
+        found = json_text.parsed(content) if content is not None else {}
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from kdtune.analysis import entropy
 from kdtune.answers import tables
 from kdtune.base import UserError
+from kdtune.filesystem.folder import leads_out
 from kdtune.records.parquet import parsed
 from kdtune.records.rows import weight_stages
 from kdtune.records.storage import Storage
@@ -44,7 +45,15 @@ def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:
 
 
 def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
-    """All that the report shows."""
+    """All that the report shows.
+
+    Raises:
+        UserError: the study's file is a link to somewhere else.
+    """
+    if leads_out(where.folder, "study.yaml") is not None:  # the page shows it, whatever it is
+        raise UserError(
+            f"{where.folder.uri}/study.yaml: is a link that leads out of the study; put the file itself there"
+        )
     text = (where.folder.read("study.yaml") or b"").decode(errors="replace")
     spec, versions = _spec(text)
     nodes = where.folder.read("nodes.parquet")

@@ -1,6 +1,7 @@
 """The loop: one network, its loss terms, one optimiser; yields an evaluation whenever one is due. Names no loss."""
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from kdtune import signs
 from kdtune.base import Loss, SegNet, SegOutput, Tap
+from kdtune.filesystem import home
 from kdtune.loading.batches import Batch, train_batches
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
@@ -19,6 +21,8 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Bill, Spent, unmeasured
 from kdtune.training.evaluation import autocast, confusion, intersection_over_union
 from kdtune.training.loss_values import LossSums, grad_norms
+
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps what it compiled, and loads it from
 
 CHECK_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
 
@@ -185,6 +189,8 @@ class _Networks:
 def compiled(network: SegNet) -> Any:
     """The network's compiled forward, made once per network."""
     if not hasattr(network, "kdtune_compiled"):
+        if COMPILED not in os.environ:  # torch's own choice is a name in /tmp that another user can take before
+            os.environ[COMPILED] = str(home.private(f"and compiled code is kept there: set {COMPILED}") / "compiled")
         torch._functorch.config.donated_buffer = False  # ``grad_norms`` goes back through the graph more than once
         # bypasses nn.Module's registration: the compiled twin must not enter the state dict
         object.__setattr__(network, "kdtune_compiled", torch.compile(network))

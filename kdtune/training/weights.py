@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from kdtune.base import Config, SegNet, UserError
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_damaged
 from kdtune.training.weights_refused import refusal, refuse_inflated, refuse_packed
@@ -124,7 +124,7 @@ def _said(uri: str) -> dict[str, Any]:
     """What kdtune wrote into a file of weights beside them; nothing, where another package wrote it."""
     text = ((read_header(uri) or {}).get("__metadata__") or {}).get(RECORD, "{}")
     try:
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json_text.parsed(text)
     except ValueError:
         raise UserError(f"{uri}: its kdtune record is damaged; get it again") from None
     return found
@@ -153,7 +153,7 @@ def read_header(uri: str) -> dict[str, Any] | None:
         size = int.from_bytes(whole[:8], "little")
         content = whole[8 : 8 + size]
     try:
-        header: dict[str, Any] = json.loads(content[:size])
+        header: dict[str, Any] = json_text.parsed(content[:size])
     except ValueError:
         raise UserError(f"{uri}: not a safetensors file, or damaged; get it again") from None
     return header

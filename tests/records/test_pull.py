@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from kdtune.api import results
 from kdtune.cli import main
-from kdtune.filesystem.folder import Folder
+from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.records.logbook import Launched, write_launch
 from kdtune.records.storage import WEIGHTS, Storage
 from tests.support.s3 import Server, use
@@ -101,6 +101,40 @@ def test_a_name_cannot_lead_out_of_the_folder(source: Path, tmp_path: Path, name
     assert repr(name) in line
     assert "nothing is copied" in line
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("place", ["tiny/private.svg", "tiny/trials.parquet", "tiny/checkpoints", "linked"])
+def test_a_link_out_of_the_study_is_not_followed(source: Path, tmp_path: Path, place: str) -> None:
+    """It could name any file of the user's, who then shares the folder."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "study.yaml").write_text("secret")
+    (mine / "t").mkdir()
+    (mine / "t" / WEIGHTS).write_text("secret")
+    path = source / place
+    if path.is_dir():
+        path.rename(tmp_path / "away")
+    path.unlink(missing_ok=True)
+    path.symlink_to(mine / "study.yaml" if "." in path.name else mine)
+    done = pull(source, tmp_path / "to", "--checkpoints")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert f"{place}" in done.stderr
+    assert "which lies elsewhere; nothing is copied" in done.stderr
+    assert not (tmp_path / "to").exists()
+
+
+def test_links_within_a_study_and_to_the_storage_are_followed(source: Path, tmp_path: Path) -> None:
+    (source / "tiny" / "same.svg").symlink_to("entropy.svg")
+    (tmp_path / "storage-link").symlink_to(source)
+    assert pull(tmp_path / "storage-link", tmp_path / "to").exit_code == 0
+    assert (tmp_path / "to" / "tiny" / "same.svg").read_bytes() == b"<svg/>"
+
+
+def test_links_in_a_circle(source: Path, tmp_path: Path) -> None:
+    (source / "tiny" / "a.svg").symlink_to("b.svg")
+    (source / "tiny" / "b.svg").symlink_to("a.svg")
+    assert pull(source, tmp_path / "to").exit_code == 0  # they are no files
+    assert leads_out(Folder(str(source / "tiny")), "a.svg") is not None
 
 
 def test_nothing_to_copy(tmp_path: Path) -> None:

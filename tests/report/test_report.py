@@ -404,6 +404,17 @@ def test_code_that_a_storage_names_is_not_run(tmp_path: Path) -> None:
             panels(Storage(str(tmp_path), "demo"), [Contender("student", "student", "student", (row,))], None)
 
 
+def test_a_study_file_that_is_a_link_is_not_shown(tmp_path: Path) -> None:
+    """The page is to be shared; the link could name any file of the user's."""
+    storage = Storage(str(tmp_path), "demo")
+    report_study.write(storage, report_study.demo(), stages=1)
+    (tmp_path / "secret").write_text("a secret")
+    (tmp_path / "demo" / "study.yaml").unlink()
+    (tmp_path / "demo" / "study.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"study\.yaml: is a link that leads out of the study"):
+        report_study.page(storage)
+
+
 def test_gains_are_those_of_the_tests_of_significance(finished: tuple[Storage, list[Record]], page: Page) -> None:
     gains = [gain for gain in significance.gains(finished[0].table("trials"), 3) if gain.reference == "student"]
     shown = page.tables["gains"]

@@ -2,6 +2,9 @@
 
 import copy
 import functools
+import importlib
+import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training import trial
 from kdtune.training.energy import Amount
 from kdtune.training.evaluation import confusion, intersection_over_union, sliding
-from kdtune.training.loop import CHECK_EVERY, Run, fit, poly_rate
+from kdtune.training.loop import CHECK_EVERY, Run, compiled, fit, poly_rate
 from kdtune.training.site import Site, load_splits
 from kdtune.training.trial import frozen_teacher
 from kdtune.training.weights import weights_bytes
@@ -493,6 +496,26 @@ def test_the_splits_are_the_datasets(tiny: TrialConfig) -> None:
     assert (len(train), len(val)) == (8, 4)
 
 
+def place_of_compiled_code(folder: str, taken: bool) -> str:
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    tempfile.tempdir = folder
+    if taken:
+        Path(folder, f"kdtune-{os.getuid()}").mkdir()
+        Path(folder, f"kdtune-{os.getuid()}").chmod(0o777)
+    compiled(torch.nn.Linear(1, 1))
+    return importlib.import_module("torch._inductor.runtime.cache_dir_utils").cache_dir()
+
+
+def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path: Path) -> None:
+    """Torch would load it from a folder of a known name in /tmp, whoever made that."""
+    place = Path(alone(place_of_compiled_code, str(tmp_path), False))
+    assert place.parent.parent == tmp_path
+    assert place.parent.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="is another user's, and compiled code is kept there: set TORCHINDUCTOR_CACHE"):
+        alone(place_of_compiled_code, str(tmp_path / "taken"), True)
+
+
 def plain_and_compiled(folder: Path) -> tuple[list, list, list, int]:
     """The evaluations of a run, of the same run compiled, of that once more, and the graphs that the last one made."""
     torch.set_num_threads(1)
@@ -502,10 +525,10 @@ def plain_and_compiled(folder: Path) -> tuple[list, list, list, int]:
     short = {"student.dropout": 0.0, "recipe.num_steps": 2, "recipe.eval_every": 1}
     which = distilled(folder, pi={"weight": 0.5}).replace(short)
     plain, _ = evaluations(which)
-    compiled, _ = evaluations(which.replace({"recipe.compile": True}))
+    first, _ = evaluations(which.replace({"recipe.compile": True}))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     again, _ = evaluations(which.replace({"recipe.compile": True}))
-    return plain, compiled, again, torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs
+    return plain, first, again, torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs
 
 
 @pytest.mark.slow
