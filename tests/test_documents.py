@@ -254,3 +254,9 @@ def test_what_the_map_names_is_there() -> None:
         wanted = {name for name in (names or "").removesuffix(".py").split(".") if name and name != "py"}
         assert wanted <= defined, f"{module}: {wanted - defined}"
     assert found > 20
+
+
+def test_what_is_promised_of_security_names_tests_that_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", DOCUMENTS["kdtune/SECURITY.md"])
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []
