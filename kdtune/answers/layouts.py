@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from kdtune.answers import verdicts
 from kdtune.answers.cells import (
     amount,
     falling,
@@ -85,23 +86,59 @@ def _final(data: pa.Table) -> list[Block]:
         for row in rows
     ]
     header = [*losses, "mIoU", "seeds"]
-    groups = [("", len(header)), *((f"against {method_terms(of)}", 3) for of in against)] if against else []
+    kinds = {"student": "primary", "pi": "secondary"}
+    groups = [("", len(header)), *((f"{kinds[of]}, against {method_terms(of)}", 3) for of in against)]
     header += ["difference", "95 % interval", "p"] * len(against)
-    remarks = [
+    return [
+        Block(
+            "mIoU [%] of each method beside L_CE",
+            header,
+            lines,
+            [note for of in against if (note := _family_note(rows, of))],
+            groups if against else [],
+            [*_verdicts(rows), *_of_families(rows, against)],
+        )
+    ]
+
+
+def _verdicts(rows: Sequence[Row]) -> list[str]:
+    return [
         f"{method_terms(row['method'])}: {row[f'verdict_{of}']}"
         for of in REFERENCES
         for row in rows
         if row.get(f"verdict_{of}")
     ]
-    notes = ["p: two-sided t-test, Holm's correction over the methods"] if against else []
-    return [Block("mIoU [%] of each method beside L_CE", header, lines, notes, groups, remarks)]
+
+
+def _family_note(rows: Sequence[Row], of: str) -> str:
+    """What interval and p hold for; empty where there are none."""
+    if not any(row[f"gain_{of}_low"] is not None for row in rows):
+        return ""
+    size = max(row[f"family_{of}"] or 0 for row in rows)
+    of_all = f"over the {size} comparisons" if size > 1 else "of the one comparison"
+    return f"interval and p against {method_terms(of)}: simultaneous {of_all}"
+
+
+def _of_families(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
+    """What is to be known of all differences."""
+    told = []
+    if any(row[f"provisional_{of}"] for of in against for row in rows):
+        told.append(verdicts.WAITING)
+    for of in against:
+        apart = [row[f"scatter_p_{of}"] for row in rows if row[f"analysis_{of}"] == "reference apart"]
+        told += [verdicts.scattering(of, apart[0])] if apart else []
+    found = next((row for row in rows if "student" in against and row["least_gain_student"] is not None), None)
+    told += [verdicts.findable(found["least_gain_student"], found["seeds_needed_student"])] if found else []
+    sure = any(row[f"gain_{of}_low"] is not None for of in against for row in rows)
+    return [*told, verdicts.COVERED] if sure else told
 
 
 def _gain(row: Row, of: str) -> list[Cell]:
-    """Difference [mIoU points], its interval, and the corrected p-value."""
-    low, high = row[f"gain_{of}_low"], row[f"gain_{of}_high"]
-    interval = "-" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
-    return texts(number(row[f"gain_{of}"], "+.2f"), interval, number(row[f"p_{of}_holm"], ".2g"))
+    """Difference [mIoU points], its simultaneous interval, and p."""
+    difference, low, high = (row[f"gain_{of}{end}"] for end in ("", "_low", "_high"))
+    interval = "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"
+    shown = "-" if difference is None else verdicts.signed(difference)
+    return texts(shown, interval, "-" if row[f"p_{of}"] is None else verdicts.probability(row[f"p_{of}"]))
 
 
 def _initialization(data: pa.Table) -> list[Block]:
@@ -222,7 +259,7 @@ def _any(name: str, value: object) -> str:
     if not isinstance(value, float):
         return "-" if value is None else str(value)
     if name.startswith("miou"):
-        return f"{value:+.2f}" if name.endswith("_difference") else f"{value:.2f}"
+        return verdicts.signed(value) if name.endswith("_difference") else f"{value:.2f}"
     rates = name.startswith(("lr", "weight", "lambda_"))
     return scientific(value) if rates else f"{value:+.3g}" if name.endswith("_difference") else f"{value:.3g}"
 
