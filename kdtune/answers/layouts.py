@@ -174,7 +174,12 @@ def _emissions(data: pa.Table) -> list[Block]:
 
 def _cost(data: pa.Table) -> list[Block]:
     """Not in the paper: what the search itself took, stage by stage."""
-    names = {"other": "(trials: starting, saving, lost steps)", "idle": "(no trial)", "total": "(all)"}
+    names = {
+        "superseded": "(trials that the study no longer has)",
+        "other": "(trials: starting, saving, lost steps)",
+        "idle": "(no trial)",
+        "total": "(all)",
+    }
     lines = [
         [
             *texts(row["stage"] or names[row["part"]], *(number(row[name]) for name in ("trials", "trials_stopped"))),
@@ -184,7 +189,7 @@ def _cost(data: pa.Table) -> list[Block]:
         ]
         for row in data.to_pylist()
     ]
-    header = ["stage", "trials", "stopped", "steps", "steps spared", "hours", "kWh", "evaluations kWh", "kg CO2e"]
+    header = ["stage", "trials", "stopped", "steps", "steps spared", "hours", "kWh", "of evaluations", "kg CO2e"]
     guessed = any(measured is False for measured in data["measured"].to_pylist())
     notes = ["spared: by early stopping", *(["~: estimated, not measured"] if guessed else [])]
     return [Block("what the search took", [*header, "kWh spared"], lines, notes)]
