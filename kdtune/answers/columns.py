@@ -27,6 +27,7 @@ _TEXT = {
     "dataset",
     "student",
     "part",
+    "border",
 }
 
 _TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis")}

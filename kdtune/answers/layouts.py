@@ -24,6 +24,8 @@ from kdtune.answers.search_tables import swept_losses
 
 Layout = Callable[[pa.Table], list[Block]]
 
+CHOSEN = "mIoU: of last evaluations, the best of so many trials on the images that chose it, and so too high"
+
 _MODELS = {"student": "S", "student+kd": "S + KD", "teacher": "T"}
 
 
@@ -211,7 +213,9 @@ def _optimal(data: pa.Table) -> list[Block]:
     ]
     header = [*(["study"] if studies else []), "stage", "lr", "weight decay", "τ"]
     header += [*(f"λ_{loss_symbol(name)}" for name in lambdas), "mIoU [%]", "seeds", "trials", "stopped"]
-    return [Block("best configuration of each stage", header, lines)]
+    notes = [CHOSEN] if any((row.get("trials") or 0) > (row.get("seeds") or 0) for row in rows) else []
+    remarks = [f"{row['stage']}: {row['border']}" for row in rows if row.get("border")]
+    return [Block("best configuration of each stage", header, lines, notes, remarks=remarks)]
 
 
 def _trials(data: pa.Table) -> list[Block]:
@@ -250,7 +254,7 @@ def _trials(data: pa.Table) -> list[Block]:
         "τ",
         *(f"λ_{loss_symbol(name)}" for name in lambdas),
     ]
-    return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines)]
+    return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines, ["mIoU: of the last evaluation"])]
 
 
 def plain(title: str, data: pa.Table) -> Block:

@@ -10,6 +10,7 @@ from itertools import groupby
 import pyarrow as pa
 
 from kdtune.answers import search_cost
+from kdtune.answers.borders import border
 from kdtune.answers.columns import refuse, typed
 from kdtune.answers.final_tables import final_table, initialization
 from kdtune.answers.planned_grid import PlannedStudy
@@ -72,6 +73,8 @@ def _table(name: str, tables: Tables, study: str) -> pa.Table:
         return final_table(_of(tables.final, study), _of(tables.trials, study), plan)
     if name == "cost":
         return _cost(_of(tables.trials, study), tables, study)
+    if name == "optimal":
+        return _optimal(_of(tables.optimal, study), plan)
     if name in _COMPUTED:
         return _COMPUTED[name](_of(tables.trials, study), plan)
     return _of(getattr(tables, name), study)
@@ -112,6 +115,14 @@ def _of(data: pa.Table, study: str | None) -> pa.Table:
     if study is None or set(studies) <= {study}:
         return data
     return data.filter(pa.array([each == study for each in studies], pa.bool_()))
+
+
+def _optimal(data: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """``optimal.parquet``, and what of each best lies at the border of its grid."""
+    rows: list[Row] = data.to_pylist()
+    axes = {name: stage.axes for name, stage in plan.stages.items()}
+    borders = [border(row, axes.get(row["stage"], {})) for row in rows]
+    return data.append_column("border", pa.array(borders, pa.string()))
 
 
 def _cost(trials: pa.Table, tables: Tables, study: str) -> pa.Table:
