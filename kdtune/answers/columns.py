@@ -13,6 +13,7 @@ from kdtune.answers.verdicts import REFERENCES as NAMED
 from kdtune.errors import UserError
 
 REFERENCES = tuple(NAMED)
+EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
 
 _TEXT = {
     "study",
@@ -33,6 +34,8 @@ _TEXT = {
 _TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis")}
 
 _COUNTS = {"seeds", "step", "steps_total", "images", "trials", "trials_stopped", "steps", "steps_not_run"}
+
+_COUNTS |= set(EFFORT)
 
 _COUNTS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("family", "seeds_needed")}
 

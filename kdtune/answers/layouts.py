@@ -9,7 +9,6 @@ from kdtune.answers.cells import (
     amount,
     falling,
     loss_symbol,
-    method_crosses,
     method_terms,
     notes,
     number,
@@ -17,7 +16,8 @@ from kdtune.answers.cells import (
     score,
     texts,
 )
-from kdtune.answers.columns import REFERENCES, loss_columns
+from kdtune.answers.columns import loss_columns
+from kdtune.answers.final_layout import final_blocks
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
@@ -71,76 +71,6 @@ def _weights(data: pa.Table) -> list[Block]:
         header = [*(f"λ_{loss_symbol(name)}" for name in swept), "mIoU"]
         blocks.append(Block(f"{stage}, mIoU [%] by loss weight", header, lines, notes(rows)))
     return blocks
-
-
-def _final(data: pa.Table) -> list[Block]:
-    """Table 6: a cross per loss, one line per method; what the seeds tell of its gains beside and below."""
-    rows: list[Row] = data.to_pylist()
-    losses, crosses = method_crosses([row["method"] for row in rows])
-    against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]
-    lines = [
-        [
-            *crosses[row["method"]],
-            score(row),
-            Cell(number(row["seeds"])),
-            *(c for of in against for c in _gain(row, of)),
-        ]
-        for row in rows
-    ]
-    header = [*losses, "mIoU", "seeds"]
-    kinds = {"student": "primary", "pi": "secondary"}
-    groups = [("", len(header)), *((f"{kinds[of]}, against {method_terms(of)}", 3) for of in against)]
-    header += ["difference", "95 % interval", "p"] * len(against)
-    return [
-        Block(
-            "mIoU [%] of each method beside L_CE",
-            header,
-            lines,
-            [note for of in against if (note := _family_note(rows, of))],
-            groups if against else [],
-            [*_verdicts(rows), *_of_families(rows, against)],
-        )
-    ]
-
-
-def _verdicts(rows: Sequence[Row]) -> list[str]:
-    return [
-        f"{method_terms(row['method'])}: {row[f'verdict_{of}']}"
-        for of in REFERENCES
-        for row in rows
-        if row.get(f"verdict_{of}")
-    ]
-
-
-def _family_note(rows: Sequence[Row], of: str) -> str:
-    """What interval and p hold for; empty where there are none."""
-    if not any(row[f"gain_{of}_low"] is not None for row in rows):
-        return ""
-    size = max(row[f"family_{of}"] or 0 for row in rows)
-    of_all = f"over the {size} comparisons" if size > 1 else "of the one comparison"
-    return f"interval and p against {method_terms(of)}: simultaneous {of_all}"
-
-
-def _of_families(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
-    """What is to be known of all differences."""
-    told = []
-    if any(row[f"provisional_{of}"] for of in against for row in rows):
-        told.append(verdicts.WAITING)
-    for of in against:
-        apart = [row[f"scatter_p_{of}"] for row in rows if row[f"analysis_{of}"] == "reference apart"]
-        told += [verdicts.scattering(of, apart[0])] if apart else []
-    found = next((row for row in rows if "student" in against and row["least_gain_student"] is not None), None)
-    told += [verdicts.findable(found["least_gain_student"], found["seeds_needed_student"])] if found else []
-    sure = any(row[f"gain_{of}_low"] is not None for of in against for row in rows)
-    return [*told, verdicts.COVERED] if sure else told
-
-
-def _gain(row: Row, of: str) -> list[Cell]:
-    """Difference [mIoU points], its simultaneous interval, and p."""
-    difference, low, high = (row[f"gain_{of}{end}"] for end in ("", "_low", "_high"))
-    interval = "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"
-    shown = "-" if difference is None else verdicts.signed(difference)
-    return texts(shown, interval, "-" if row[f"p_{of}"] is None else verdicts.probability(row[f"p_{of}"]))
 
 
 def _initialization(data: pa.Table) -> list[Block]:
@@ -278,7 +208,7 @@ LAYOUTS: dict[str, Layout] = {
     "grid": _grid,
     "temperature": _temperature,
     "weights": _weights,
-    "final": _final,
+    "final": final_blocks,
     "initialization": _initialization,
     "emissions": _emissions,
     "cost": _cost,

@@ -86,5 +86,13 @@ def findable(least: float | None, seeds_needed: int | None) -> str:
     )
 
 
+def unequal(alone: int, most: int) -> str:
+    """The student was tuned less than a method."""
+    return (
+        f"{REFERENCES['student']} was chosen among {alone} trials, other methods among up to {most}: more trials raise "
+        "the best of them by chance alone"
+    )
+
+
 COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
 WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"

@@ -55,6 +55,8 @@ LABELS = {
     "gain_student_low": "95 % interval from",
     "gain_student_high": "to",
     "p_student": "p",
+    "tuning_trials": "trials that chose it",
+    "tuning_steps": "their steps",
     "provisional_student": "provisional",
     "family_student": "comparisons at once",
     "analysis_student": "deviation",
