@@ -28,7 +28,7 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
         there = {row["method"] for row in rows}
         rows += [row for method, row in lacking.items() if method not in there]
     by_method = {row["method"]: row for row in rows}
-    for method, effort in tuning(by_stage).items():
+    for method, effort in tuning(by_stage, plan).items():
         by_method[method] |= effort
     for family in significance.families(trials, comparison_plan(plan)):
         for method, cells in gain_cells(family).items():
@@ -38,7 +38,7 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
     return typed(rows, [*final.column_names, "status", *EFFORT, *gains])
 
 
-def tuning(stages: Mapping[str, Sequence[Row]]) -> dict[str, Row]:
+def tuning(stages: Mapping[str, Sequence[Row]], plan: PlannedStudy) -> dict[str, Row]:
     """Method of ``final`` -> trials and steps of all stages whose choices led to it."""
     found = {}
     for method in dict.fromkeys(row["method"] for row in stages.get("final", [])):
@@ -46,9 +46,11 @@ def tuning(stages: Mapping[str, Sequence[Row]]) -> dict[str, Row]:
         seen: dict[str, Sequence[Row]] = {}
         while chain:
             stage = chain.pop()
-            if stage not in seen and stage in stages:
-                seen[stage] = stages[stage]
-                chain += {row["start"] for row in stages[stage]}
+            if stage not in seen:
+                seen[stage] = stages.get(stage, [])
+                chain += {row["start"] for row in seen[stage]}.union(
+                    plan.stages[stage].starts if stage in plan.stages else ()
+                )
         trials = [row for rows in seen.values() for row in rows]
         if trials:
             found[method] = dict(zip(EFFORT, (len(trials), sum(row["step"] or 0 for row in trials)), strict=True))

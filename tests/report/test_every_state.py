@@ -20,7 +20,7 @@ from tests.support.html_page import Page
 from tests.support.study_states import NAME, State
 
 SIGNED_ZERO = re.compile(r"-0\.0+(?![\d.])")
-PAGES = study_states.pairs()[2::9]  # a report takes a second
+PAGES = study_states.pairs()[2::13]  # a report takes a second
 
 
 def stored(folder: Path, state: State) -> Storage:
@@ -59,7 +59,7 @@ def check_page(folder: Path, state: State) -> Page:
 
 
 def test_the_states_are_all_there_are() -> None:
-    assert len(study_states.all_states()) == 3**5 + 9**3
+    assert len(study_states.all_states()) == 3**6 + 9**3
     assert len(set(map(str, study_states.pairs()))) == 27 + 81
 
 

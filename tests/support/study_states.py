@@ -16,7 +16,8 @@ from kdtune.study.spec import StudySpec
 from tests.support import report_study
 
 NAME = "cityscapes-resnet"  # of which the paper prints tables, to be set beside
-SEARCHES = ("student", "distill", "weight-pa")
+SEARCHES = ("student", "distill", "temperature", "weight-pa")
+STARTS = ("student", "temperature", "weight-pa")  # of the comparison
 STAGES = (*SEARCHES, "final", "initialization")
 METHODS = ("student", "pi", "pi+pa")
 SEEDS = (11, 12, 13)
@@ -62,7 +63,7 @@ def pairs() -> list[State]:
     """Few of them, in which any two stages are in each two states of progress, any two methods have any two fates."""
     found = []
     for a, b, c in itertools.product(range(3), repeat=3):
-        levels = (a, b, c, (a + b + c) % 3, (a + 2 * b) % 3)
+        levels = (a, b, c, (a + b + c) % 3, (a + 2 * b) % 3, (a + 2 * c) % 3)
         found.append(State({stage: PROGRESS[at] for stage, at in zip(STAGES, levels, strict=True)}))
     words = list(FATES)
     chosen = [(a, b, words[(i + j) % len(words)]) for (i, a), (j, b) in itertools.product(enumerate(words), repeat=2)]
@@ -76,7 +77,7 @@ def _fated(words: Sequence[str]) -> State:
 
 @functools.cache
 def study() -> StudySpec:
-    """Three searches over a grid of two, the comparison of their winners, and one of initial weights."""
+    """Four searches over a grid of two, the comparison of their winners, and one of initial weights."""
     base = report_study.demo().base.replace({"warm_start": None}).model_dump(mode="json")
     teacher = {"model": base["student"], "checkpoint": "stage:teacher"}
     taught = {"teacher": teacher, "losses.pi": {"weight": 1.0, "temperature": 1.0}}
@@ -85,8 +86,9 @@ def study() -> StudySpec:
         {"name": "teacher"},
         {"name": "student", "grid": grid},
         {"name": "distill", "set": taught, "grid": grid},
-        {"name": "weight-pa", "start_from": ["distill"], "grid": {"losses.pa.weight": [0.1, 1.0]}},
-        {"name": "final", "start_from": list(SEARCHES), "seeds": list(SEEDS)},
+        {"name": "temperature", "start_from": ["distill"], "seeds": [1, 2], "grid": {"losses.pi.temperature": [1, 2]}},
+        {"name": "weight-pa", "start_from": ["temperature"], "grid": {"losses.pa.weight": [0.1, 1.0]}},
+        {"name": "final", "start_from": list(STARTS), "seeds": list(SEEDS)},
         {"name": "initialization", "start_from": ["student", "distill"], "seeds": [21, 22]},
     ]
     return StudySpec.model_validate({"name": NAME, "base": base, "stages": stages})
