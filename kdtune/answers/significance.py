@@ -182,10 +182,7 @@ def _modelled(
     """The family with what its model tells of chance, and the differences."""
     model, found = two_way.pooled(fitted, reference), two_way.scatter(fitted, reference)
     seeds = len(fitted[reference])
-    family = replace(family, seeds=seeds, methods=len(fitted), scatter=found)
-    whole = [each.error for name, each in model.of.items() if fitted[name].keys() == fitted[reference].keys()]
-    if whole:
-        family = replace(family, deviation=whole[0] * math.sqrt(seeds / 2))
+    family = replace(family, seeds=seeds, methods=len(fitted), scatter=found, deviation=model.deviation)
     if found is not None and model.of and found.p < SCATTER:
         values = {name: difference.value for name, difference in model.of.items()}
         return replace(family, apart=True), two_way.apart(values, found)

@@ -36,6 +36,8 @@ class Differences:
 
     of: Mapping[str, Difference]
     correlation: float = 0.5
+    deviation: float | None = None  # of a run, all methods together [mIoU points]
+    freedom: int = 0  # degrees of freedom of that
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,16 @@ def pooled(runs: Mapping[str, Runs], reference: str) -> Differences:
         return Differences({})
     others, contrasts = [name for name, known in zip(others, told, strict=True) if known], contrasts[told]
     residuals = values - shift - design @ levels
+    deviation = math.sqrt(float(residuals @ residuals) / freedom)
     spread = contrasts @ inverse @ contrasts.T
-    errors = np.sqrt(np.diag(spread) * float(residuals @ residuals) / freedom)
     scale = np.sqrt(np.diag(spread))
     correlations = (spread / np.outer(scale, scale))[~np.eye(len(others), dtype=bool)]
-    found = zip(others, contrasts @ levels, errors, strict=True)
+    found = zip(others, contrasts @ levels, scale * deviation, strict=True)
     return Differences(
         {name: Difference(float(value), float(error), float(freedom)) for name, value, error in found},
         smallest(correlations),
+        deviation,
+        freedom,
     )
 
 
