@@ -2,11 +2,13 @@
 
 from kdtune.answers import needed_seeds
 from kdtune.records.storage import Storage
+from kdtune.search.added_seeds import with_kept_seeds
 from kdtune.study.spec import FINAL, StudySpec
 
 
 def forecast(study: StudySpec, where: Storage) -> str:
     """What a launch would run: stages, trials, steps; hours where earlier trials of the study tell the speed."""
+    study = with_kept_seeds(study, where.read_study())
     templates = study.templates()
     speeds = _speeds(where)
     lines = [f"study {study.name}: results would be in {where.folder.uri}"]

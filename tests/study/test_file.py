@@ -20,7 +20,7 @@ RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
-STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler, labels"
+STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, added_seeds, scheduler, labels"
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
 MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
@@ -320,22 +320,22 @@ WARM = (
     "  recipe: {lr: 1e-2, weight_decay: 5e-4,",
     '  warm_start: {checkpoint: "stage:maker"}\n  recipe: {lr: 1e-2, weight_decay: 5e-4,',
 )
-GRID = "\n    set: {warm_start: null}\n    grid: {recipe.lr: [1e-1, 1e-2]}"
+CHOICE = "\n    set: {warm_start: null}\n    grid: {recipe.lr: [1e-1, 1e-2]}"
 
 
 def test_final_shares_no_seed_with_what_chose_the_weights_that_it_starts_with(tmp_path: Path) -> None:
-    chosen = MAKER.format(seeds=12, more=GRID)
+    chosen = MAKER.format(seeds=12, more=CHOICE)
     assert [fault.partition(": ")[2] for fault in faults(write(tmp_path, WARM, ("stages:\n", chosen)))] == [
         SHARED.format(12, "maker")
     ]
-    assert not faults(write(tmp_path, WARM, ("stages:\n", MAKER.format(seeds=5, more=GRID))))
+    assert not faults(write(tmp_path, WARM, ("stages:\n", MAKER.format(seeds=5, more=CHOICE))))
     single = MAKER.format(seeds=12, more="\n    set: {warm_start: null}")
     assert not faults(write(tmp_path, WARM, ("stages:\n", single)))  # one run: nothing was chosen
 
 
 def test_final_shares_no_seed_with_what_lies_behind_its_weights(tmp_path: Path) -> None:
     """The teacher is a single run of what a search chose, on a seed of the comparison."""
-    before = MAKER.format(seeds=11, more=GRID.replace("set: {warm_start: null}", "scheduler: none"))
+    before = MAKER.format(seeds=11, more=CHOICE.replace("set: {warm_start: null}", "scheduler: none"))
     before += "  - name: teacher\n    start_from: [maker]\n    seeds: [7]\n"
     path = write(tmp_path, ("stages:\n", before), ("t.safetensors", '"stage:teacher"'))
     assert [fault.partition(": ")[2] for fault in faults(path)] == [SHARED.format(11, "maker")]
