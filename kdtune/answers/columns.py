@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from kdtune.answers import significance
 from kdtune.answers.ranking import Row
+from kdtune.answers.verdicts import REFERENCES as NAMED
 from kdtune.errors import UserError
 
-REFERENCES = tuple(significance.REFERENCES)
+REFERENCES = tuple(NAMED)
+EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
 
 _TEXT = {
     "study",
@@ -27,13 +28,20 @@ _TEXT = {
     "dataset",
     "student",
     "part",
+    "border",
 }
 
-_TEXT |= {f"verdict_{reference}" for reference in REFERENCES}
+_TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis")}
 
 _COUNTS = {"seeds", "step", "steps_total", "images", "trials", "trials_stopped", "steps", "steps_not_run"}
 
-_FLAGS = {"best", "within_one_std", "measured", *(f"paired_{reference}" for reference in REFERENCES)}
+_COUNTS |= set(EFFORT)
+
+_COUNTS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("family", "seeds_needed")}
+
+_FLAGS = {"best", "within_one_std", "measured"}
+
+_FLAGS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("paired", "provisional")}
 
 
 def refuse(message: str) -> NoReturn:
@@ -73,8 +81,9 @@ def column_type(name: str) -> pa.DataType:
 def gain_columns(reference: str) -> list[str]:
     """The columns of ``final`` that tell of a method against a reference, the words last."""
     of = reference
-    numbers = [f"gain_{of}", f"gain_{of}_low", f"gain_{of}_high", f"p_{of}", f"p_{of}_holm"]
-    return [*numbers, f"paired_{of}", f"verdict_{of}"]
+    numbers = [f"gain_{of}", f"gain_{of}_low", f"gain_{of}_high", f"p_{of}", f"paired_{of}", f"provisional_{of}"]
+    family = [f"{name}_{of}" for name in ("family", "analysis", "deviation", "scatter_p", "least_gain", "seeds_needed")]
+    return [*numbers, *family, f"verdict_{of}"]
 
 
 def loss_columns(data: pa.Table) -> list[str]:

@@ -1,9 +1,11 @@
 """What was compared: the tables ``final``, each method's gains among it, and ``initialization``."""
 
+from collections.abc import Mapping, Sequence
+
 import pyarrow as pa
 
-from kdtune.answers import significance
-from kdtune.answers.columns import REFERENCES, gain_columns, typed
+from kdtune.answers import needed_seeds, significance
+from kdtune.answers.columns import EFFORT, REFERENCES, gain_columns, typed
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
@@ -25,13 +27,58 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
         lacking |= {row["method"]: empty | {key: row[key] for key in ("method", "seeds", "status")} for row in begun}
         there = {row["method"] for row in rows}
         rows += [row for method, row in lacking.items() if method not in there]
-    for gain in significance.gains(trials, len(planned_seeds(plan, "final"))):
-        values = (gain.difference, gain.low, gain.high, gain.p, gain.p_holm, gain.paired, gain.verdict)
-        row = next(row for row in rows if row["method"] == gain.method)
-        row.update(zip(gain_columns(gain.reference), values, strict=True))
+    by_method = {row["method"]: row for row in rows}
+    for method, effort in tuning(by_stage, plan).items():
+        by_method[method] |= effort
+    for family in significance.families(trials, comparison_plan(plan)):
+        for method, cells in gain_cells(family).items():
+            by_method[method].update(zip(gain_columns(family.reference), cells, strict=True))
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]
     rows.sort(key=lambda row: place_in(row["method"], METHODS))
-    return typed(rows, [*final.column_names, "status", *gains])
+    return typed(rows, [*final.column_names, "status", *EFFORT, *gains])
+
+
+def tuning(stages: Mapping[str, Sequence[Row]], plan: PlannedStudy) -> dict[str, Row]:
+    """Method of ``final`` -> trials and steps of all stages whose choices led to it."""
+    found = {}
+    for method in dict.fromkeys(row["method"] for row in stages.get("final", [])):
+        chain = [row["start"] for row in stages["final"] if row["method"] == method]
+        seen: dict[str, Sequence[Row]] = {}
+        while chain:
+            stage = chain.pop()
+            if stage not in seen:
+                seen[stage] = stages.get(stage, [])
+                chain += {row["start"] for row in seen[stage]}.union(
+                    plan.stages[stage].starts if stage in plan.stages else ()
+                )
+        trials = [row for rows in seen.values() for row in rows]
+        if trials:
+            found[method] = dict(zip(EFFORT, (len(trials), sum(row["step"] or 0 for row in trials)), strict=True))
+    return found
+
+
+def comparison_plan(plan: PlannedStudy) -> significance.Plan:
+    """What stage ``final`` is to compare, as far as the study tells."""
+    stage = plan.stages.get("final")
+    return significance.Plan(len(stage.seeds), max(1, len(stage.starts))) if stage else significance.Plan()
+
+
+def gain_cells(family: significance.Family) -> dict[str, tuple[object, ...]]:
+    """Method -> what ``gain_columns`` hold of it."""
+    design, scatter = needed_seeds.design(family), family.scatter
+    shared = (
+        family.deviation,
+        scatter.p if scatter else None,
+        design.least(family.seeds) if design else None,
+        design.seeds_for() if design else None,
+    )
+    return {
+        gain.method: (
+            *(gain.difference, gain.low, gain.high, gain.p, gain.paired, gain.provisional),
+            *(gain.family, gain.analysis, *shared, gain.verdict),
+        )
+        for gain in family.gains
+    }
 
 
 def _methods_ahead(plan: PlannedStudy, stage: str, trials: pa.Table) -> list[str]:

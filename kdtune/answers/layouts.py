@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from kdtune.answers import verdicts
 from kdtune.answers.cells import (
     amount,
     falling,
     loss_symbol,
-    method_crosses,
     method_terms,
     notes,
     number,
@@ -16,12 +16,15 @@ from kdtune.answers.cells import (
     score,
     texts,
 )
-from kdtune.answers.columns import REFERENCES, loss_columns
+from kdtune.answers.columns import loss_columns
+from kdtune.answers.final_layout import final_blocks
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
 
 Layout = Callable[[pa.Table], list[Block]]
+
+CHOSEN = "mIoU: of last evaluations, the best of so many trials on the images that chose it, and so too high"
 
 _MODELS = {"student": "S", "student+kd": "S + KD", "teacher": "T"}
 
@@ -70,40 +73,6 @@ def _weights(data: pa.Table) -> list[Block]:
     return blocks
 
 
-def _final(data: pa.Table) -> list[Block]:
-    """Table 6: a cross per loss, one line per method; what the seeds tell of its gains beside and below."""
-    rows: list[Row] = data.to_pylist()
-    losses, crosses = method_crosses([row["method"] for row in rows])
-    against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]
-    lines = [
-        [
-            *crosses[row["method"]],
-            score(row),
-            Cell(number(row["seeds"])),
-            *(c for of in against for c in _gain(row, of)),
-        ]
-        for row in rows
-    ]
-    header = [*losses, "mIoU", "seeds"]
-    groups = [("", len(header)), *((f"against {method_terms(of)}", 3) for of in against)] if against else []
-    header += ["difference", "95 % interval", "p"] * len(against)
-    remarks = [
-        f"{method_terms(row['method'])}: {row[f'verdict_{of}']}"
-        for of in REFERENCES
-        for row in rows
-        if row.get(f"verdict_{of}")
-    ]
-    notes = ["p: two-sided t-test, Holm's correction over the methods"] if against else []
-    return [Block("mIoU [%] of each method beside L_CE", header, lines, notes, groups, remarks)]
-
-
-def _gain(row: Row, of: str) -> list[Cell]:
-    """Difference [mIoU points], its interval, and the corrected p-value."""
-    low, high = row[f"gain_{of}_low"], row[f"gain_{of}_high"]
-    interval = "-" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
-    return texts(number(row[f"gain_{of}"], "+.2f"), interval, number(row[f"p_{of}_holm"], ".2g"))
-
-
 def _initialization(data: pa.Table) -> list[Block]:
     """Table 7: methods down, initial weights across; what the paper quotes from others beside."""
     rows: list[Row] = data.to_pylist()
@@ -137,7 +106,12 @@ def _emissions(data: pa.Table) -> list[Block]:
 
 def _cost(data: pa.Table) -> list[Block]:
     """Not in the paper: what the search itself took, stage by stage."""
-    names = {"other": "(trials: starting, saving, lost steps)", "idle": "(no trial)", "total": "(all)"}
+    names = {
+        "superseded": "(trials that the study no longer has)",
+        "other": "(trials: starting, saving, lost steps)",
+        "idle": "(no trial)",
+        "total": "(all)",
+    }
     lines = [
         [
             *texts(row["stage"] or names[row["part"]], *(number(row[name]) for name in ("trials", "trials_stopped"))),
@@ -147,7 +121,7 @@ def _cost(data: pa.Table) -> list[Block]:
         ]
         for row in data.to_pylist()
     ]
-    header = ["stage", "trials", "stopped", "steps", "steps spared", "hours", "kWh", "evaluations kWh", "kg CO2e"]
+    header = ["stage", "trials", "stopped", "steps", "steps spared", "hours", "kWh", "of evaluations", "kg CO2e"]
     guessed = any(measured is False for measured in data["measured"].to_pylist())
     notes = ["spared: by early stopping", *(["~: estimated, not measured"] if guessed else [])]
     return [Block("what the search took", [*header, "kWh spared"], lines, notes)]
@@ -169,7 +143,9 @@ def _optimal(data: pa.Table) -> list[Block]:
     ]
     header = [*(["study"] if studies else []), "stage", "lr", "weight decay", "τ"]
     header += [*(f"λ_{loss_symbol(name)}" for name in lambdas), "mIoU [%]", "seeds", "trials", "stopped"]
-    return [Block("best configuration of each stage", header, lines)]
+    notes = [CHOSEN] if any((row.get("trials") or 0) > (row.get("seeds") or 0) for row in rows) else []
+    remarks = [f"{row['stage']}: {row['border']}" for row in rows if row.get("border")]
+    return [Block("best configuration of each stage", header, lines, notes, remarks=remarks)]
 
 
 def _trials(data: pa.Table) -> list[Block]:
@@ -208,7 +184,7 @@ def _trials(data: pa.Table) -> list[Block]:
         "τ",
         *(f"λ_{loss_symbol(name)}" for name in lambdas),
     ]
-    return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines)]
+    return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines, ["mIoU: of the last evaluation"])]
 
 
 def plain(title: str, data: pa.Table) -> Block:
@@ -222,7 +198,7 @@ def _any(name: str, value: object) -> str:
     if not isinstance(value, float):
         return "-" if value is None else str(value)
     if name.startswith("miou"):
-        return f"{value:+.2f}" if name.endswith("_difference") else f"{value:.2f}"
+        return verdicts.signed(value) if name.endswith("_difference") else f"{value:.2f}"
     rates = name.startswith(("lr", "weight", "lambda_"))
     return scientific(value) if rates else f"{value:+.3g}" if name.endswith("_difference") else f"{value:.3g}"
 
@@ -232,7 +208,7 @@ LAYOUTS: dict[str, Layout] = {
     "grid": _grid,
     "temperature": _temperature,
     "weights": _weights,
-    "final": _final,
+    "final": final_blocks,
     "initialization": _initialization,
     "emissions": _emissions,
     "cost": _cost,

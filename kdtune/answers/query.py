@@ -24,11 +24,12 @@ from kdtune.study.names import STUDY_NAME
 
 READABLE = 500  # values of a table that the end of a launch still shows
 SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
+GONE = "superseded"  # the table of trials that a changed study no longer has; a study may have none
 NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
     "optimal": ("optimal",),
     "final": ("trials", "final"),
     "emissions": ("emissions",),
-    "cost": ("trials", "nodes"),
+    "cost": ("trials", "nodes", GONE),
 }
 
 
@@ -49,21 +50,24 @@ class _Read:
     plan: PlannedStudy
 
 
-def gathered(studies: Sequence[StoredStudy], *, history: bool = True) -> Tables:
+def gathered(studies: Sequence[StoredStudy], *, history: bool = True, superseded: bool = True) -> Tables:
     """The stored tables of these studies as one each, columns by their names, and what the studies planned.
 
-    ``history``: read it, too; it is the largest, and no table of ``kdtune results`` needs it.
+    ``history``: read it, too; it is the largest, and no table of ``kdtune results`` needs it. ``superseded``: likewise,
+    and only ``cost`` needs it.
 
     Raises:
         UserError: one of them has not been launched with this storage.
     """
-    wanted = [name for name in TABLES if history or name != "history"]
+    wanted = [name for name in TABLES if history or name != "history"] + [GONE] * superseded
     return _joined([_read(study, wanted) for study in studies])
 
 
 def _read(study: StoredStudy, wanted: Sequence[str]) -> _Read:
     known = study.digests()
-    tables = {name: study.table(name, known) for name in wanted}
+    tables = {name: study.table(name, known) for name in wanted if name != GONE}
+    gone = study.table_if_there(GONE, known) if GONE in wanted else None
+    tables |= {GONE: gone} if gone is not None else {}
     return _Read(tables, planned_study(study.study, study.read_study()))
 
 
@@ -80,7 +84,7 @@ def _read_if_there(study: StoredStudy, wanted: Sequence[str]) -> _Read | None:
 
 def _joined(read: Sequence[_Read]) -> Tables:
     """What is stored of several studies as one; a table that was not read is empty."""
-    parts = {name: [each.tables[name] for each in read if name in each.tables] for name in TABLES}
+    parts = {name: [each.tables[name] for each in read if name in each.tables] for name in (*TABLES, GONE)}
     some = next(data for each in read for data in each.tables.values() if "study" in data.column_names)
     empty = some.select(["study"]).slice(0, 0)  # a new one would import pandas
     joined = {name: pa.concat_tables(data or [empty], promote_options="default") for name, data in parts.items()}
@@ -115,7 +119,8 @@ def table_in_format(
     else:
         root = storage_root(storage)
         study = study_name(study) if study else None
-        found = gathered([StoredStudy(root, study)], history=False) if study else _of_all(root, table)
+        one = partial(gathered, history=False, superseded=table == "cost")
+        found = one([StoredStudy(root, study)]) if study else _of_all(root, table)
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
     if form == "parquet":
         return formats.parquet_bytes(data)

@@ -1,38 +1,44 @@
-"""Whether a method's gain is more than chance: its difference from a reference, with an interval and a p-value.
+"""Whether a method's gain is more than chance: one simultaneous analysis of all methods of stage ``final``.
 
-Compared are the mIoU [percent] of stage ``final``, a value per seed, of each method with the student alone and with
-L_PI alone. The tests, all two-sided, and why these:
+Compared are the mIoU [percent], a value per seed. The **primary** comparison is every distilled method with the tuned
+student alone, the **secondary** one, a family of its own, every further method with L_PI alone. Of each family:
 
-* **Paired t** where two or more seeds are shared, over the shared ones. Trials of one seed see the same crops in the
-  same order and start alike, so that what the seed does to both cancels in their difference; a test that takes them
-  for independent would use a deviation that is not the difference's.
-* **Welch's t** where they are not: it does not suppose that two methods vary alike, and with equal deviations loses
-  next to nothing against Student's (Welch 1947, Biometrika 34).
-* **Holm's correction** (Holm 1979, Scandinavian Journal of Statistics 6) of the p-values over the methods that are
-  tested against one reference in one study: one in twenty of methods that do nothing would pass otherwise. It needs no
-  independence, which methods with a common reference do not have, and is nowhere weaker than Bonferroni's. Intervals
-  are of each comparison alone.
+* **One model** of methods and seeds, ``two_way.pooled``: trials of one seed see the same crops in the same order, so
+  seeds are blocks; chance is estimated from all methods at once. Methods that share no seed with the reference are
+  compared by Welch's test, each for itself.
+* **Simultaneous intervals** (Dunnett 1955): with 95 % confidence all intervals of the family hold at once, that of
+  whichever method is named among them, the best one too. p is adjusted likewise: it is below 0.05 if and only if the
+  interval leaves out 0. There is no other p.
+* **The family is what was planned**, with the methods that failed or diverged. Until every trial of ``final`` has
+  ended intervals are provisional, without p and verdict: who looks again and again sees chance pass sooner or later.
+* **A reference that scatters more than the rest** would make intervals too short. ``two_way.Scatter`` tests that, at
+  ``SCATTER``, and if so ``two_way.apart`` gives the reference a deviation of its own. Why at 0.1, and what remains:
+  ``kdtune bench statistics``, whose figures stand in ``bench/README.md``.
 
-A t-test supposes values that are about normal, which few seeds cannot show. With few it is wide rather than wrong: a
-difference that is not distinguishable may still be there. The paper's rule, within one standard deviation of the
-best, asks something else (which results are about as good as the best) and stands beside it.
+Intervals are for other seeds, on the same images. The paper's rule, within one standard deviation of the best, asks
+something else (which results are about as good as the best) and stands beside it.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
+from kdtune.answers import two_way
 from kdtune.answers.ranking import SEVERITY
+from kdtune.answers.simultaneous import adjusted_p, quantile
+from kdtune.answers.two_way import Difference, Scatter
+from kdtune.answers.verdicts import REFERENCES, lacking, lost, same, single, so_far, verdict
 
 STAGE = "final"
-REFERENCES = {"student": "the student alone", "pi": "L_PI alone"}
-CONFIDENCE = 0.95
-ALPHA = 0.05
-SAME = 1e-9  # mIoU points: differences of the seeds that vary by less are one number, but for its rounding
+ALONE = "student"
+SCATTER = 0.1  # p of the test of the reference's scatter below which it has a deviation of its own
+SAME = 1e-9  # mIoU points: an error below that is none, but for rounding
+
+Analysis = Literal["pooled", "reference apart", "welch"]
 
 
 @dataclass(frozen=True)
@@ -43,185 +49,172 @@ class Gain:
     method: str
     reference: str  # "student" or "pi"
     seeds: int  # of the method, completed
-    paired: bool
-    difference: float | None = None  # mean of the method less that of the reference [mIoU points]
-    low: float | None = None  # of the 95 % interval of the difference
+    paired: bool = False  # over seeds that both have
+    difference: float | None = None  # of the method from the reference [mIoU points]
+    low: float | None = None  # of its 95 % interval, simultaneous over the family
     high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None  # corrected for all methods tested against this reference
+    p: float | None = None  # adjusted for the family; none before the comparison is complete
+    provisional: bool = False
+    family: int = 0  # comparisons with this reference that were planned
+    analysis: Analysis | None = None
     verdict: str = ""  # one sentence
 
 
 @dataclass(frozen=True)
-class TTest:
-    """A two-sided t-test of a difference against none."""
+class Family:
+    """The comparisons with one reference, and how chance varies among them."""
 
-    difference: float
-    low: float
-    high: float
-    p: float
+    study: str
+    reference: str
+    size: int  # comparisons planned
+    gains: tuple[Gain, ...]
+    seeds: int = 0  # of the reference
+    methods: int = 0  # of the model, the reference among them
+    deviation: float | None = None  # of a run, all methods together [mIoU points]
+    scatter: Scatter | None = None  # of the reference beside the rest, where that can be looked at
+    apart: bool = False  # the reference has its own deviation
 
-
-def paired_t(differences: Sequence[float]) -> TTest | None:
-    """Student's t-test of the differences of pairs; None where they are one number, for then there is no deviation.
-
-    Raises:
-        ValueError: fewer than two.
-    """
-    if len(differences) < 2:
-        raise ValueError(f"two pairs or more have a deviation, got {len(differences)}")
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return _test(statistics.fmean(differences), error, len(differences) - 1.0)
+    @property
+    def provisional(self) -> bool:
+        """Whether trials are still to come."""
+        return any(gain.provisional for gain in self.gains)
 
 
-def welch_t(ours: Sequence[float], theirs: Sequence[float]) -> TTest | None:
-    """Welch's t-test of two means; None where neither side varies.
+@dataclass(frozen=True)
+class Plan:
+    """What stage ``final`` is to compare; 0: as much as there is."""
 
-    Raises:
-        ValueError: fewer than two values on a side.
-    """
-    if min(len(ours), len(theirs)) < 2:
-        raise ValueError(f"two values or more have a deviation, got {len(ours)} and {len(theirs)}")
-    parts = [statistics.variance(values) / len(values) for values in (ours, theirs)]
-    squares = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (ours, theirs), strict=True))
-    freedom = sum(parts) ** 2 / squares if squares else 1.0  # Welch and Satterthwaite
-    return _test(statistics.fmean(ours) - statistics.fmean(theirs), math.sqrt(sum(parts)), freedom)
-
-
-def _test(difference: float, error: float, freedom: float) -> TTest | None:
-    from scipy.special import stdtr, stdtrit  # Student's t: scipy.stats has it, too, and takes a second to import
-
-    if error < SAME:
-        return None
-    reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
-    p = 2 * float(stdtr(freedom, -abs(difference / error)))
-    return TTest(difference, difference - reach, difference + reach, p)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values, in their order."""
-    corrected = [0.0] * len(p)
-    highest = 0.0
-    for rank, at in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[at]))
-        corrected[at] = highest
-    return corrected
-
-
-def gains(trials: pa.Table, planned: int = 0) -> list[Gain]:
-    """Each method of stage ``final`` against each reference but itself, study by study, from rows of ``trials``.
-
-    A method counts once every seed of it has completed, as in ``final.parquet``: to leave out a seed that diverged
-    would make it look better than it is. Where it ran from several configurations, the best is taken. L_PI is
-    compared with the student alone only, not the other way round.
-
-    ``planned``: how many seeds a method must have, where that is known; else as many as any of its study has.
-    """
-    wanted = ("study", "stage", "method", "start", "config_id", "seed", "status", "miou")
-    rows = [row for row in trials.select(wanted).to_pylist() if row["stage"] == STAGE]
-    studies: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        studies.setdefault(row["study"], {}).setdefault(row["method"], []).append(row)
-    return [gain for study, methods in studies.items() for gain in _of_study(study, methods, planned)]
+    seeds: int = 0
+    methods: int = 0  # configurations, each from a stage of its own
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """A method's mIoU [percent] by seed; ``fault`` says why they cannot be compared."""
+    """A configuration's mIoU [percent] by seed; ``fault`` says why they cannot be compared."""
 
+    method: str
     mious: Mapping[int, float]
     fault: str = ""
 
 
-def _of_study(study: str, methods: Mapping[str, Sequence[Mapping[str, Any]]], planned: int) -> list[Gain]:
-    grouped = {method: _configurations(rows) for method, rows in methods.items()}
-    planned = max(planned, *(len(group) for groups in grouped.values() for group in groups))
-    runs = {method: _best([_runs(group, planned) for group in groups]) for method, groups in grouped.items()}
-    found: list[Gain] = []
-    for reference in REFERENCES:
-        others = [method for method in runs if method not in ("student", reference)]
-        compared = [_compare(study, method, reference, runs) for method in others]
-        tested = [gain.p for gain, _ in compared if gain.p is not None]
-        corrected = iter(holm(tested))
-        for gain, seeds in compared:
-            if gain.p is not None:
-                gain = replace(gain, p_holm=next(corrected))
-                gain = replace(gain, verdict=_verdict(gain, seeds, len(tested)))
-            found.append(gain)
-    return found
+def gains(trials: pa.Table, plan: Plan | None = None) -> list[Gain]:
+    """Each method of stage ``final`` against each reference but itself, study by study; see ``families``."""
+    return [gain for family in families(trials, plan) for gain in family.gains]
 
 
-def _configurations(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["start"], row["config_id"]), []).append(row)
-    return list(groups.values())
+def families(trials: pa.Table, plan: Plan | None = None) -> list[Family]:
+    """The comparisons of stage ``final`` by study and reference, from rows of ``trials``.
+
+    A method of which a seed was lost is not compared: to leave that seed out would make it look better than it is.
+    Where it ran from several configurations each is a comparison of the family, and the best is given. L_PI is compared
+    with the student alone only, not the other way round.
+    """
+    wanted = ("study", "stage", "method", "start", "config_id", "seed", "status", "miou")
+    studies: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in trials.select(wanted).to_pylist():
+        if row["stage"] == STAGE:
+            name = f"{row['start']} {row['config_id']}"
+            studies.setdefault(row["study"], {}).setdefault(name, []).append(row)
+    return [family for study, groups in studies.items() for family in _of_study(study, groups, plan or Plan())]
+
+
+def _of_study(study: str, groups: Mapping[str, Sequence[Mapping[str, Any]]], plan: Plan) -> list[Family]:
+    seeds = max(plan.seeds, *(len(rows) for rows in groups.values()))
+    methods = max(plan.methods, len(groups))
+    ended = sum(len(rows) for rows in groups.values())
+    whole = Plan(seeds, methods)
+    runs = {name: _runs(rows, seeds) for name, rows in groups.items()}
+    return [_family(study, reference, runs, whole, ended) for reference in REFERENCES]
 
 
 def _runs(rows: Sequence[Mapping[str, Any]], planned: int) -> _Runs:
     mious = {row["seed"]: row["miou"] for row in rows if row["status"] == "completed"}
     mious = {seed: miou for seed, miou in mious.items() if miou is not None and math.isfinite(miou)}
+    fault = ""
     if len(mious) < len(rows):
         worst = max((row["status"] for row in rows), key=SEVERITY.index)
         what = {"completed": "have no mIoU", "stopped": "were stopped"}.get(worst, worst)
-        return _Runs(mious, f"{len(rows) - len(mious)} of {planned} seeds {what}")
-    return _Runs(mious, f"{len(rows)} of {planned} seeds have finished" if len(rows) < planned else "")
+        fault = f"{len(rows) - len(mious)} of {planned} seeds {what}"
+    return _Runs(rows[0]["method"], mious, fault)
 
 
-def _best(runs: Sequence[_Runs]) -> _Runs:
-    """The configuration of the highest mean; one that cannot be compared only if there is no other."""
-    return max(runs, key=lambda run: (not run.fault, statistics.fmean(run.mious.values() or [-math.inf])))
+def _best(runs: Mapping[str, _Runs]) -> dict[str, str]:
+    """Method -> its configuration of the highest mean; one that cannot be compared only if there is no other."""
+    found: dict[str, str] = {}
+
+    def rank(name: str) -> tuple[bool, float]:
+        return not runs[name].fault, statistics.fmean(runs[name].mious.values() or [-math.inf])
+
+    for name, run in runs.items():
+        if run.method not in found or rank(name) > rank(found[run.method]):
+            found[run.method] = name
+    return found
 
 
-def _compare(study: str, method: str, reference: str, runs: Mapping[str, _Runs]) -> tuple[Gain, int]:
-    """The comparison but for Holm's correction and what follows from it, and the number of seeds that it rests on."""
-    ours, theirs = runs[method], runs.get(reference)
-    gain = Gain(study, method, reference, len(ours.mious), paired=False)
-    named = REFERENCES[reference]
-    if theirs is None:
-        return replace(gain, verdict=f"nothing to compare with: stage '{STAGE}' has no trial of {named}"), 0
-    for who, fault in (("", ours.fault), (f"{named}: ", theirs.fault)):
-        if fault:
-            return replace(gain, verdict=f"no comparison: {who}{fault}"), 0
-    shared = sorted(ours.mious.keys() & theirs.mious.keys())
-    if len(shared) >= 2:
-        differences = [ours.mious[seed] - theirs.mious[seed] for seed in shared]
-        gain = replace(gain, paired=True, difference=statistics.fmean(differences))
-        test = paired_t(differences)
-    else:
-        mine, other = list(ours.mious.values()), list(theirs.mious.values())
-        gain = replace(gain, difference=statistics.fmean(mine) - statistics.fmean(other))
-        if min(len(mine), len(other)) < 2:
-            few = "one seed has no deviation, so that nothing tells it from chance; run several"
-            return replace(gain, verdict=f"{gain.difference:+.2f} points against {named}: {few}"), 1
-        test = welch_t(mine, other)
-    seeds = len(shared) if gain.paired else len(ours.mious)
-    if test is None:
-        same = "the same at every seed: without a deviation there is no interval, and no test"
-        return replace(gain, verdict=f"{gain.difference:+.2f} points against {named}, {same}"), seeds
-    return replace(gain, low=test.low, high=test.high, p=test.p), seeds
+def _family(study: str, reference: str, runs: Mapping[str, _Runs], plan: Plan, ended: int) -> Family:
+    aside = (ALONE, reference)
+    known = sum(run.method in aside for run in runs.values())
+    size = plan.methods - max(known, 1)  # a reference that has not begun is among those planned
+    best = {method: name for method, name in _best(runs).items() if method not in aside or method == reference}
+    blank = Gain(study, "", reference, 0, provisional=ended < plan.seeds * plan.methods, family=size)
+    found, model = Family(study, reference, size, ()), two_way.Differences({})
+    theirs = runs[best[reference]] if reference in best else _Runs(reference, {})
+    fitted = {name: run.mious for name, run in runs.items() if not run.fault and run.mious}
+    if best.get(reference) in fitted:
+        found, model = _modelled(found, fitted, best[reference])
+    told = []
+    for method, name in best.items():
+        if method != reference:
+            gain = replace(blank, method=method, seeds=len(runs[name].mious))
+            if reference not in best:
+                told.append(replace(gain, verdict=lacking(reference)))
+                continue
+            analysis: Analysis = "reference apart" if found.apart else "pooled"
+            compared = (model.of.get(name), model.correlation, analysis)
+            progress = f"{ended} of {plan.seeds * plan.methods}"
+            told.append(_compared(gain, runs[name], theirs, compared, progress))
+    return replace(found, gains=tuple(told))
 
 
-def _verdict(gain: Gain, seeds: int, tested: int) -> str:
-    """One sentence. What a difference of this scatter would have to reach, tested alone, is half of the interval."""
-    assert gain.difference is not None
-    assert gain.low is not None
-    assert gain.high is not None
-    assert gain.p is not None
-    assert gain.p_holm is not None
-    named = REFERENCES[gain.reference]
-    over = f"{seeds} {'shared ' if gain.paired else ''}seeds"
-    corrected = f", corrected for {tested} methods" if tested > 1 else ""
-    if gain.p_holm < ALPHA:
-        kind = "a gain over" if gain.difference > 0 else "a loss against"
-        return f"{kind} {named} of {abs(gain.difference):.2f} points (p = {gain.p_holm:.2g}{corrected}, {over})"
-    if gain.p < ALPHA:
-        return (
-            f"{gain.difference:+.2f} points against {named}: not distinguishable from chance where {tested} methods "
-            f"are tried (p = {gain.p:.2g}, corrected {gain.p_holm:.2g}, {over})"
-        )
-    reach = (gain.high - gain.low) / 2
-    return (
-        f"{gain.difference:+.2f} points against {named}: not distinguishable from chance; with {over} of this scatter "
-        f"it would have to reach {reach:.2f} to be seen (p = {gain.p_holm:.2g}{corrected})"
-    )
+def _modelled(
+    family: Family, fitted: Mapping[str, Mapping[int, float]], reference: str
+) -> tuple[Family, two_way.Differences]:
+    """The family with what its model tells of chance, and the differences."""
+    model, found = two_way.pooled(fitted, reference), two_way.scatter(fitted, reference)
+    seeds = len(fitted[reference])
+    family = replace(family, seeds=seeds, methods=len(fitted), scatter=found, deviation=model.deviation)
+    if found is not None and model.of and found.p < SCATTER:
+        values = {name: difference.value for name, difference in model.of.items()}
+        return replace(family, apart=True), two_way.apart(values, found)
+    return family, model
+
+
+def _compared(
+    gain: Gain, ours: _Runs, theirs: _Runs, modelled: tuple[Difference | None, float, Analysis], progress: str
+) -> Gain:
+    """The gain with its difference, interval, p and sentence, as far as there are runs for them."""
+    for who, runs in (("", ours), ("of that, ", theirs)):
+        if runs.fault or not runs.mious:
+            why = runs.fault or "no seed has finished yet"
+            return replace(gain, verdict=lost(gain.reference, who + why))
+    shared = len(ours.mious.keys() & theirs.mious.keys())
+    found, correlation, analysis = modelled
+    if found is None:
+        sides = list(ours.mious.values()), list(theirs.mious.values())
+        found, correlation, analysis = two_way.welch(*sides), 0.0, "welch"
+        if found is None:
+            difference = statistics.fmean(sides[0]) - statistics.fmean(sides[1])
+            return replace(gain, difference=difference, verdict=single(gain.reference, difference))
+    paired = analysis != "welch" and shared > 1
+    gain = replace(gain, difference=found.value, paired=paired)
+    if found.error < SAME:
+        return replace(gain, verdict=same(gain.reference, found.value))
+    reach = quantile(gain.family, found.freedom, correlation) * found.error
+    gain = replace(gain, low=found.value - reach, high=found.value + reach, analysis=analysis)
+    if gain.provisional:
+        return replace(gain, verdict=so_far(gain.reference, found.value, progress))
+    p = adjusted_p(found.value / found.error, gain.family, found.freedom, correlation)
+    over = f"{shared} shared seeds" if paired else f"{len(ours.mious)} seeds"
+    over = f"one of {gain.family} comparisons, {over}" if gain.family > 1 else over
+    over = over if gain.reference == ALONE else f"secondary, {over}"
+    return replace(gain, p=p, verdict=verdict(gain.reference, found.value, p, reach, over))

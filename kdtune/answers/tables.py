@@ -10,9 +10,11 @@ from itertools import groupby
 import pyarrow as pa
 
 from kdtune.answers import search_cost
+from kdtune.answers.borders import border
 from kdtune.answers.columns import refuse, typed
 from kdtune.answers.final_tables import final_table, initialization
 from kdtune.answers.planned_grid import PlannedStudy
+from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import grid, temperature, weights
 
 NAMES = ("optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "cost", "trials")
@@ -29,6 +31,7 @@ class Tables:
     emissions: pa.Table
     planned: Mapping[str, PlannedStudy] = field(default_factory=dict)  # study -> what it planned, where that is known
     nodes: pa.Table | None = None  # what each node of each launch used, where that is known
+    superseded: pa.Table | None = None  # trials that a changed study no longer has, where there are any
 
     @property
     def studies(self) -> list[str]:
@@ -69,7 +72,9 @@ def _table(name: str, tables: Tables, study: str) -> pa.Table:
     if name == "final":
         return final_table(_of(tables.final, study), _of(tables.trials, study), plan)
     if name == "cost":
-        return _cost(_of(tables.trials, study), tables.nodes, study)
+        return _cost(_of(tables.trials, study), tables, study)
+    if name == "optimal":
+        return _optimal(_of(tables.optimal, study), plan)
     if name in _COMPUTED:
         return _COMPUTED[name](_of(tables.trials, study), plan)
     return _of(getattr(tables, name), study)
@@ -86,7 +91,7 @@ def named(data: pa.Table, study: str, plan: PlannedStudy | None = None) -> pa.Ta
 
 def _apart(tables: Tables) -> dict[str, Tables]:
     """The tables of each study by itself: every row is looked at once, however many studies there are."""
-    names = ("trials", "history", "optimal", "final", "emissions", "nodes")
+    names = ("trials", "history", "optimal", "final", "emissions", "nodes", "superseded")
     split = {name: _split(data) for name in names if (data := getattr(tables, name)) is not None}
     return {
         study: replace(tables, **{name: of.get(study, getattr(tables, name).slice(0, 0)) for name, of in split.items()})
@@ -112,17 +117,27 @@ def _of(data: pa.Table, study: str | None) -> pa.Table:
     return data.filter(pa.array([each == study for each in studies], pa.bool_()))
 
 
-def _cost(trials: pa.Table, nodes: pa.Table | None, study: str) -> pa.Table:
+def _optimal(data: pa.Table, plan: PlannedStudy) -> pa.Table:
+    """``optimal.parquet``, and what of each best lies at the border of its grid."""
+    rows: list[Row] = data.to_pylist()
+    axes = {name: stage.axes for name, stage in plan.stages.items()}
+    borders = [border(row, axes.get(row["stage"], {})) for row in rows]
+    return data.append_column("border", pa.array(borders, pa.string()))
+
+
+def _cost(trials: pa.Table, tables: Tables, study: str) -> pa.Table:
     """What the search took by stage, what was idle, and what early stopping spared; see ``search_cost``."""
-    given = trials.select([name for name in search_cost.TRIAL if name in trials.column_names]).to_pylist()
-    used = _of(nodes, study).to_pylist() if nodes is not None and nodes.num_rows else []
+    given, gone = _billed(trials), _billed(_of(tables.superseded, study)) if tables.superseded is not None else []
+    used = _of(tables.nodes, study).to_pylist() if tables.nodes is not None and tables.nodes.num_rows else []
     measured = all(node["measured"] for node in used) if used else None
-    rows = [
-        row | {"measured": measured}
-        for row in search_cost.cost_rows([dict.fromkeys(search_cost.TRIAL) | row for row in given], used)
-    ]
+    rows = [row | {"measured": measured} for row in search_cost.cost_rows(given, used, gone)]
     numbers = ("train_seconds", "energy_kwh", "inference_kwh", "co2_kg", "kwh_not_used", "measured")
     return typed(rows, ["part", "stage", "trials", "trials_stopped", "steps", "steps_not_run", *numbers])
+
+
+def _billed(trials: pa.Table) -> list[Row]:
+    rows = trials.select([name for name in search_cost.TRIAL if name in trials.column_names]).to_pylist()
+    return [dict.fromkeys(search_cost.TRIAL) | row for row in rows]
 
 
 _COMPUTED = {

@@ -36,6 +36,9 @@ Examples:
 @click.option("--stage", "stages", metavar="NAME", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--search", type=click.Choice(["grid", "tpe", "random"]), help="How grids of one seed are searched.")
 @click.option("--samples", metavar="N", type=int, help="Trials of each random or TPE search.")
+@click.option(
+    "--seeds", metavar="N", type=click.IntRange(min=1), help="So many seeds in all, of --stage final: adds new ones."
+)
 @click.option("--scheduler", type=click.Choice(["asha", "median", "none"]), help="Early stopping.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
 @set_option

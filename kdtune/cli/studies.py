@@ -16,8 +16,8 @@ def studies() -> None:
 def studies_list(storage: str | None, form: str | None) -> None:
     """List the studies that come with kdtune; with --storage, those that were launched with it.
 
-    Of these: the state, how many of the trials planned so far have ended, the best mIoU of a student's trial and its
-    stage and method, the last sign of life.
+    Of these: the state, how many of the trials planned so far have ended, the mIoU of a student's best single run with
+    its stage and method, the last sign of life.
     """
     if storage is not None:
         _list_stored(storage, form)

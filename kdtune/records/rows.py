@@ -279,8 +279,9 @@ def final_table(study: StudySpec, rows: Sequence[Row]) -> pa.Table:
                     "seeds": len(best),
                 }
             )
-    top = max(table, key=lambda row: row["miou_mean"], default={"miou_mean": 0.0})
-    for row in table:
-        row["best"] = row is top
-        row["within_one_std"] = row["miou_mean"] >= top["miou_mean"] - (top["miou_std"] or 0.0)
+    top = max((row["miou_mean"] for row in table), default=0.0)
+    reach = max((row["miou_std"] or 0.0 for row in table if row["miou_mean"] == top), default=0.0)
+    for row in table:  # of equal means all are the best
+        row["best"] = row["miou_mean"] == top
+        row["within_one_std"] = row["miou_mean"] >= top - reach
     return pa.Table.from_pylist(table, schema=FINAL)

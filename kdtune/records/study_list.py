@@ -139,7 +139,7 @@ def _utc(seconds: float) -> str:
 
 def lines(found: Sequence[Listed]) -> list[str]:
     """The list as text."""
-    heads = ["study", "state", "trials", "best mIoU", "of", "last sign of life, UTC"]
+    heads = ["study", "state", "trials", "best run", "of", "last sign of life, UTC"]
     cells = [
         [
             each.study,

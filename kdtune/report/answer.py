@@ -6,7 +6,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kdtune.answers import needed_seeds, verdicts
 from kdtune.answers.ranking import Row
+from kdtune.answers.significance import Gain
+from kdtune.answers.simultaneous import ALPHA
 from kdtune.losses import LOSSES
 from kdtune.report import dots, facts
 from kdtune.report.facts import ALONE, FINAL, method_name
@@ -15,6 +18,9 @@ from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
 from kdtune.study.spec import TEACHER
 
+_PAIRED = (
+    " They do not tell whether methods differ, since runs of one seed go together: the intervals of the differences do."
+)
 WHAT = (
     "Semantic segmentation gives every pixel of an image a class, such as road or person. How well a network does is "
     "told by its mIoU: for each class the overlap of what it marked and what is there, divided by their union, then "
@@ -50,17 +56,23 @@ def _points(value: float, form: str = ".2f") -> str:
 
 
 def _answer(study: Study) -> str:
-    best = next((row for row in study.table(FINAL).to_pylist() if row["best"]), None)
-    if best is None:
+    final = study.table(FINAL).to_pylist()
+    best = [row for row in final if row["best"]]
+    if not best:
         return _answer_so_far(study)
-    std = "" if best["miou_std"] is None else f" ± {_points(best['miou_std'])}"
-    seeds = f" over {best['seeds']} seeds" if best["seeds"] > 1 else ""
-    words = f"The best method is <strong>the student {escape(_short_name(best))}</strong>: "
-    words += f"{_points(best['miou_mean'])}{std} % mIoU{seeds}. "
-    if best["method"] == ALONE:
-        words += "No distillation did better than the tuned student without a teacher."
+    lacking = sum(row["miou_mean"] is None for row in final)
+    if len(best) > 1:
+        names = " and ".join(_short_name(row) for row in best)
+        words = f"The best methods are <strong>the student {escape(names)}</strong>, equal to the last digit: "
     else:
-        words += _gain(study, best)
+        words = f"The best method is <strong>the student {escape(_short_name(best[0]))}</strong>: "
+    std = "" if best[0]["miou_std"] is None else f" ± {_points(best[0]['miou_std'])}"
+    seeds = f" over {best[0]['seeds']} seeds" if best[0]["seeds"] > 1 else ""
+    words += f"{_points(best[0]['miou_mean'])}{std} % mIoU{seeds}. "
+    if lacking:
+        words += f"{lacking} of {len(final)} methods are not among them, for they have not all their runs. "
+    distilled = [row for row in best if row["method"] != ALONE]
+    words += _gain(study, distilled[0]) if distilled and len(best) == 1 else _none_better(final)
     return f'<p class="answer">{words}</p>'
 
 
@@ -68,35 +80,64 @@ def _short_name(row: Row) -> str:
     return "alone, without a teacher" if row["method"] == ALONE else method_name(row["method"])
 
 
+def _none_better(final: Sequence[Row]) -> str:
+    """The student alone is (among) the best: what is to be said of the others, as far as they have run."""
+    others = [row for row in final if row["method"] != ALONE and row["miou_mean"] is not None]
+    if not others:
+        return "No distilled method has all its runs (yet)."
+    if not any(row["method"] == ALONE and row["miou_mean"] is not None for row in final):
+        return "The student alone has not all its runs, so no gain can be told."
+    if len(others) == sum(row["method"] != ALONE for row in final):
+        return "No distillation did better than the tuned student without a teacher."
+    return f"None of the {len(others)} distilled methods that have all their runs did better."
+
+
 def _answer_so_far(study: Study) -> str:
     students = [each for each in study.contenders if each.role != TEACHER]
     if not students:
         return note("No student has completed its training yet, so nothing can be compared.")
     top = max(students, key=lambda each: each.miou)
+    if top.stage == FINAL:
+        why = "No method has all its runs in stage <em>final</em>, so nothing can be compared."
+    else:
+        why = (
+            "The methods have not been compared over new seeds yet (stage <em>final</em>), so this is the best of "
+            "several runs, on the images that chose it: it is biased upwards."
+        )
     return (
         f'<p class="answer">So far the best is the <strong>{escape(top.told)}</strong>: {_points(top.miou)} % mIoU. '
-        "The methods have not been compared over new seeds yet (stage <em>final</em>), so this is the best of several "
-        "runs, which is biased upwards.</p>"
+        f"{why}</p>"
     )
 
 
 def _gain(study: Study, best: Row) -> str:
-    """The gain of the best method with its interval, and the verdict."""
+    """The gain of the best method with its interval, which holds for whichever method is the best, and the verdict."""
     found = next((gain for gain in study.gains if gain.method == best["method"]), None)
-    verdict = f" In words: {escape(found.verdict)}." if found is not None else ""
-    if found is not None and found.low is not None:
-        return (
-            f"Its gain over the tuned student alone is {_points(found.difference, '+.2f')} points of mIoU, with a 95 % "
-            f"interval from {_points(found.low, '+.2f')} to {_points(found.high, '+.2f')}.{verdict}"
-        )
-    alone = next((row for row in study.table(FINAL).to_pylist() if row["method"] == ALONE), None)
-    if alone is None:
-        return "The student alone is not among the methods compared, so no gain can be told."
-    if alone["miou_mean"] is None:
-        return "The student alone has not completed all its runs, so no gain can be told yet."
-    difference = best["miou_mean"] - alone["miou_mean"]
-    verdict = verdict or " How sure that is cannot be told from these runs."
-    return f"That is {_points(difference, '.2f')} points more than the tuned student alone.{verdict}"
+    if found is None or found.difference is None:
+        why = f" {escape(found.verdict[0].upper() + found.verdict[1:])}." if found is not None else ""
+        return f"How much that gains over the tuned student alone cannot be told.{why}"
+    words = f"Its difference from the tuned student alone is {_signed(found.difference)} points of mIoU"
+    if found.low is not None and found.high is not None:
+        words += f", with a 95 % interval from {_signed(found.low)} to {_signed(found.high)}"
+        words += f", which holds for all {found.family} comparisons at once" if found.family > 1 else ""
+    return f"{words}. In words: {escape(found.verdict)}. {escape(_scope(study))}"
+
+
+def _signed(value: float) -> str:
+    return number(value, verdicts.signed(value))
+
+
+def _scope(study: Study) -> str:
+    """What the interval covers, and what such a study can find."""
+    words = [f"{verdicts.COVERED}."]
+    family = study.primary
+    if family is not None and family.apart and family.scatter is not None:
+        words.append(f"Note: {verdicts.scattering(ALONE, family.scatter.p)}.")
+    design = needed_seeds.design(family) if family is not None else None
+    if family is not None and design is not None:
+        told = verdicts.findable(design.least(family.seeds), design.seeds_for())
+        words.append(f"{told[0].upper()}{told[1:]}.")
+    return " ".join(words)
 
 
 def _tiles(study: Study) -> str:
@@ -177,26 +218,38 @@ def _methods(study: Study) -> str:
     for row in study.stages.get(FINAL, []):
         if row["status"] == "completed" and row["miou"] is not None:
             seeds.setdefault(row["method"], []).append(row["miou"])
+    compared = [gain for gain in study.gains if gain.difference is not None]
     drawn = dots.final_scores("mIoU of each method", final, seeds, study.paper(FINAL))
     figures = [
         figure(inline_svg(drawn, "final", f"mIoU of {len(final)} methods: {_ranking(final)}"), "final",
-               "Each method with the best hyperparameters found for it, trained again with new seeds. Where the bars "
-               "overlap widely, the difference may be chance."),
+               "Each method with the best hyperparameters found for it, trained again with new seeds. Bars are the "
+               "deviation of single runs." + (_PAIRED if compared else "")),
     ]  # fmt: skip
     content = ""
-    compared = [gain for gain in study.gains if gain.difference is not None]
     if compared:
         drawn = dots.gains("Gain over the tuned student alone", compared)
-        words = "; ".join(f"{gain.method} {gain.difference:+.2f} points" for gain in compared)
+        words = "; ".join(f"{gain.method} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared)
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   "Difference of the means with its 95 % interval. Filled and blue: chance hardly explains it (p "
-                   "below 0.05, corrected for trying several methods).")
+                   _gains_caption(compared)),
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
     runs = details("runs as a table", written(_columns(study, FINAL), "final-runs"))
     return grid(figures) + study.shown(FINAL) + content + runs
+
+
+def _gains_caption(compared: Sequence[Gain]) -> str:
+    """What the figure of gains shows, of the signs that it has."""
+    words = "Difference from the tuned student alone."
+    if any(gain.low is not None for gain in compared):
+        size = compared[0].family
+        words = f"{words[:-1]}, with its 95 % interval" + (f", all {size} at once." if size > 1 else ".")
+    if any(gain.provisional for gain in compared):
+        words += " Provisional: not all of these runs have ended."
+    elif any(gain.p is not None for gain in compared):
+        words += f" Filled and blue: chance hardly explains it (p below {ALPHA})."
+    return words
 
 
 def _ranking(final: Sequence[Row]) -> str:

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdtune.answers.ranking import Row
+from kdtune.answers.simultaneous import ALPHA
 from kdtune.report.facts import method_name
 from kdtune.report.figures import canvas, legend, short
 from kdtune.report.style import BLUE, COLOURS, INK, MIOU, MUTED, ORANGE, PAPER, SIGNS
 from kdtune.report.thinning import MARKERS
 
-ALPHA = 0.05  # of p-values that are corrected for the number of methods
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
 
 
@@ -26,7 +26,7 @@ def gains(title: str, found: Sequence[Any]) -> Figure:
     places = range(len(found))
     axes.axvline(0.0, color=INK, lw=1.0)
     for place, gain in zip(places, found, strict=True):
-        sure = gain.p_holm is not None and gain.p_holm < ALPHA
+        sure = gain.p is not None and gain.p < ALPHA
         colour = BLUE if sure else MUTED
         if gain.low is not None:
             axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt")

@@ -9,7 +9,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -39,11 +39,20 @@ class Contender:
     stage: str
     method: str
     trials: tuple[Row, ...]
+    planned: int = 1  # seeds
+
+    @property
+    def over(self) -> str:
+        """Its seeds in words, with those that are not there (yet); empty of the only one."""
+        there = len(self.trials)
+        if there < self.planned:
+            return f"{there} of {self.planned} seeds"
+        return f"mean of {there} seeds" if there > 1 else ""
 
     @property
     def told(self) -> str:
         """In words."""
-        seeds = f", mean of {len(self.trials)} seeds" if len(self.trials) > 1 else ""
+        seeds = f", {self.over}" if self.over else ""
         return (
             f"{self.role} ({'' if self.role == TEACHER else method_name(self.method) + ', '}stage {self.stage}{seeds})"
         )
@@ -83,9 +92,10 @@ def gain_rows(found: Sequence[Gain]) -> pa.Table:
         "low": pa.float64(),
         "high": pa.float64(),
         "p": pa.float64(),
-        "p_holm": pa.float64(),
+        "provisional": pa.bool_(),
         "seeds": pa.int64(),
         "paired": pa.bool_(),
+        "analysis": pa.string(),
         "verdict": pa.string(),
     }
     rows = [{name: getattr(gain, name) for name in columns} for gain in found]
@@ -122,11 +132,11 @@ def _total(values: Sequence[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def contenders(trials: Sequence[Row], made: Collection[str]) -> list[Contender]:
+def contenders(trials: Sequence[Row], made: Collection[str], seeds: Mapping[str, int] | None = None) -> list[Contender]:
     """The student alone, the best distilled student and the teacher, those that there are.
 
     The students are those of ``final``; before that, the best of any stage but those that only make weights
-    (``made``) or start from others.
+    (``made``) or start from others. ``seeds``: how many each stage is to run, where that is known.
     """
     fits: dict[str, Callable[[str], bool]] = {
         "student": lambda method: method == ALONE,
@@ -140,7 +150,12 @@ def contenders(trials: Sequence[Row], made: Collection[str]) -> list[Contender]:
         for role, fit in fits.items()
     ]
     teacher = _best_of(TEACHER, [row for row in trials if row["stage"] == TEACHER])
-    return [each for each in [*found, teacher] if each is not None]
+    planned = seeds or {}
+    return [
+        replace(each, planned=max(len(each.trials), planned.get(each.stage, 1)))
+        for each in [*found, teacher]
+        if each is not None
+    ]
 
 
 def _best_of(role: str, trials: Sequence[Row]) -> Contender | None:

@@ -138,6 +138,7 @@ def _right(numeric: bool) -> str:
 def _cell(value: Any, numeric: bool, form: str | None) -> str:
     if numeric:
         text = NONE if value is None else format(value, form or (".4g" if isinstance(value, float) else ""))
+        text = text.removeprefix("-") if value and not text.strip("-0.") else text  # no "-0.00"
         return f'<td class="number" data-value="{exact(value)}">{escape(text)}</td>'
     if isinstance(value, bool):
         return f'<td data-value="{exact(value)}">{"yes" if value else "no"}</td>'

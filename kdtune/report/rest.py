@@ -1,11 +1,13 @@
 """The sections on what networks do and take: classes, images, entropy, energy; then tables and the study itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from kdtune.answers.layouts import CHOSEN
+from kdtune.answers.ranking import Row
 from kdtune.base import SegmentationDataset, UserError
 from kdtune.report import dots, facts
 from kdtune.report.page import Section, details, escape, figure, grid, image, note, number, paragraph, preformatted
-from kdtune.report.panels import IMAGES, VOID, Panel, palette_of, panels
+from kdtune.report.panels import VOID, Panel, palette_of, panels
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
 from kdtune.report.thinning import LINES
@@ -46,7 +48,7 @@ def _images(study: Study) -> str:
     except (UserError, OSError) as error:
         return note(f"No images: {error}")
     words = paragraph(
-        f"{IMAGES} validation images, evenly spaced over the dataset and not chosen by their results. Below a "
+        f"Validation images, {len(found)} of them, evenly spaced over the dataset and not chosen by results. Below a "
         "prediction: the share of the labelled pixels that it has right."
     )
     return words + _legend(dataset, found) + "".join(_panel(panel) for panel in found)
@@ -106,7 +108,8 @@ def _energy(study: Study) -> str:
     if metered:
         label = f"mIoU over energy of {len(metered)} trials"
         content = grid([figure(inline_svg(dots.energy("mIoU and energy", metered), "energy", label), "energy")])
-        content += paragraph("A trial that was stopped early took less energy and reached less.")
+        told = _stopped(metered)
+        content += paragraph(told) if told else ""
     else:
         content = note("No trial has an energy reading, so mIoU cannot be set against energy.")
     if study.stored.emissions.num_rows:
@@ -118,11 +121,32 @@ def _energy(study: Study) -> str:
     return content
 
 
+def _stopped(metered: Sequence[Row]) -> str:
+    """How stopped trials stand beside the completed ones of their stages; nothing where a stage has not both."""
+    less_energy = less_miou = count = 0
+    for stage in dict.fromkeys(row["stage"] for row in metered):
+        completed = [row for row in metered if (row["stage"], row["status"]) == (stage, "completed")]
+        stopped = [row for row in metered if (row["stage"], row["status"]) == (stage, "stopped")]
+        if completed:
+            count += len(stopped)
+            least, lowest = (min(row[name] for row in completed) for name in ("energy_kwh", "miou"))
+            less_energy += sum(row["energy_kwh"] < least for row in stopped)
+            less_miou += sum(row["miou"] < lowest for row in stopped)
+    if not count:
+        return ""
+    trials = "the only trial that was" if count == 1 else f"the {count} trials that were"
+    return (
+        f"Of {trials} stopped early, {less_energy} took less energy than every completed trial of the same stage, and "
+        f"{less_miou} had reached less than every one of them."
+    )
+
+
 def _tables(study: Study) -> str:
     """Those that stand nowhere above: the others are there with their figures."""
     parts = ["<h3>Best configuration of each stage</h3>"]
     optimal = study.table("optimal")
-    parts.append(study.shown("optimal") if optimal.num_rows else note("No stage has a completed trial yet."))
+    parts += [paragraph(f"{CHOSEN}."), study.shown("optimal")] if optimal.num_rows else []
+    parts += [] if optimal.num_rows else [note("No stage has a best configuration yet.")]
     parts.append("<h3>Initial weights</h3>")
     initial = study.table("initialization")
     parts.append(study.shown("initialization") if initial.num_rows else note("Not compared in this study (yet)."))

@@ -56,14 +56,18 @@ def _grids(study: Study) -> str:
     at_random = {stage.name for stage in study.spec.stages if stage.search != "grid"} if study.spec else set()
     drawn: list[str] = []
     for stage, rows in stages.items():
-        shown = _grid(f"grid-{len(drawn)}", stage, rows, colours, stage in at_random)
+        shown = _grid(f"grid-{len(drawn)}", stage, rows, colours, stage in at_random) + _border(study, stage)
         opened = details("data", written(_of_stage(data, stage), f"grid-{stage}"))
         drawn.append(f"<div>{shown}{opened}</div>")
-    words = paragraph(
-        "Every pair of learning rate and weight decay is one trial. All panels share one scale of colours; brighter is "
-        "better. The best is outlined."
-    )
-    return words + grid(drawn) + _beside(study, "grid")
+    return paragraph(_grids_words(every, len(drawn))) + grid(drawn) + _beside(study, "grid")
+
+
+def _grids_words(rows: Sequence[Row], panels: int) -> str:
+    """How the panels are read."""
+    words = "Every pair of learning rate and weight decay is a configuration"
+    words += "; all panels share one scale of colours" if panels > 1 else ""
+    words += "; brighter is better."
+    return words + (" The best of each stage is outlined." if any(row["best"] for row in rows) else "")
 
 
 def _grid(name: str, stage: str, rows: Sequence[Row], colours: Normalize, at_random: bool) -> str:
@@ -94,6 +98,12 @@ def _signs(rows: Sequence[Row], missing: int, annotated: bool, dense: bool) -> s
     return "; ".join(words) + ("." if words else "")
 
 
+def _border(study: Study, stage: str) -> str:
+    """A line of the value to add, where the best lies at the border of what was tried."""
+    told = next((row["border"] for row in study.table("optimal").to_pylist() if row["stage"] == stage), None)
+    return note(f"At the border: {told}.") if told else ""
+
+
 def _beside(study: Study, name: str) -> str:
     """The whole table, where the paper's values stand beside it."""
     return details(f"table '{name}', and the paper's", study.shown(name)) if study.paper(name) else ""
@@ -113,7 +123,7 @@ def _sweeps(study: Study, name: str) -> str:
         for column in columns:
             paper = [row for row in theirs if row.get("stage") in (stage, None) and row.get(column) is not None]
             drawn.append(_sweep(f"{name}-{len(drawn)}", stage, column, rows, paper))
-        drawn[-1] += details("data", written(_of_stage(data, stage), f"{name}-{stage}"))
+        drawn[-1] += _border(study, stage) + details("data", written(_of_stage(data, stage), f"{name}-{stage}"))
     return grid([f"<div>{each}</div>" for each in drawn]) + _beside(study, name)
 
 

@@ -10,11 +10,14 @@ import pyarrow as pa
 from kdtune.answers import published, significance, tables
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.comparison import compare
+from kdtune.answers.final_tables import comparison_plan
+from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
+from kdtune.answers.significance import Gain
 from kdtune.base import UserError
 from kdtune.records.storage import Storage
 from kdtune.report import facts
-from kdtune.report.facts import ALONE, FINAL, Contender
+from kdtune.report.facts import ALONE, Contender
 from kdtune.report.page import details, note, table
 from kdtune.report.thinning import best_lines
 from kdtune.study.spec import StudySpec
@@ -25,8 +28,8 @@ SHOWN = {
     **dict.fromkeys(("miou_difference", "miou_mean_difference"), "+.2f"),
     **dict.fromkeys(("student", "distilled", "teacher"), ".2f"),
     **dict.fromkeys((f"gain_{of}{end}" for of in ("student", "pi") for end in ("", "_low", "_high")), "+.2f"),
-    **dict.fromkeys((f"p_{of}{end}" for of in ("student", "pi") for end in ("", "_holm")), ".2g"),
-    **dict.fromkeys(("p", "p_holm"), ".2g"),
+    **dict.fromkeys((f"{name}_{of}" for of in ("student", "pi") for name in ("deviation", "least_gain")), ".2f"),
+    **dict.fromkeys(("p", *(f"{name}_{of}" for of in ("student", "pi") for name in ("p", "scatter_p"))), ".2g"),
     "difference": "+.2f",
     "lr": ".3g",
     "weight_decay": ".3g",
@@ -52,20 +55,33 @@ LABELS = {
     "gain_student_low": "95 % interval from",
     "gain_student_high": "to",
     "p_student": "p",
-    "p_student_holm": "p (Holm)",
+    "tuning_trials": "trials that chose it",
+    "tuning_steps": "their steps",
+    "provisional_student": "provisional",
+    "family_student": "comparisons at once",
+    "analysis_student": "deviation",
+    "deviation_student": "deviation of a run [points]",
+    "scatter_p_student": "p of a like scatter",
+    "least_gain_student": "gain found in 80 % [points]",
+    "seeds_needed_student": "seeds that half a point needs",
     "paired_student": "paired",
     "verdict_student": "in words",
     "gain_pi": "gain over L_PI alone [points]",
     "gain_pi_low": "95 % interval from",
     "gain_pi_high": "to",
     "p_pi": "p",
-    "p_pi_holm": "p (Holm)",
+    "provisional_pi": "provisional",
+    "family_pi": "comparisons at once",
+    "analysis_pi": "deviation",
+    "deviation_pi": "deviation of a run [points]",
+    "scatter_p_pi": "p of a like scatter",
+    "least_gain_pi": "gain found in 80 % [points]",
+    "seeds_needed_pi": "seeds that half a point needs",
     "paired_pi": "paired",
     "verdict_pi": "in words",
     "difference": "gain [points]",
     "low": "95 % interval from [points]",
     "high": "to [points]",
-    "p_holm": "p (Holm)",
     "within_one_std": "within one deviation of the best",
     "student": "student [%]",
     "distilled": "distilled [%]",
@@ -125,14 +141,20 @@ class Study:
     @cached_property
     def contenders(self) -> list[Contender]:
         """Student, distilled student, teacher."""
-        return facts.contenders(self.trials, self.made)
+        seeds = {stage.name: len(stage.seeds) for stage in self.spec.stages} if self.spec else {}
+        return facts.contenders(self.trials, self.made, seeds)
 
     @cached_property
-    def gains(self) -> list[Any]:
+    def primary(self) -> significance.Family | None:
+        """The comparison of each method with the student alone; none before stage ``final`` has a trial."""
+        plan = comparison_plan(self.stored.planned.get(self.name, PlannedStudy(self.name)))
+        found = significance.families(self.stored.trials, plan)
+        return next((family for family in found if family.reference == ALONE), None)
+
+    @property
+    def gains(self) -> Sequence[Gain]:
         """What each method gains on the student alone."""
-        seeds = [len(stage.seeds) for stage in self.spec.stages if stage.name == FINAL] if self.spec else []
-        found = significance.gains(self.stored.trials, max(seeds, default=0))
-        return [gain for gain in found if gain.reference == ALONE]
+        return self.primary.gains if self.primary else ()
 
     def table(self, name: str) -> pa.Table:
         """A table of ``kdtune results``."""

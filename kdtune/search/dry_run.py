@@ -1,11 +1,14 @@
 """What a launch would run, for ``--dry-run``: stages, trials, steps, hours. Starts nothing."""
 
+from kdtune.answers import needed_seeds
 from kdtune.records.storage import Storage
-from kdtune.study.spec import StudySpec
+from kdtune.search.added_seeds import with_kept_seeds
+from kdtune.study.spec import FINAL, StudySpec
 
 
 def forecast(study: StudySpec, where: Storage) -> str:
     """What a launch would run: stages, trials, steps; hours where earlier trials of the study tell the speed."""
+    study = with_kept_seeds(study, where.read_study())
     templates = study.templates()
     speeds = _speeds(where)
     lines = [f"study {study.name}: results would be in {where.folder.uri}"]
@@ -28,6 +31,10 @@ def forecast(study: StudySpec, where: Storage) -> str:
         lines.append(f"  at the speed of the trials on record: at most {total['hours']:.1f} hours of one trial slot")
     else:
         lines.append("  no trial is on record yet, so no time can be told; `kdtune bench train` measures a step here")
+    final = next((stage for stage in study.stages if stage.name == FINAL and len(stage.start_from) > 1), None)
+    if final is not None:
+        known = needed_seeds.on_record(where.finished().values())
+        lines.append(f"  {needed_seeds.before_the_start(len(final.start_from), len(final.seeds), known)}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from kdtune.records.journal_files import Record
 from kdtune.records.logbook import stop_requests
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.search.added_seeds import with_kept_seeds
 from kdtune.search.anew import damaged, named, refuse_mixing, restart
 from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks, made_weights, weights_files
@@ -66,8 +67,9 @@ class Launch:
         Raises:
             UserError, RunError: see ``kdtune.api.launch``.
         """
-        stages = stages_to_run(self.study)
         before = self.storage.read_study()
+        self.study = with_kept_seeds(self.study, before)
+        stages = stages_to_run(self.study)
         self.threads = known(self.study, before, self.storage.each_record())
         self.study = self.threads.study
         now = self.study.model_dump(mode="json")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kdtune.base import UserError, did_you_mean
+from kdtune.search.added_seeds import with_seeds
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
@@ -23,6 +24,7 @@ class Options:
     stages: Sequence[str] = ()
     search: str | None = None
     samples: int | None = None
+    seeds: int | None = None  # in all, of the stages named
     scheduler: str | None = None
     teacher: str | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)
@@ -98,6 +100,8 @@ def _changed(study: StudySpec, options: Options) -> dict[str, Any]:
             stage["search"] = options.search
         if options.samples is not None and stage["search"] != "grid":
             stage["samples"] = options.samples
+    if options.seeds is not None:
+        with_seeds(study, data, options.stages, options.seeds)
     return data
 
 

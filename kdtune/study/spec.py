@@ -24,6 +24,8 @@ from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
 
+FINAL = "final"  # the stage that compares the methods
+
 WEIGHED = ("teacher", "warm_start")  # the parts of a configuration that hold a checkpoint
 
 
@@ -97,11 +99,49 @@ class StudySpec(Config):
     def _shared_seeds(self) -> Iterator[Any]:
         """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
         for i, stage in enumerate(self.stages):
-            for name in sorted(self.ancestors(stage)) if stage.repeats else []:
+            if stage.name == FINAL and (stage.grid or stage.ranges):
+                section = "grid" if stage.grid else "ranges"
+                message = (
+                    f"stage '{FINAL}' compares choices on seeds that made none, so it cannot search itself: give the "
+                    "search a stage of its own, with other seeds, and name that in start_from"
+                )
+                yield error_at(("stages", i, section), message, list(getattr(stage, section)))
+            for name in sorted(self._choices_before(stage)) if stage.repeats else []:
                 shared = sorted(set(stage.seeds) & set(self.stage(name).seeds))
                 if shared:
                     message = f"shares seed {shared[0]} with stage '{name}', whose choice it repeats; take other seeds"
                     yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
+
+    def _choices_before(self, stage: Stage) -> set[str]:
+        """The stages whose choices a stage repeats: its ancestors, and those behind the weights that any of them loads.
+
+        A stage that makes weights in a single run has chosen nothing, and may have any seed.
+        """
+        makers = self._choosing_makers()
+        chain, seen, found = [stage.name], set[str](), set[str]()
+        while chain:
+            name = chain.pop()
+            if name not in seen:
+                seen.add(name)
+                loaded = self._makers(self.stage(name)) & makers.keys() if makers else set()
+                direct = self.stage(name).start_from
+                found |= {*direct, *(maker for maker in loaded if makers[maker])}
+                chain += [*direct, *loaded]
+        return found - {stage.name}
+
+    def _choosing_makers(self) -> dict[str, bool]:
+        """The stages that make weights and come from a choice, each with whether it chooses itself."""
+        words = str((self.base, [(stage.set, stage.grid) for stage in self.stages]))
+        named = [stage for stage in self.stages if f"{STAGE_REFERENCE}{stage.name}" in words]
+        chosen = {stage.name: len(stage.points(["start"], self.seed)) > 1 for stage in named}
+        return {stage.name: chosen[stage.name] for stage in named if chosen[stage.name] or stage.start_from}
+
+    def _makers(self, stage: Stage) -> set[str]:
+        """The stages whose weights a stage loads; none of a stage that has a fault, which is told elsewhere."""
+        with contextlib.suppress(ValidationError):
+            references = [ref for config in self.loading(stage) for ref in config.checkpoints().values()]
+            return {ref.removeprefix(STAGE_REFERENCE) for ref in references if ref.startswith(STAGE_REFERENCE)}
+        return set()
 
     def _bad_points(self) -> Iterator[Any]:
         """Every value of every stage is tried on a template of each of its starts before anything is launched.

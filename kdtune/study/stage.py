@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 import random
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -70,6 +72,8 @@ class Stage(Config):
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    # how many of them, the last ones, ``launch --seeds`` added. Left out of what is written where there are none
+    added_seeds: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     scheduler: SchedulerName | None = None  # null: the study's; see ``StudySpec.scheduler_of``
     labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
 
@@ -80,6 +84,10 @@ class Stage(Config):
             raise ValidationError.from_exception_data("Stage", details)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        if self.added_seeds >= len(self.seeds):
+            raise ValueError(
+                f"added_seeds: {self.added_seeds} of {len(self.seeds)} seeds leave none that was not added"
+            )
         if self.scheduler not in (None, "none") and len(self.seeds) > 1:
             raise ValueError("a stage of several seeds runs without early stopping: scheduler must be none")
         if self.search == "grid" and self.ranges:

@@ -60,20 +60,20 @@ def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
 def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int]) -> Tensor:
     """Logits (n, K, H, W) of images, each pixel's the plain mean over the tiles that hold it.
 
-    Tiles lie two thirds of the window's height apart, in both directions, the last ones at the border; an image smaller
-    than the window is padded with 0. Each tile's logits are enlarged to the window. Source: SKD, ``predict_sliding``.
+    Tiles lie two thirds of the window apart, its height down and its width across, the last ones at the border; an
+    image smaller than the window is padded with 0. Each tile's logits are enlarged to the window. Source: SKD,
+    ``predict_sliding``, which goes by the height in both directions: for a square window that is the same.
     """
     size = image.shape[-2:]
     image = F.pad(image, (0, max(0, window[1] - size[1]), 0, max(0, window[0] - size[0])))
-    stride = math.ceil(window[0] * 2 / 3)
-    rows, columns = (
-        [min(i * stride, whole - tile) for i in range(math.ceil((whole - tile) / stride) + 1)]
-        for whole, tile in zip(image.shape[-2:], window, strict=True)
-    )
-    tiles = [
-        (i, np.s_[:, y : y + window[0], x : x + window[1]]) for i in range(len(image)) for y in rows for x in columns
-    ]
-    total, count = torch.zeros(()), image.new_zeros(image.shape[-2:])
+    rows, columns = (_places(whole, tile) for whole, tile in zip(image.shape[-2:], window, strict=True))
+    places = [np.s_[..., y : y + window[0], x : x + window[1]] for y in rows for x in columns]
+    tiles = [(i, where) for i in range(len(image)) for where in places]
+    total, count = torch.zeros(()), torch.zeros(image.shape[-2:])
+    for where in places:
+        count[where] += 1
+    if not bool(count.all()):
+        raise AssertionError(f"tiles of {window} leave out pixels of an image of {tuple(image.shape[-2:])}")
     at_once = max(1, MAX_PIXELS // (window[0] * window[1]))  # as many pixels as a batch of whole images may have
     for first in range(0, len(tiles), at_once):
         chosen = tiles[first : first + at_once]
@@ -82,10 +82,13 @@ def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[
             total = logits.new_zeros(len(image), logits.shape[1], *image.shape[-2:])
         for (i, where), each in zip(chosen, logits, strict=True):
             total[i][where] += each
-    for y in rows:
-        for x in columns:
-            count[y : y + window[0], x : x + window[1]] += 1
-    return total.div_(count)[..., : size[0], : size[1]]
+    return total.div_(count.to(total))[..., : size[0], : size[1]]
+
+
+def _places(whole: int, tile: int) -> list[int]:
+    """Where tiles begin on an axis of ``whole`` pixels so that they cover it."""
+    stride = math.ceil(tile * 2 / 3)
+    return [min(i * stride, whole - tile) for i in range(math.ceil((whole - tile) / stride) + 1)]
 
 
 def intersection_over_union(matrix: Tensor, absent: Literal["skip", "zero"]) -> tuple[float, list[float | None]]:

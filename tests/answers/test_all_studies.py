@@ -111,4 +111,4 @@ def test_verdicts_name_their_study() -> None:
     trials = pa.concat_tables([data.trials, pa.Table.from_pylist(rows, schema=data.trials.schema)])
     found = Tables(trials, data.history, data.optimal, data.final, data.emissions, data.planned)
     printed = render_data("final", table("final", found, None), None, "text", layout=ALL_STUDIES["final"])
-    assert re.search(r"^t, L_CE \+ L_PI: no comparison: 2 of 3 seeds have finished$", printed, re.M)
+    assert re.search(r"^t, L_CE \+ L_PI: \+12\.50 points .* provisional, 5 of 6 trials .* have ended$", printed, re.M)

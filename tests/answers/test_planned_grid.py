@@ -121,4 +121,6 @@ def test_a_method_that_diverged_in_final_is_shown_as_that() -> None:
     found = tables(trials, final=[whole | {"within_one_std": True}])
     lines = [line.split() for line in render("final", found, "s", "text").splitlines()]
     assert ["x", "diverged", "1"] in lines
-    assert "L_CE + L_PI: no comparison: 1 of 2 seeds diverged" in render("final", found, "s", "text")
+    assert "L_CE + L_PI: no comparison with the student alone: 1 of 2 seeds diverged" in render(
+        "final", found, "s", "text"
+    )

@@ -193,7 +193,7 @@ def test_published_of_all_studies() -> None:
 def test_final_has_the_gains_in_the_data(runs: str) -> None:
     rows = json.loads(kdtune("mine", "--storage", runs, "--table", "final", "--format", "json").stdout)
     assert list(rows[0])[:7] == ["study", "method", "miou_mean", "miou_std", "seeds", "best", "within_one_std"]
-    assert {"gain_student", "gain_pi_low", "p_student_holm", "paired_pi", "verdict_student", "status"} <= set(rows[0])
+    assert {"gain_student", "gain_pi_low", "p_student", "paired_pi", "verdict_student", "status"} <= set(rows[0])
     assert table("final", everything(), "s").schema.field("verdict_pi").type == pa.string()
 
 

@@ -1,11 +1,18 @@
 """The bill of a study: which trials the emissions are those of, and that all its parts are the nodes' total."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdtune import results
+from kdtune.answers.query import table_in_format
+from kdtune.answers.rendering import render
 from kdtune.answers.search_cost import cost_rows
 from kdtune.records.energy_tables import emissions_table, nodes_table
+from kdtune.records.storage import Storage
+from tests.support import report_study
 from tests.support.tiny import NETWORK, finished, study
 
 PI: dict[str, Any] = {"teacher": {"model": NETWORK, "checkpoint": "stage:teacher"}, "losses.pi": {"weight": 0.5}}
@@ -78,24 +85,49 @@ def test_trials_that_nobody_metered_leave_nulls() -> None:
     assert [(line["energy_kwh"], line["measured"]) for line in table] == [(None, None), (None, None)]
 
 
-def test_the_parts_of_the_bill_are_the_nodes_total() -> None:
+ADDED = ("trials", "trials_stopped", "steps", "steps_not_run", "train_seconds", "energy_kwh", "co2_kg", "inference_kwh")
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_every_column_of_the_bill_adds_up(gone: int) -> None:
     trials = [
         row("student", 60.0, **used(1.0, 0.5)),
         row("student", 50.0, {"recipe.lr": 0.3}, status="stopped", **used(0.5, 0.25)) | {"step": 2, "steps_total": 6},
         row("distill", 65.0, PI, **used(3.0, 0.5)),
     ]
-    found = cost_rows(trials, [node(), node(node="m", energy_kwh=4.0, co2_kg=2.0, trials_kwh=1.0, idle_kwh=3.0)])
-    parts = {line["stage"] or line["part"]: line for line in found}
-    assert list(parts) == ["student", "distill", "other", "idle", "total"]
-    assert parts["total"]["energy_kwh"] == 14.0
-    stages = sum(parts[name]["energy_kwh"] + parts[name]["inference_kwh"] for name in ("student", "distill"))
-    assert stages + parts["other"]["energy_kwh"] + parts["idle"]["energy_kwh"] == pytest.approx(14.0)
-    assert parts["idle"]["energy_kwh"] == 5.0
-    assert parts["idle"]["co2_kg"] == 2.5
-    student = parts["student"]
+    superseded = [row("student", 55.0, {"recipe.lr": 0.7 + i}, **used(1.5, 0.25)) for i in range(gone)]
+    nodes = [node(), node(node="m", energy_kwh=4.0, co2_kg=1.0, trials_kwh=1.0, idle_kwh=3.0)]
+    *parts, total = cost_rows(trials, nodes, superseded)
+    names = [line["stage"] or line["part"] for line in parts]
+    assert names == ["student", "distill", *(["superseded"] if gone else []), "other", "idle"]
+    for column in (*ADDED, "kwh_not_used"):
+        assert total[column] == pytest.approx(sum(line.get(column) or 0.0 for line in parts)), column
+    assert (total["part"], total["energy_kwh"], total["co2_kg"]) == ("total", 14.0, 6.0)
+    found = dict(zip(names, parts, strict=True))
+    assert found["student"]["energy_kwh"] == 1.5 + 0.75  # steps and evaluations
+    assert found["student"]["co2_kg"] == pytest.approx(found["student"]["energy_kwh"] / 2)
+    assert found["other"]["energy_kwh"] == pytest.approx(14.0 - 5.0 - 5.75 - 1.75 * gone)
+    assert found["idle"]["energy_kwh"] == 5.0
+    student = found["student"]
     assert (student["trials"], student["trials_stopped"], student["steps_not_run"]) == (2, 1, 4)
     assert student["kwh_not_used"] == pytest.approx(0.5 * 4 / 2)
-    assert parts["total"]["steps"] == 6 + 2 + 6
+
+
+def test_superseded_trials_are_a_line_of_the_table(tmp_path: Path) -> None:
+    """Told from the storage, by ``results`` and over all studies."""
+    storage, spec = Storage(str(tmp_path), "demo"), report_study.demo()
+    records = report_study.write(storage, spec, stages=3)
+    lost = records[-1]["row"]["trial_id"]
+    plan = {stage: [id_ for id_ in ids if id_ != lost] for stage, ids in storage.plan().items()}
+    report_study.save(storage, spec, plan, records)
+    for args in (("demo",), (None,)):
+        text = table_in_format(*args, str(tmp_path), "cost", "json", published=False, compare=False, styled=False)
+        rows = {row["part"]: row for row in json.loads(text)}
+        assert rows["superseded"]["trials"] == 1
+        assert rows["superseded"]["steps"] == records[-1]["row"]["step"]
+    assert "(trials that the study no longer has)" in render(
+        "cost", results("demo", str(tmp_path)).all(), "demo", "text"
+    )
 
 
 def test_a_bill_without_meters_has_steps_alone() -> None:

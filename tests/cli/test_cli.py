@@ -215,6 +215,12 @@ def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_a_dry_run_tells_what_gain_the_seeds_would_find() -> None:
+    text = kdtune("launch", "cityscapes-resnet", "--dry-run").output
+    assert "stage 'final': 3 seeds of 5 methods find a gain of 1.62 points in 80 of 100 cases" in text
+    assert "if runs deviate by 0.50 points, which is assumed" in text
+
+
 def test_dry_run_with_options() -> None:
     result = kdtune("launch", "cityscapes-resnet", "--dry-run", "--search", "random", "--samples", "5")
     (line,) = [line for line in result.stdout.splitlines() if line.split()[0] == "student"]

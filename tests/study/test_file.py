@@ -20,7 +20,7 @@ RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
-STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, scheduler, labels"
+STAGE = "name, start_from, set, grid, ranges, search, samples, seeds, added_seeds, scheduler, labels"
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
 MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
@@ -308,6 +308,58 @@ def test_final_names_every_stage_whose_seed_it_shares(tmp_path: Path) -> None:
         "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'student', whose choice it repeats; "
         "take other seeds",
     ]
+
+
+SHARED = "stages[final].seeds: shares seed {} with stage '{}', whose choice it repeats; take other seeds"
+MAKER = """\
+stages:
+  - name: maker
+    seeds: [{seeds}]{more}
+"""
+WARM = (
+    "  recipe: {lr: 1e-2, weight_decay: 5e-4,",
+    '  warm_start: {checkpoint: "stage:maker"}\n  recipe: {lr: 1e-2, weight_decay: 5e-4,',
+)
+CHOICE = "\n    set: {warm_start: null}\n    grid: {recipe.lr: [1e-1, 1e-2]}"
+
+
+def test_final_shares_no_seed_with_what_chose_the_weights_that_it_starts_with(tmp_path: Path) -> None:
+    chosen = MAKER.format(seeds=12, more=CHOICE)
+    assert [fault.partition(": ")[2] for fault in faults(write(tmp_path, WARM, ("stages:\n", chosen)))] == [
+        SHARED.format(12, "maker")
+    ]
+    assert not faults(write(tmp_path, WARM, ("stages:\n", MAKER.format(seeds=5, more=CHOICE))))
+    single = MAKER.format(seeds=12, more="\n    set: {warm_start: null}")
+    assert not faults(write(tmp_path, WARM, ("stages:\n", single)))  # one run: nothing was chosen
+
+
+def test_final_shares_no_seed_with_what_lies_behind_its_weights(tmp_path: Path) -> None:
+    """The teacher is a single run of what a search chose, on a seed of the comparison."""
+    before = MAKER.format(seeds=11, more=CHOICE.replace("set: {warm_start: null}", "scheduler: none"))
+    before += "  - name: teacher\n    start_from: [maker]\n    seeds: [7]\n"
+    path = write(tmp_path, ("stages:\n", before), ("t.safetensors", '"stage:teacher"'))
+    assert [fault.partition(": ")[2] for fault in faults(path)] == [SHARED.format(11, "maker")]
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        "grid: {recipe.lr: [1e-1, 1e-2]}",
+        "grid: {recipe.lr: [1e-1]}",
+        "search: random\n    samples: 3\n    ranges: {recipe.lr: {low: 0.1, high: 1}}",
+    ],
+)
+def test_final_does_not_search(tmp_path: Path, search: str) -> None:
+    (fault,) = faults(write(tmp_path, ("    seeds: [11, 12]", f"    {search}\n    seeds: [11, 12]")))
+    section = "grid" if "grid" in search else "ranges"
+    assert f"stages[final].{section}: stage 'final' compares choices on seeds that made none" in fault
+    assert "name that in start_from" in fault
+
+
+def test_weights_that_lead_in_a_circle_are_told_as_such(tmp_path: Path) -> None:
+    circle = MAKER.format(seeds=5, more='\n    set: {warm_start: {checkpoint: "stage:other"}}')
+    circle += '  - name: other\n    start_from: [maker]\n    set: {warm_start: {checkpoint: "stage:maker"}}\n'
+    assert any("is made by unknown stage 'other'" in fault for fault in faults(write(tmp_path, ("stages:\n", circle))))
 
 
 def test_all_faults_are_told_and_loading_tells_the_first(tmp_path: Path) -> None:

@@ -158,6 +158,38 @@ def test_a_window_larger_than_the_image_pads_it() -> None:
     assert thin.shape == (2, 5, 9, 9)
 
 
+def plainly_slid(network: Convolution, image: Tensor, window: tuple[int, int]) -> Tensor:
+    """The mean over tiles two thirds of a window apart, tile by tile and pixel by pixel."""
+    height, width = (max(side, tile) for side, tile in zip(image.shape[-2:], window, strict=True))
+    padded = torch.zeros(1, 3, height, width)
+    padded[..., : image.shape[-2], : image.shape[-1]] = image
+    places: list[list[int]] = []
+    for whole, tile in zip((height, width), window, strict=True):
+        begins = [0]
+        while begins[-1] + tile < whole:
+            begins.append(min(begins[-1] + -(-2 * tile // 3), whole - tile))
+        places.append(begins)
+    total, count = torch.zeros(network.num_classes, height, width), torch.zeros(height, width)
+    for y in places[0]:
+        for x in places[1]:
+            part = (slice(y, y + window[0]), slice(x, x + window[1]))
+            logits = network(padded[:, :, *part]).logits
+            total[:, *part] += F.interpolate(logits, size=window, mode="bilinear", align_corners=True)[0]
+            count[part] += 1
+    assert count.min() > 0
+    return (total / count)[:, : image.shape[-2], : image.shape[-1]]
+
+
+@pytest.mark.parametrize(
+    "window", [(72, 36), (36, 72), (70, 9), (9, 70), (1, 40), (72, 96), (73, 97), (100, 20), (20, 100), (200, 200)]
+)
+def test_no_shape_of_a_window_leaves_a_pixel_out(window: tuple[int, int]) -> None:
+    network, image = Convolution(torch.randn(5, 3, 9, 9)), torch.randn(1, 3, 72, 96)
+    logits = sliding(lambda tiles: network(tiles).logits, image, window)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[0], plainly_slid(network, image, window))
+
+
 def test_an_evaluation_slides_where_the_recipe_says() -> None:
     split, network = noise([(64, 96)] * 3 + [(30, 50)]), Convolution(torch.randn(12, 3, 9, 9))
     whole = confusion(network, PLAIN, split, config().recipe, CPU)

@@ -1,0 +1,94 @@
+"""Table 6 as people read it: a cross per loss, a line per method, what the seeds tell of its gains beside and below."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from kdtune.answers import verdicts
+from kdtune.answers.cells import method_crosses, method_terms, number, score, texts
+from kdtune.answers.columns import EFFORT, REFERENCES
+from kdtune.answers.formats import Block, Cell
+from kdtune.answers.ranking import Row
+
+
+def final_blocks(data: pa.Table) -> list[Block]:
+    """Table 6: a cross per loss, one line per method; what the seeds tell of its gains beside and below."""
+    rows: list[Row] = data.to_pylist()
+    losses, crosses = method_crosses([row["method"] for row in rows])
+    against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]
+    effort = [name for name in EFFORT if any(row.get(name) is not None for row in rows)]
+    lines = [
+        [
+            *crosses[row["method"]],
+            score(row),
+            Cell(number(row["seeds"])),
+            *texts(*(number(row[name], ",") for name in effort)),
+            *(c for of in against for c in _gain(row, of)),
+        ]
+        for row in rows
+    ]
+    header = [*losses, "mIoU", "seeds"]
+    kinds = {"student": "primary", "pi": "secondary"}
+    groups = [("", len(header)), *([("tuned by", 2)] if effort else [])]
+    groups += [(f"{kinds[of]}, against {method_terms(of)}", 3) for of in against]
+    header += ["trials", "steps"] if effort else []
+    header += ["difference", "95 % interval", "p"] * len(against)
+    return [
+        Block(
+            "mIoU [%] of each method beside L_CE",
+            header,
+            lines,
+            [note for of in against if (note := _family_note(rows, of))],
+            groups if groups[1:] else [],
+            [*_verdicts(rows), *_of_families(rows, against), *_of_effort(rows)],
+        )
+    ]
+
+
+def _verdicts(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{method_terms(row['method'])}: {row[f'verdict_{of}']}"
+        for of in REFERENCES
+        for row in rows
+        if row.get(f"verdict_{of}")
+    ]
+
+
+def _family_note(rows: Sequence[Row], of: str) -> str:
+    """What interval and p hold for; empty where there are none."""
+    if not any(row[f"gain_{of}_low"] is not None for row in rows):
+        return ""
+    size = max(row[f"family_{of}"] or 0 for row in rows)
+    of_all = f"over the {size} comparisons" if size > 1 else "of the one comparison"
+    return f"interval and p against {method_terms(of)}: simultaneous {of_all}"
+
+
+def _of_families(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
+    """What is to be known of all differences."""
+    told = []
+    if any(row[f"provisional_{of}"] for of in against for row in rows):
+        told.append(verdicts.WAITING)
+    for of in against:
+        apart = [row[f"scatter_p_{of}"] for row in rows if row[f"analysis_{of}"] == "reference apart"]
+        told += [verdicts.scattering(of, apart[0])] if apart else []
+    found = next((row for row in rows if "student" in against and row["least_gain_student"] is not None), None)
+    told += [verdicts.findable(found["least_gain_student"], found["seeds_needed_student"])] if found else []
+    sure = any(row[f"gain_{of}_low"] is not None for of in against for row in rows)
+    return [*told, verdicts.COVERED] if sure else told
+
+
+def _of_effort(rows: Sequence[Row]) -> list[str]:
+    """Whether the student alone was tuned by fewer trials than others."""
+    trials = {row["method"]: row.get("tuning_trials") or 0 for row in rows}
+    most = max(trials.values(), default=0)
+    if not 0 < trials.get("student", 0) < most:
+        return []
+    return [verdicts.unequal(trials["student"], most)]
+
+
+def _gain(row: Row, of: str) -> list[Cell]:
+    """Difference [mIoU points], its simultaneous interval, and p."""
+    difference, low, high = (row[f"gain_{of}{end}"] for end in ("", "_low", "_high"))
+    interval = "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"
+    shown = "-" if difference is None else verdicts.signed(difference)
+    return texts(shown, interval, "-" if row[f"p_{of}"] is None else verdicts.probability(row[f"p_{of}"]))

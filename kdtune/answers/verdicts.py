@@ -1,0 +1,98 @@
+"""What is said of a comparison, one sentence each; every "no comparison" names the reference."""
+
+from kdtune.answers.simultaneous import ALPHA
+
+REFERENCES = {"student": "the student alone", "pi": "L_PI alone"}
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign, none for what is 0 so rounded."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def probability(p: float) -> str:
+    """A p-value to two digits, or to as many as tell it from the level that it is judged by."""
+    if p < 0.001:
+        return "< 0.001"
+    texts = [f"{p:.{digits}g}" for digits in range(2, 17)]
+    return next((text for text in texts if (float(text) < ALPHA) == (p < ALPHA)), texts[-1])
+
+
+def equation(p: float) -> str:
+    """``p = 0.012``."""
+    text = probability(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def lacking(reference: str) -> str:
+    """There is no such reference."""
+    return f"no comparison with {REFERENCES[reference]}: stage 'final' has no trial of it"
+
+
+def lost(reference: str, why: str) -> str:
+    """The method, or the reference, has not all of its runs."""
+    return f"no comparison with {REFERENCES[reference]}: {why}"
+
+
+def single(reference: str, difference: float) -> str:
+    """One run has no deviation."""
+    few = "one seed has no deviation, so that nothing tells it from chance; run several"
+    return f"{signed(difference)} points against {REFERENCES[reference]}: {few}"
+
+
+def same(reference: str, difference: float) -> str:
+    """No run deviates from the model."""
+    words = "without any deviation between seeds: there is no interval, and no test"
+    return f"{signed(difference)} points against {REFERENCES[reference]}, {words}"
+
+
+def so_far(reference: str, difference: float, progress: str) -> str:
+    """The comparison is not complete."""
+    return (
+        f"{signed(difference)} points against {REFERENCES[reference]} so far: provisional, {progress} trials of stage "
+        "'final' have ended"
+    )
+
+
+def verdict(reference: str, difference: float, p: float, reach: float, over: str) -> str:
+    """What the seeds tell; ``reach``: half of the interval, ``over``: comparisons and seeds in words."""
+    named = REFERENCES[reference]
+    if p < ALPHA:
+        kind = "a gain over" if difference > 0 else "a loss against"
+        return f"{kind} {named} of {abs(difference):.2f} points ({equation(p)}, {over})"
+    return (
+        f"{signed(difference)} points against {named}: not distinguishable from chance ({equation(p)}, {over}); from "
+        f"{reach:.2f} points on it would be"
+    )
+
+
+def scattering(reference: str, p: float) -> str:
+    """The reference scatters more than the rest."""
+    return (
+        f"{REFERENCES[reference]} scatters more from seed to seed than the rest (F test of its variance, p = {p:.2g}): "
+        "it has a deviation of its own here, which makes these intervals wider"
+    )
+
+
+def findable(least: float | None, seeds_needed: int | None) -> str:
+    """What such a comparison can find; empty where that is not known."""
+    if least is None:
+        return ""
+    more = f"{seeds_needed} seeds a method" if seeds_needed is not None else "more than 1,000 seeds a method"
+    return (
+        f"a gain over {REFERENCES['student']} of {least:.2f} points is found by such a comparison with a probability "
+        f"of 80 %; one of half a point would need {more}"
+    )
+
+
+def unequal(alone: int, most: int) -> str:
+    """The student was tuned less than a method."""
+    return (
+        f"{REFERENCES['student']} was chosen among {alone} trials, other methods among up to {most}: more trials raise "
+        "the best of them by chance alone"
+    )
+
+
+COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
+WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"
