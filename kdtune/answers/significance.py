@@ -12,8 +12,8 @@ student alone, the **secondary** one, a family of its own, every further method 
 * **The family is what was planned**, with the methods that failed or diverged. Until every trial of ``final`` has
   ended intervals are provisional, without p and verdict: who looks again and again sees chance pass sooner or later.
 * **A reference that scatters more than the rest** would make intervals too short. ``two_way.Scatter`` tests that, at
-  ``SCATTER``, and if so ``two_way.apart`` gives the reference a deviation of its own. Why at 0.1, and what remains:
-  ``kdtune bench statistics``, whose figures stand in ``bench/README.md``.
+  ``scatter_level``, and if so ``two_way.apart`` gives the reference a deviation of its own. Why at these levels, and
+  what remains: ``kdtune bench statistics``, whose figures stand in ``bench/README.md``.
 
 Intervals are for other seeds, on the same images. The paper's rule, within one standard deviation of the best, asks
 something else (which results are about as good as the best) and stands beside it.
@@ -35,7 +35,6 @@ from kdtune.answers.verdicts import REFERENCES, lacking, lost, same, single, so_
 
 STAGE = "final"
 ALONE = "student"
-SCATTER = 0.1  # p of the test of the reference's scatter below which it has a deviation of its own
 SAME = 1e-9  # mIoU points: an error below that is none, but for rounding
 
 Analysis = Literal["pooled", "reference apart", "welch"]
@@ -95,6 +94,14 @@ class _Runs:
     method: str
     mious: Mapping[int, float]
     fault: str = ""
+
+
+def scatter_level(seeds: int) -> float:
+    """The p of a reference that scatters more, below which it has a deviation of its own.
+
+    With three seeds that deviation has two degrees of freedom, and costs most of the power wherever it is taken.
+    """
+    return 0.1 if seeds < 4 else 0.2
 
 
 def gains(trials: pa.Table, plan: Plan | None = None) -> list[Gain]:
@@ -183,7 +190,7 @@ def _modelled(
     model, found = two_way.pooled(fitted, reference), two_way.scatter(fitted, reference)
     seeds = len(fitted[reference])
     family = replace(family, seeds=seeds, methods=len(fitted), scatter=found, deviation=model.deviation)
-    if found is not None and model.of and found.p < SCATTER:
+    if found is not None and model.of and found.p < scatter_level(seeds):
         values = {name: difference.value for name, difference in model.of.items()}
         return replace(family, apart=True), two_way.apart(values, found)
     return family, model

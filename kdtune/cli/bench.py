@@ -132,6 +132,22 @@ def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> No
     say(growth(counts, places, output))
 
 
+@bench.command("statistics", epilog="Example: kdtune bench statistics --tables 200 --methods 5")
+@click.option("--tables", default=1000, show_default=True, type=click.IntRange(min=10), help="Drawn for each line.")
+@click.option("--seeds", multiple=True, type=click.IntRange(min=2), default=(3, 5, 10), show_default=True)
+@click.option("--methods", multiple=True, type=click.IntRange(min=3), default=(5, 30), show_default=True)
+@figures_option
+def bench_statistics(tables: int, seeds: tuple[int, ...], methods: tuple[int, ...], output: str | None) -> None:
+    """How often the comparison of `results --table final` is wrong: false claims, coverage, power.
+
+    Draws tables of a known truth and sends them through the comparison's own functions: runs of one seed correlated or
+    not, a student that scatters half, as much and twice as much as the rest, normal chance and heavy tails.
+    """
+    from kdtune.bench.statistics import statistics
+
+    click.echo(statistics(tables, output, seeds, methods))
+
+
 @bench.command("demo", epilog="Example: kdtune bench demo")
 @figures_option
 def bench_demo(output: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kdtune.answers.ranking import best_and_near
 from kdtune.records.rows import (
     Row,
     absent_note,
@@ -181,6 +182,14 @@ def test_final_table() -> None:
     assert [row["within_one_std"] for row in table] == [False, True, True, False]
     assert {row["seeds"] for row in table} == {2}
     assert {row["study"] for row in table} == {"tiny"}
+
+
+def test_of_equal_means_all_are_the_best_as_in_every_table() -> None:
+    rows = final(("student", [71.0, 72.0]), ("pi", [70.5, 72.5]), ("pi+pa", [70.4, 70.6]))
+    table = final_table(study(), rows).to_pylist()
+    means, stds = ([row[name] for row in table] for name in ("miou_mean", "miou_std"))
+    marks = [(row["best"], row["within_one_std"]) for row in table]
+    assert marks == best_and_near(means, stds) == [(True, True), (True, True), (False, True)]
 
 
 def test_final_table_leaves_out_what_has_not_all_its_seeds() -> None:
