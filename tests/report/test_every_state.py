@@ -20,7 +20,7 @@ from tests.support.html_page import Page
 from tests.support.study_states import NAME, State
 
 SIGNED_ZERO = re.compile(r"-0\.0+(?![\d.])")
-PAGES = study_states.pairs()[2::13]  # a report takes a second
+PAGES = study_states.pairs()[2::27]  # a report takes three seconds
 
 
 def stored(folder: Path, state: State) -> Storage:
