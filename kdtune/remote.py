@@ -257,7 +257,7 @@ def stop(study: str, storage: str | None, address: str | None, timeout: float, n
         return f"study {where.study}: {found.told}"
     note(f"study {where.study}: {found.told}; asking it to end")
     request_stop(where.folder, launch.submission_id)
-    again = f"continue with: {launch.command or f'kdtune launch {where.words}'}"
+    again = f"continue with: {launch.again or f'kdtune launch {where.words}'}"
     job, _ = ask(launch, address)
     if job is not None and job.status == "PENDING":  # nothing runs that could end in order
         return f"study {where.study}: {_stop_job(where, launch, address)}; {again}"

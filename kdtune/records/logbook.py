@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,15 @@ class Launched:
     kdtune_version: str = kdtune.__version__
     ended_at: str | None = None
     outcome: str | None = None  # "finished", or why it ended before
+
+    @property
+    def again(self) -> str | None:
+        """The command, if it is a launch of kdtune's: a shell that is given it does nothing else, whoever wrote it."""
+        try:
+            words = shlex.split(self.command or "")
+        except ValueError:
+            return None
+        return shlex.join(words) if words[:2] == ["kdtune", "launch"] else None
 
 
 def now() -> str:

@@ -249,8 +249,8 @@ def lines(status: Status) -> list[str]:
         found.append(
             f"energy so far: {status.energy_kwh:.3g} kWh, {status.co2_kg:.3g} kg CO2-equivalent, idle included"
         )
-    if launch and launch.command and status.state == "ended" and launch.outcome != "finished":
-        found.append(f"continue with: {launch.command}")
+    if launch and launch.again and status.state == "ended" and launch.outcome != "finished":
+        found.append(f"continue with: {launch.again}")
     return [printable(line) for line in (*found, *(f"note: {note}" for note in status.notes))]
 
 

@@ -211,6 +211,7 @@ class Launch:
             if fault is not None:
                 self.reporter.warn(f"{fault}; trial {id_} is run again")
                 self._anew.add(id_)
+                self.checkpoints.locate(self.study, [row["stage"]])  # it may be none of the stages that run
                 self._stage(self.study.stage(row["stage"]), begin)
             self._sound.add(id_)
 

