@@ -280,6 +280,23 @@ def test_values_of_set(text: str) -> None:
     gently(lambda: parse_set([f"recipe.lr={text}"]))
 
 
+def test_what_was_found_before(place: Place) -> None:
+    """A time that is none, and a text that is none."""
+    path = place.path(f"{STUDY.name}/launch.json")
+    path.write_bytes(path.read_bytes().replace(b"2026-01-01T", b"when?-01-01T"))
+    look(place)
+    path.write_bytes(place.seeds[f"{STUDY.name}/launch.json"])
+    table = place.storage.table("optimal")
+    broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
+    place.storage.write_tables({"optimal": table.set_column(0, "study", broken)})
+    try:
+        with pytest.raises(UserError, match=r"optimal\.parquet: damaged"):
+            place.storage.table("optimal")
+    finally:
+        place.path(f"{STUDY.name}/optimal.parquet")
+        place.path(f"{STUDY.name}/digests.json")
+
+
 def test_this_file_bends_what_it_says() -> None:
     assert bent(b"abcdef", [(0.5, "cut", b"x")]) == b"abc"
     assert bent(b"abcdef", [(0.0, "set", b"xy"), (0.9, "insert", b"!")]) == b"xycde!f"

@@ -96,7 +96,9 @@ def read_launch(folder: Folder) -> Launched | None:
     known = {field.name for field in fields(Launched)}
     try:
         told = {key: value for key, value in json.loads(content).items() if key in known}
-        return TypeAdapter(Launched).validate_python(told)
+        launched = TypeAdapter(Launched).validate_python(told)
+        datetime.fromisoformat(launched.started_at)
+        return launched
     except (ValueError, AttributeError, RecursionError):  # the next launch writes it anew
         logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)
         return None

@@ -37,6 +37,7 @@ def check_table(name: str, table: pa.Table, columns: Sequence[str] | None = None
     Raises:
         pa.ArrowInvalid: it is not.
     """
+    table.validate(full=True)  # texts are text
     whole, there = (words.split() for words in REQUIRED.get(name, ("", "")))
     wanted = [column for column in (*whole, *there) if columns is None or column in columns]
     missing = [column for column in wanted if column not in table.column_names]
