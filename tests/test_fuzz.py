@@ -281,11 +281,18 @@ def test_values_of_set(text: str) -> None:
 
 
 def test_what_was_found_before(place: Place) -> None:
-    """A time that is none, and a text that is none."""
+    """A time that is none, a text that is none, and a column's name that is none."""
     path = place.path(f"{STUDY.name}/launch.json")
     path.write_bytes(path.read_bytes().replace(b"2026-01-01T", b"when?-01-01T"))
     look(place)
     path.write_bytes(place.seeds[f"{STUDY.name}/launch.json"])
+    path = place.path(f"{STUDY.name}/optimal.parquet")
+    place.path(f"{STUDY.name}/digests.json").write_bytes(b"{}")
+    path.write_bytes(path.read_bytes().replace(b"trials_stopped", b"trials\x80stopped"))
+    with pytest.raises(UserError, match=r"optimal\.parquet: damaged"):
+        place.storage.table("optimal")
+    place.path(f"{STUDY.name}/optimal.parquet")
+    place.path(f"{STUDY.name}/digests.json")
     table = place.storage.table("optimal")
     broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
     place.storage.write_tables({"optimal": table.set_column(0, "study", broken)})

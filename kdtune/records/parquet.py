@@ -29,7 +29,7 @@ def parsed(content: bytes, where: str, columns: Sequence[str] | None = None) -> 
     most = _most(len(content))
     try:
         return _parsed(content, most, where, columns)
-    except OSError as error:  # of damaged pages
+    except (OSError, UnicodeDecodeError) as error:  # of damaged pages, and of names of columns that are no text
         raise pa.ArrowInvalid(str(error)) from None
 
 
