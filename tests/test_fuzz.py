@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +31,11 @@ from kdtune.records.journal_files import decoded, encoded
 from kdtune.records.logbook import Launched, read_launch, write_launch
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.search.added_seeds import with_kept_seeds
+from kdtune.search.changes import differences
+from kdtune.search.dry_run import forecast
 from kdtune.search.ledger import Ledger
+from kdtune.search.threads import known
 from kdtune.study.file import read as read_study
 from kdtune.study.settings import parse_set
 from kdtune.training.weights import WeightsRecord, read_header, read_record, read_weights, weights_bytes
@@ -84,10 +89,19 @@ def journal(place: Place) -> str:
     return next(name for name in sorted(place.seeds) if "/journal/" in name)
 
 
+def before_a_launch(where: Storage) -> None:
+    """What a launch takes from the study that was launched last."""
+    before = where.read_study()
+    study = known(with_kept_seeds(STUDY, before), before, where.each_record()).study
+    differences(before, study.model_dump(mode="json"))
+
+
 def look(place: Place) -> None:
     """All that reads a study."""
     where = place.storage
     gently(lambda: status.lines(status.status_of(where)))
+    gently(lambda: forecast(STUDY, where))
+    gently(lambda: before_a_launch(where))
     gently(lambda: study_list.lines(study_list.listed(str(place.root))))
     gently(lambda: Ledger(STUDY, where, STUDY.stages, Held("t"), Reporter()).past_with_histories("student"))
     for table in ("optimal", "trials"):
@@ -212,6 +226,7 @@ def replaced(found: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 JSON = {
+    "stored study": lambda place: f"{STUDY.name}/study.yaml",  # JSON is YAML
     "journal": journal,
     "plan": lambda place: f"{STUDY.name}/plan.json",
     "launch": lambda place: f"{STUDY.name}/launch.json",
@@ -232,7 +247,8 @@ def test_values(place: Place, kind: str, share: float, value: Any) -> None:
     made |= {"host": "h", "machine": "m", "pid": 1, "created": 1.0, "token": "t", "since": "2026"} if not made else {}
     place.seeds.setdefault(name, json.dumps(made).encode())
     path = place.path(name)
-    found = decoded(path.read_bytes()) if kind == "journal" else json.loads(path.read_bytes())
+    parse = {"journal": decoded, "stored study": yaml.safe_load}.get(kind, json.loads)
+    found = parse(path.read_bytes())  # type: ignore[operator]
     known = paths(found)
     made = replaced(found, known[int(share * len(known))], value)
     try:

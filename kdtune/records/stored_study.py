@@ -131,9 +131,16 @@ class StoredStudy:
         if content is None:
             return None
         try:
-            data: dict[str, Any] = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
-            data.pop("versions", None)
-        except (yaml.YAMLError, AttributeError):
+            data = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
+        except yaml.YAMLError:
+            data = None
+        if not _is_study(data):
             logging.getLogger("kdtune").warning("%s/study.yaml: damaged, and skipped", self.folder.uri)
             return None
-        return data
+        return {key: value for key, value in data.items() if key != "versions"}
+
+
+def _is_study(data: Any) -> bool:
+    """Whether it has the form of one; of which version it is, and whether its values are any, is for who uses them."""
+    stages = data.get("stages") if isinstance(data, dict) else None
+    return isinstance(stages, list) and all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in stages)

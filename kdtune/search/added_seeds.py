@@ -1,9 +1,13 @@
 """Seeds that a launch adds to a finished comparison (``--seeds``), and that later launches keep."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from kdtune.base import UserError
+from kdtune.study.faults import told
 from kdtune.study.spec import StudySpec
 
 
@@ -35,13 +39,24 @@ def with_seeds(study: StudySpec, data: dict[str, Any], stages: Sequence[str], nu
 
 
 def with_kept_seeds(study: StudySpec, before: Mapping[str, Any] | None) -> StudySpec:
-    """The study with the seeds that earlier launches added to its stages; ``before``: as it was last launched."""
+    """The study with the seeds that earlier launches added to its stages; ``before``: as it was last launched.
+
+    That lies on storage, where others may have changed it: seeds that the study may not have are left out, and said.
+    """
     earlier = {stage["name"]: stage for stage in before["stages"]} if before is not None else {}
     stages = []
     for stage in study.stages:
         then = earlier.get(stage.name, {})
-        added, seeds = then.get("added_seeds", 0), tuple(then.get("seeds", ()))
+        added, seeds = then.get("added_seeds", 0), then.get("seeds", ())
         own = stage.seeds[: len(stage.seeds) - stage.added_seeds]
-        keeps = added > stage.added_seeds and seeds[: len(seeds) - added] == own
-        stages.append(stage.model_copy(update={"seeds": seeds, "added_seeds": added}) if keeps else stage)
-    return study.model_copy(update={"stages": tuple(stages)})
+        more = isinstance(added, int) and isinstance(seeds, list) and added > stage.added_seeds
+        keeps = more and tuple(seeds[: len(seeds) - added]) == own
+        stages.append(stage.model_dump(mode="json") | ({"seeds": seeds, "added_seeds": added} if keeps else {}))
+    data = study.model_dump(mode="json")
+    if stages == data["stages"]:
+        return study
+    try:
+        return StudySpec.model_validate(data | {"stages": stages})
+    except ValidationError as error:
+        logging.getLogger("kdtune").warning("study.yaml: its added seeds are left out: %s", told(error.errors()[0]))
+        return study

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdtune.base import UserError
 from kdtune.cluster.share import begun_with, has_gpu, largest
 from kdtune.records.storage import Record
 from kdtune.study.spec import StudySpec
@@ -46,7 +47,10 @@ def known(study: StudySpec, before: Mapping[str, Any] | None, past: Iterable[Rec
     kept = [json.loads(record["row"]["config"]) for record in past] if before is None else [before]
     if not kept:
         return Threads(study, open=True)
-    return Threads(_with(study, kept[0].get("threads")), ", as the study began")
+    number = kept[0].get("threads")
+    if number is not None and not (type(number) is int and number > 0):
+        raise UserError(f"{study.name}/study.yaml: threads is {number!r}, no number of them; give --threads N")
+    return Threads(_with(study, number), ", as the study began")
 
 
 def _with(study: StudySpec, number: int | None) -> StudySpec:

@@ -61,6 +61,25 @@ def test_seeds_are_kept_until_the_file_changes_its_own(tmp_path: Path) -> None:
     assert seeds(with_kept_seeds(fewer, study.model_dump(mode="json"))) == (11,)  # the file's own were not added
 
 
+@pytest.mark.parametrize(
+    ("stored", "left_out"),
+    [
+        ({"seeds": [11, 12, 0], "added_seeds": 1}, True),  # stage 'student' chooses with it
+        ({"seeds": [11, 12, "x"], "added_seeds": 1}, True),
+        ({"seeds": [11, 12, 1e99], "added_seeds": 1}, True),
+        ({"seeds": [11, 12, 13], "added_seeds": "one"}, False),
+        ({"seeds": 7, "added_seeds": 1}, False),
+        ({}, False),
+    ],
+)
+def test_seeds_of_others_that_the_study_may_not_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: dict[str, object], left_out: bool
+) -> None:
+    study = small(tmp_path)
+    assert with_kept_seeds(study, {"stages": [{"name": "final"} | stored]}) == study
+    assert ("its added seeds are left out" in caplog.text) == left_out
+
+
 @pytest.mark.slow
 def test_a_finished_study_gets_seeds_and_keeps_them(once: Callable[..., Path], tmp_path: Path) -> None:
     storage = tmp_path / "again"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kdtune.base import UserError
 from kdtune.search.options import Options, adjusted
 from kdtune.search.threads import Threads, known
 from kdtune.study.spec import StudySpec
@@ -44,6 +45,12 @@ def test_then_what_the_study_began_with(study: StudySpec, number: int | None) ->
     assert by_file == by_trials
     assert (by_file.study.threads, by_file.open) == (number, False)
     assert by_file.decided(joined=False) == by_file
+
+
+@pytest.mark.parametrize("number", ["x", 0, -1, 1.5, True, [2]])
+def test_a_number_of_others_that_is_none_is_one_line(study: StudySpec, number: object) -> None:
+    with pytest.raises(UserError, match=r"small/study\.yaml: threads is .*, no number of them; give --threads N"):
+        known(study, {"threads": number}, [])
 
 
 @pytest.mark.parametrize(
