@@ -52,8 +52,8 @@ def studies_show(study: str) -> None:
 
     spec = load_study(study)
     say(dump(spec), nl=False)
-    if spec.builders:
-        say(f"note: this study runs code of {', '.join(spec.builders)}", err=True)
+    if builders := spec.builders:
+        say(f"note: this study runs code of {', '.join(builders)}", err=True)
 
 
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")

@@ -163,7 +163,7 @@ def check_id(row: Mapping[str, Any]) -> None:
     Raises:
         KeyError, TypeError, ValueError: it is not.
     """
-    if row["trial_id"] != id_of(row["stage"], json.loads(row["config"])):
+    if row["trial_id"] != id_of(row["stage"], json_text.parsed(row["config"])):
         raise ValueError("not the configuration of that id")
 
 

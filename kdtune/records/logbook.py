@@ -22,6 +22,7 @@ from rich.console import Console
 
 import kdtune
 from kdtune.base import RunError, UserError
+from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import Held
 from kdtune.records.progress import Lines, Reporter, Several
@@ -95,11 +96,11 @@ def read_launch(folder: Folder) -> Launched | None:
         return None
     known = {field.name for field in fields(Launched)}
     try:
-        told = {key: value for key, value in json.loads(content).items() if key in known}
+        told = {key: value for key, value in json_text.parsed(content).items() if key in known}
         launched = TypeAdapter(Launched).validate_python(told)
         datetime.fromisoformat(launched.started_at)
         return launched
-    except (ValueError, AttributeError, RecursionError):  # the next launch writes it anew
+    except (ValueError, AttributeError):  # the next launch writes it anew
         logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)
         return None
 

@@ -84,8 +84,8 @@ class Status:
 
     @property
     def done(self) -> bool:
-        """Whether every trial of every stage has ended."""
-        return all(stage.planned and stage.finished >= stage.planned for stage in self.stages)
+        """Whether every trial of every stage has ended; not known of a study whose file is lost."""
+        return bool(self.stages) and all(stage.planned and stage.finished >= stage.planned for stage in self.stages)
 
 
 def holder(folder: Folder) -> Holder:

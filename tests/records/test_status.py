@@ -287,3 +287,13 @@ def test_what_hangs_and_what_waits_is_shown_while_the_launch_runs(storage: Stora
     assert not any(
         "stalled" in line or "waiting" in line for line in lines(status_of(storage))
     )  # of a launch that died
+
+
+def test_a_study_of_which_nothing_is_known_is_not_called_finished(tmp_path: Path) -> None:
+    where = Storage(str(tmp_path), "tiny")
+    write_launch(
+        where.folder, Launched("2026-01-02T03:04:05+00:00", host="head", pid=1, outcome="lost", ended_at="2026")
+    )
+    found = status_of(where)
+    assert not found.done
+    assert found.told == "not running; the last launch ended at 2026 UTC: lost"
