@@ -252,6 +252,13 @@ class SegmentationDataset(Config):
         """
         raise TypeError(f"{type(self).__name__} has no samples")
 
+    def sequence(self, name: str) -> str | None:
+        """The recording that an image is from, by its sample's name: images of one are not independent of each other.
+
+        None: each image stands for itself.
+        """
+        return None
+
     def read(self, split: Split, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB and label (H, W) uint8, class indices or ``IGNORE``.
 

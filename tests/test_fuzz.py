@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdtune.answers import query
+from kdtune.answers.other_images import run_of
 from kdtune.base import RunError, UserError
 from kdtune.bench.synthetic_study import fill, synthetic_study
 from kdtune.datasets.synth import write_synthetic
@@ -30,7 +32,7 @@ from kdtune.records import status, study_list
 from kdtune.records.journal_files import decoded, encoded
 from kdtune.records.logbook import Launched, read_launch, write_launch
 from kdtune.records.progress import Reporter
-from kdtune.records.storage import Storage
+from kdtune.records.storage import IMAGE_COUNTS, Storage
 from kdtune.search.added_seeds import with_kept_seeds
 from kdtune.search.changes import differences
 from kdtune.search.dry_run import forecast
@@ -39,6 +41,7 @@ from kdtune.search.threads import known
 from kdtune.study.file import read as read_study
 from kdtune.study.settings import parse_set
 from kdtune.training.weights import WeightsRecord, read_header, read_record, read_weights, weights_bytes
+from tests.support.image_counts import drawn
 from tests.support.tiny import config
 
 EXAMPLES = int(os.environ.get("KDTUNE_FUZZ", "6"))
@@ -78,6 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     storage.write_energy(
         "2026", [{"study": STUDY.name, "launch": "2026", "node": "a", "energy_kwh": 1.0, "co2_kg": 0.5}]
     )
+    storage.write_image_counts("t", drawn([0.5] * 12, 12, 1))
     record = WeightsRecord(model={"name": "pspnet"}, num_classes=12)
     (root / "weights.safetensors").write_bytes(weights_bytes(config().student.build(12), record))
     write_synthetic("voc", root / "voc", 2, (24, 32))
@@ -155,6 +159,18 @@ def weights(place: Place) -> None:
     gently(lambda: read_weights(uri))
 
 
+def image_counts(place: Place) -> None:
+    """With the digest of what is there: no check but that of its form keeps it from being read."""
+    content = (place.storage.folder / "checkpoints" / "t").read(IMAGE_COUNTS) or b""
+    row = {
+        "trial_id": "t",
+        "config": '{"recipe": {"absent_classes": "skip"}}',
+        "per_class_iou": [1.0] * 12,
+        "miou": 1.0,
+    }
+    gently(lambda: run_of(row, place.storage.image_counts("t", hashlib.sha256(content).hexdigest())))
+
+
 def study_file(place: Place) -> None:
     faults, _ = read_study(place.root / "demo.yaml")
     assert not [fault for fault in faults if "\n" in fault]
@@ -171,6 +187,7 @@ FILES: dict[str, tuple[Callable[[Place], str], Callable[[Place], None]]] = {
     "trials": (lambda place: f"{STUDY.name}/trials.parquet", look),
     "optimal": (lambda place: f"{STUDY.name}/optimal.parquet", look),
     "history": (lambda place: f"{STUDY.name}/history.parquet", look),
+    "image counts": (lambda place: f"{STUDY.name}/checkpoints/t/{IMAGE_COUNTS}", image_counts),
     "weights": (lambda place: "weights.safetensors", weights),
     "image": (lambda place: next(n for n in sorted(place.seeds) if "JPEGImages" in n), voc),
     "label": (lambda place: next(n for n in sorted(place.seeds) if "SegmentationClass/" in n), voc),

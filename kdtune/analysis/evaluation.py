@@ -1,7 +1,7 @@
 """A network from a file, on the validation images of a dataset: mIoU, the IoU of each class, images per second."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from kdtune.training.energy import Amount, Bill
 from kdtune.training.energy_counter import check_country, counted
 from kdtune.training.energy_meter import metered_here
 from kdtune.training.evaluation import confusion, intersection_over_union
+from kdtune.training.image_counts import Cells, ImageCounts, collected
 from kdtune.training.site import Site, load_split
 from kdtune.training.sizes import check_validation
 from kdtune.training.teacher_import import given_model
@@ -43,6 +44,7 @@ class Measured:
     energy: Amount | None = None  # of the pass; none where it was too short for a reading
     country: str = "DEU"
     counted: bool = False  # by the machine's counters; else estimated
+    counts: ImageCounts | None = None  # of single images
 
     @property
     def images_per_second(self) -> float:
@@ -55,12 +57,12 @@ class Measured:
         return None if self.energy is None else self.energy * (IMAGES / self.images)
 
     def write(self, file: str) -> None:
-        """One row of Parquet.
+        """One row of Parquet, see ``write_rows``."""
+        write_rows([self.row()], file)
 
-        Raises:
-            UserError: the file cannot be written.
-        """
-        row = {
+    def row(self) -> dict[str, object]:
+        """What a table has of it."""
+        return {
             "model": self.config.student.model_dump_json(),
             "dataset": self.config.dataset.name,
             "images": self.images,
@@ -75,10 +77,6 @@ class Measured:
             "device": self.device,
             "torch_version": str(torch.__version__),
         }
-        try:
-            pq.write_table(pa.Table.from_pylist([row]), file)
-        except OSError as error:
-            raise UserError(f"{file}: cannot be written: {error.strerror or error}") from None
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -90,6 +88,11 @@ class Measured:
         note = absent_note(dataset.class_names, self.per_class_iou)
         if note:
             yield note
+        yield from self.costs()
+
+    def costs(self) -> Iterator[str]:
+        """What the pass took, for a person."""
+        dataset = self.config.dataset
         yield (
             f"{self.images} images of {dataset.name} in {self.seconds:.1f} s: {self.images_per_second:.2f} images/s, "
             f"reading included, on {self.device}"
@@ -101,6 +104,18 @@ class Measured:
             )
 
 
+def write_rows(rows: Sequence[Mapping[str, object]], file: str) -> None:
+    """A table of Parquet.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from None
+
+
 def evaluate(
     checkpoint: str,
     dataset: str,
@@ -108,6 +123,8 @@ def evaluate(
     settings: Mapping[str, Value],
     model: str | None = None,
     country: str = "DEU",
+    *,
+    of_images: bool = False,
 ) -> Measured:
     """One pass over the validation images, as a trial's evaluations do it.
 
@@ -118,6 +135,7 @@ def evaluate(
         settings: ``dataset.*`` and ``recipe.*`` by dotted path, e.g. ``recipe.eval_window``.
         model: the network as YAML; none: as the file's record says.
         country: whose electricity it is, ISO 3166-1 alpha-3.
+        of_images: keep the counts of single images.
 
     Raises:
         UserError: data or weights are missing, do not fit each other, or nothing says which network it is.
@@ -135,14 +153,20 @@ def evaluate(
     check_validation(network, config.student.label, val.sizes, config.recipe, device)
     with metered_here(country) as spent:
         before, began = spent(), time.perf_counter()
-        matrix = confusion(network, config.student.preprocessing, val, config.recipe, device).cpu()  # waits for it
+        of_each: list[Cells] | None = [] if of_images else None
+        matrix = confusion(network, config.student.preprocessing, val, config.recipe, device, of_each)
+        matrix = matrix.cpu()  # waits for it
         seconds = time.perf_counter() - began
         bill = Bill()
         bill.evaluated(before, spent(), len(val))
     energy = bill.inference if bill.images else None
     miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted())
+    counts = None
+    if of_each is not None:
+        sequences = [config.dataset.sequence(each) for each in val.names]
+        counts = collected(val.names, sequences, of_each, config.dataset.num_classes)
+    return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted(), counts)
 
 
 def _weights_file(checkpoint: str) -> str:

@@ -31,7 +31,7 @@ _TEXT = {
     "border",
 }
 
-_TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis")}
+_TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis", "images")}
 
 _COUNTS = {"seeds", "step", "steps_total", "images", "trials", "trials_stopped", "steps", "steps_not_run"}
 
@@ -83,7 +83,8 @@ def gain_columns(reference: str) -> list[str]:
     of = reference
     numbers = [f"gain_{of}", f"gain_{of}_low", f"gain_{of}_high", f"p_{of}", f"paired_{of}", f"provisional_{of}"]
     family = [f"{name}_{of}" for name in ("family", "analysis", "deviation", "scatter_p", "least_gain", "seeds_needed")]
-    return [*numbers, *family, f"verdict_{of}"]
+    images = [f"gain_{of}_images_low", f"gain_{of}_images_high", f"images_{of}"]
+    return [*numbers, *family, *images, f"verdict_{of}"]
 
 
 def loss_columns(data: pa.Table) -> list[str]:

@@ -23,16 +23,18 @@ def final_blocks(data: pa.Table) -> list[Block]:
             score(row),
             Cell(number(row["seeds"])),
             *texts(*(number(row[name], ",") for name in effort)),
-            *(c for of in against for c in _gain(row, of)),
+            *(c for of in against for c in _gain(row, of, images=_has_images(rows, of))),
         ]
         for row in rows
     ]
     header = [*losses, "mIoU", "seeds"]
     kinds = {"student": "primary", "pi": "secondary"}
     groups = [("", len(header)), *([("tuned by", 2)] if effort else [])]
-    groups += [(f"{kinds[of]}, against {method_terms(of)}", 3) for of in against]
     header += ["trials", "steps"] if effort else []
-    header += ["difference", "95 % interval", "p"] * len(against)
+    for of in against:
+        columns = ["difference", "95 % interval", "p", *(["other images"] if _has_images(rows, of) else [])]
+        groups.append((f"{kinds[of]}, against {method_terms(of)}", len(columns)))
+        header += columns
     return [
         Block(
             "mIoU [%] of each method beside L_CE",
@@ -40,7 +42,7 @@ def final_blocks(data: pa.Table) -> list[Block]:
             lines,
             [note for of in against if (note := _family_note(rows, of))],
             groups if groups[1:] else [],
-            [*_verdicts(rows), *_of_families(rows, against), *_of_effort(rows)],
+            [*_verdicts(rows), *_of_families(rows, against), *_of_images(rows, against), *_of_effort(rows)],
         )
     ]
 
@@ -77,6 +79,25 @@ def _of_families(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
     return [*told, verdicts.COVERED] if sure else told
 
 
+def _has_images(rows: Sequence[Row], of: str) -> bool:
+    return any(row[f"gain_{of}_images_low"] is not None for row in rows)
+
+
+def _of_images(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
+    """What intervals of other images hold for, or why there are none; and the gains that they leave in doubt."""
+    over = {words: None for of in against for row in rows if (words := row[f"images_{of}"])}
+    if not any(_has_images(rows, of) for of in against):
+        return [verdicts.no_images(words) for words in over]
+    doubted = [
+        verdicts.doubted(method_terms(row["method"]), of)
+        for of in against
+        for row in rows
+        if row[f"gain_{of}_images_low"] is not None
+        and verdicts.in_doubt(row[f"p_{of}"], row[f"gain_{of}_images_low"], row[f"gain_{of}_images_high"])
+    ]
+    return [*map(verdicts.of_images, over), *doubted]
+
+
 def _of_effort(rows: Sequence[Row]) -> list[str]:
     """Whether the student alone was tuned by fewer trials than others."""
     trials = {row["method"]: row.get("tuning_trials") or 0 for row in rows}
@@ -86,9 +107,14 @@ def _of_effort(rows: Sequence[Row]) -> list[str]:
     return [verdicts.unequal(trials["student"], most)]
 
 
-def _gain(row: Row, of: str) -> list[Cell]:
-    """Difference [mIoU points], its simultaneous interval, and p."""
-    difference, low, high = (row[f"gain_{of}{end}"] for end in ("", "_low", "_high"))
-    interval = "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"
+def _gain(row: Row, of: str, *, images: bool) -> list[Cell]:
+    """Difference [mIoU points], its simultaneous interval, p, and the interval of other images where ``images``."""
+    difference, p = row[f"gain_{of}"], row[f"p_{of}"]
     shown = "-" if difference is None else verdicts.signed(difference)
-    return texts(shown, interval, "-" if row[f"p_{of}"] is None else verdicts.probability(row[f"p_{of}"]))
+    cells = [shown, _interval(row, f"gain_{of}"), "-" if p is None else verdicts.probability(p)]
+    return texts(*cells, *([_interval(row, f"gain_{of}_images")] if images else []))
+
+
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"

@@ -1,27 +1,38 @@
 """What was compared: the tables ``final``, each method's gains among it, and ``initialization``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from kdtune.answers import needed_seeds, significance
+from kdtune.answers import needed_seeds, other_images, significance
 from kdtune.answers.columns import EFFORT, REFERENCES, gain_columns, typed
+from kdtune.answers.other_images import OtherImages
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
+from kdtune.study.names import FINAL
+from kdtune.training.image_counts import ImageCounts
 
 METHODS = ("student", "pi", "pi+pa", "pi+ho", "pi+ifv")
 
 
-def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Table:
-    """``final.parquet``, the methods that have no mean (yet), and each method's gains; see ``significance``."""
+# trials -> the counts of each over single images, or why there are none
+CountsOf = Callable[[Sequence[Row]], Mapping[str, ImageCounts | str]]
+
+
+def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy, counts_of: CountsOf | None = None) -> pa.Table:
+    """``final.parquet``, the methods that have no mean (yet), and each method's gains.
+
+    See ``significance``, and ``other_images`` where ``counts_of`` is given.
+    """
     rows: list[Row] = [row | {"status": "completed"} for row in final.to_pylist()]
     by_stage: dict[str, list[Row]] = {}
     for trial in trial_rows(trials):
         by_stage.setdefault(trial["stage"], []).append(trial)
-    begun = configurations(by_stage.get("final", []), planned_seeds(plan, "final"))
+    begun = configurations(by_stage.get(FINAL, []), planned_seeds(plan, FINAL))
     if rows or begun:
-        ahead = _methods_ahead(plan, "final", trials)
+        ahead = _methods_ahead(plan, FINAL, trials)
         empty = {"study": plan.study, "seeds": 0, "best": False, "within_one_std": False}
         lacking = {method: empty | {"method": method, "status": None} for method in ahead}
         lacking |= {row["method"]: empty | {key: row[key] for key in ("method", "seeds", "status")} for row in begun}
@@ -30,19 +41,31 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
     by_method = {row["method"]: row for row in rows}
     for method, effort in tuning(by_stage, plan).items():
         by_method[method] |= effort
+    compared = _evaluated(trials) if counts_of is not None else []
+    counts = counts_of(compared) if counts_of is not None else {}
+    completed = {row["trial_id"]: row for row in compared}
     for family in significance.families(trials, comparison_plan(plan)):
-        for method, cells in gain_cells(family).items():
+        images = other_images.of_family(family, completed, counts) if counts_of is not None else OtherImages()
+        for method, cells in gain_cells(family, images).items():
             by_method[method].update(zip(gain_columns(family.reference), cells, strict=True))
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]
     rows.sort(key=lambda row: place_in(row["method"], METHODS))
     return typed(rows, [*final.column_names, "status", *EFFORT, *gains])
 
 
+def _evaluated(trials: pa.Table) -> list[Row]:
+    """The completed trials of stage ``final``, with what their counts over images must fit."""
+    wanted = ("trial_id", "config", "miou", "per_class_iou", "image_counts_sha256")
+    final = trials.filter(pc.and_(pc.equal(trials["stage"], FINAL), pc.equal(trials["status"], "completed")))
+    rows: list[Row] = final.select([name for name in wanted if name in trials.column_names]).to_pylist()
+    return rows
+
+
 def tuning(stages: Mapping[str, Sequence[Row]], plan: PlannedStudy) -> dict[str, Row]:
     """Method of ``final`` -> trials and steps of all stages whose choices led to it."""
     found = {}
-    for method in dict.fromkeys(row["method"] for row in stages.get("final", [])):
-        chain = [row["start"] for row in stages["final"] if row["method"] == method]
+    for method in dict.fromkeys(row["method"] for row in stages.get(FINAL, [])):
+        chain = [row["start"] for row in stages[FINAL] if row["method"] == method]
         seen: dict[str, Sequence[Row]] = {}
         while chain:
             stage = chain.pop()
@@ -59,11 +82,11 @@ def tuning(stages: Mapping[str, Sequence[Row]], plan: PlannedStudy) -> dict[str,
 
 def comparison_plan(plan: PlannedStudy) -> significance.Plan:
     """What stage ``final`` is to compare, as far as the study tells."""
-    stage = plan.stages.get("final")
+    stage = plan.stages.get(FINAL)
     return significance.Plan(len(stage.seeds), max(1, len(stage.starts))) if stage else significance.Plan()
 
 
-def gain_cells(family: significance.Family) -> dict[str, tuple[object, ...]]:
+def gain_cells(family: significance.Family, images: OtherImages) -> dict[str, tuple[object, ...]]:
     """Method -> what ``gain_columns`` hold of it."""
     design, scatter = needed_seeds.design(family), family.scatter
     shared = (
@@ -75,7 +98,10 @@ def gain_cells(family: significance.Family) -> dict[str, tuple[object, ...]]:
     return {
         gain.method: (
             *(gain.difference, gain.low, gain.high, gain.p, gain.paired, gain.provisional),
-            *(gain.family, gain.analysis, *shared, gain.verdict),
+            *(gain.family, gain.analysis, *shared),
+            *images.intervals.get(gain.method, (None, None)),
+            images.words if gain.difference is not None else None,
+            gain.verdict,
         )
         for gain in family.gains
     }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from kdtune.answers.all_studies import ALL_STUDIES
 from kdtune.answers.columns import refuse
 from kdtune.answers.comparison import compare
 from kdtune.answers.planned_grid import PlannedStudy, planned_study
+from kdtune.answers.ranking import Row
 from kdtune.answers.rendering import render, render_comparison, render_data
 from kdtune.answers.tables import Tables
 from kdtune.answers.unlike import unlike
@@ -21,6 +22,7 @@ from kdtune.filesystem.folder import Folder
 from kdtune.records.at_once import at_once
 from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
 from kdtune.study.names import STUDY_NAME
+from kdtune.training.image_counts import ImageCounts
 
 READABLE = 500  # values of a table that the end of a launch still shows
 SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
@@ -60,7 +62,22 @@ def gathered(studies: Sequence[StoredStudy], *, history: bool = True, superseded
         UserError: one of them has not been launched with this storage.
     """
     wanted = [name for name in TABLES if history or name != "history"] + [GONE] * superseded
-    return _joined([_read(study, wanted) for study in studies])
+    found = _joined([_read(study, wanted) for study in studies])
+    return replace(found, counts_of=partial(_counts_of, studies[0])) if len(studies) == 1 else found
+
+
+def _counts_of(study: StoredStudy, trials: Sequence[Row]) -> dict[str, ImageCounts | str]:
+    """What these trials left beside their weights, or why there is nothing."""
+
+    def read(row: Row) -> ImageCounts | str:
+        try:
+            return study.image_counts(row["trial_id"], row.get("image_counts_sha256"))
+        except UserError as error:
+            if isinstance(error, OSError):
+                raise
+            return str(error)
+
+    return dict(zip((row["trial_id"] for row in trials), at_once(read, trials), strict=True))
 
 
 def _read(study: StoredStudy, wanted: Sequence[str]) -> _Read:
@@ -155,7 +172,7 @@ def _compared(study: str | None, table: str, found: Tables) -> pa.Table:
 def summary(where: StoredStudy, styled: bool) -> str:
     """The tables that answer the study's question, as text."""
     wanted = {stored for name in SUMMED for stored in NEEDED.get(name, ("trials",))}
-    stored = _joined([_read(where, sorted(wanted))])
+    stored = replace(_joined([_read(where, sorted(wanted))]), counts_of=partial(_counts_of, where))
     told = []
     for name in SUMMED:
         size = tables.table(name, stored, where.study).num_rows

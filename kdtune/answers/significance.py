@@ -15,8 +15,9 @@ student alone, the **secondary** one, a family of its own, every further method 
   ``scatter_level``, and if so ``two_way.apart`` gives the reference a deviation of its own. Why at these levels, and
   what remains: ``kdtune bench statistics``, whose figures stand in ``bench/README.md``.
 
-Intervals are for other seeds, on the same images. The paper's rule, within one standard deviation of the best, asks
-something else (which results are about as good as the best) and stands beside it.
+Intervals are for other seeds, on the same images; ``other_images`` has those for other images. The paper's rule, within
+one standard deviation of the best, asks something else (which results are about as good as the best) and stands beside
+it.
 """
 
 import math
@@ -32,8 +33,8 @@ from kdtune.answers.ranking import SEVERITY
 from kdtune.answers.simultaneous import adjusted_p, quantile
 from kdtune.answers.two_way import Difference, Scatter
 from kdtune.answers.verdicts import REFERENCES, lacking, lost, same, single, so_far, verdict
+from kdtune.study.names import FINAL
 
-STAGE = "final"
 ALONE = "student"
 SAME = 1e-9  # mIoU points: an error below that is none, but for rounding
 
@@ -57,6 +58,7 @@ class Gain:
     family: int = 0  # comparisons with this reference that were planned
     analysis: Analysis | None = None
     verdict: str = ""  # one sentence
+    trials: tuple[str, ...] = ()  # the method's runs that are compared
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Family:
     reference: str
     size: int  # comparisons planned
     gains: tuple[Gain, ...]
+    trials: tuple[str, ...] = ()  # the reference's runs that are compared
     seeds: int = 0  # of the reference
     methods: int = 0  # of the model, the reference among them
     deviation: float | None = None  # of a run, all methods together [mIoU points]
@@ -94,6 +97,7 @@ class _Runs:
     method: str
     mious: Mapping[int, float]
     fault: str = ""
+    trials: tuple[str, ...] = ()
 
 
 def scatter_level(seeds: int) -> float:
@@ -116,10 +120,10 @@ def families(trials: pa.Table, plan: Plan | None = None) -> list[Family]:
     Where it ran from several configurations each is a comparison of the family, and the best is given. L_PI is compared
     with the student alone only, not the other way round.
     """
-    wanted = ("study", "stage", "method", "start", "config_id", "seed", "status", "miou")
+    wanted = ("study", "stage", "trial_id", "method", "start", "config_id", "seed", "status", "miou")
     studies: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in trials.select(wanted).to_pylist():
-        if row["stage"] == STAGE:
+        if row["stage"] == FINAL:
             name = f"{row['start']} {row['config_id']}"
             studies.setdefault(row["study"], {}).setdefault(name, []).append(row)
     return [family for study, groups in studies.items() for family in _of_study(study, groups, plan or Plan())]
@@ -142,7 +146,8 @@ def _runs(rows: Sequence[Mapping[str, Any]], planned: int) -> _Runs:
         worst = max((row["status"] for row in rows), key=SEVERITY.index)
         what = {"completed": "have no mIoU", "stopped": "were stopped"}.get(worst, worst)
         fault = f"{len(rows) - len(mious)} of {planned} seeds {what}"
-    return _Runs(rows[0]["method"], mious, fault)
+    trials = tuple(row["trial_id"] for row in rows if row["seed"] in mious)
+    return _Runs(rows[0]["method"], mious, fault, trials)
 
 
 def _best(runs: Mapping[str, _Runs]) -> dict[str, str]:
@@ -172,7 +177,7 @@ def _family(study: str, reference: str, runs: Mapping[str, _Runs], plan: Plan, e
     told = []
     for method, name in best.items():
         if method != reference:
-            gain = replace(blank, method=method, seeds=len(runs[name].mious))
+            gain = replace(blank, method=method, seeds=len(runs[name].mious), trials=runs[name].trials)
             if reference not in best:
                 told.append(replace(gain, verdict=lacking(reference)))
                 continue
@@ -180,7 +185,7 @@ def _family(study: str, reference: str, runs: Mapping[str, _Runs], plan: Plan, e
             compared = (model.of.get(name), model.correlation, analysis)
             progress = f"{ended} of {plan.seeds * plan.methods}"
             told.append(_compared(gain, runs[name], theirs, compared, progress))
-    return replace(found, gains=tuple(told))
+    return replace(found, gains=tuple(told), trials=theirs.trials)
 
 
 def _modelled(

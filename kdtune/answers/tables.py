@@ -12,7 +12,7 @@ import pyarrow as pa
 from kdtune.answers import search_cost
 from kdtune.answers.borders import border
 from kdtune.answers.columns import refuse, typed
-from kdtune.answers.final_tables import final_table, initialization
+from kdtune.answers.final_tables import CountsOf, final_table, initialization
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import grid, temperature, weights
@@ -32,6 +32,7 @@ class Tables:
     planned: Mapping[str, PlannedStudy] = field(default_factory=dict)  # study -> what it planned, where that is known
     nodes: pa.Table | None = None  # what each node of each launch used, where that is known
     superseded: pa.Table | None = None  # trials that a changed study no longer has, where there are any
+    counts_of: CountsOf | None = None  # reads what trials of a study left beside their weights
 
     @property
     def studies(self) -> list[str]:
@@ -70,7 +71,7 @@ def table(name: str, tables: Tables, study: str | None) -> pa.Table:
 def _table(name: str, tables: Tables, study: str) -> pa.Table:
     plan = tables.planned.get(study, PlannedStudy(study))
     if name == "final":
-        return final_table(_of(tables.final, study), _of(tables.trials, study), plan)
+        return final_table(_of(tables.final, study), _of(tables.trials, study), plan, tables.counts_of)
     if name == "cost":
         return _cost(_of(tables.trials, study), tables, study)
     if name == "optimal":

@@ -94,5 +94,31 @@ def unequal(alone: int, most: int) -> str:
     )
 
 
+def no_images(why: str) -> str:
+    """There is no interval of other images."""
+    return f"no intervals for other images: {why}"
+
+
+def of_images(over: str) -> str:
+    """What the intervals of other images are made of."""
+    return (
+        f"'other images': 95 % intervals of these runs on other images like these, simultaneous, by a paired bootstrap "
+        f"over {over}"
+    )
+
+
+def in_doubt(p: float | None, low: float, high: float) -> bool:
+    """Whether a difference that seeds tell from chance may be one of these images only."""
+    return p is not None and p < ALPHA and low <= 0.0 <= high
+
+
+def doubted(method: str, reference: str) -> str:
+    """Other seeds would show the difference again, other images perhaps not."""
+    return (
+        f"{method}: that it differs from {REFERENCES[reference]} is sure of other seeds, not of other images, whose "
+        "interval holds 0"
+    )
+
+
 COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
 WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"

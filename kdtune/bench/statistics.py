@@ -66,6 +66,7 @@ def trials(values: Table) -> pa.Table:
         {
             "study": pa.array([f"s{i}" for i in study]),
             "stage": pa.array(["final"] * values.size),
+            "trial_id": pa.array([f"{name}-s{each}" for name, each in zip(named, seed, strict=True)]),
             "method": pa.array(list(named)),
             "start": pa.array(list(named)),
             "config_id": pa.array(list(named)),

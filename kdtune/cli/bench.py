@@ -136,16 +136,21 @@ def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> No
 @click.option("--tables", default=1000, show_default=True, type=click.IntRange(min=10), help="Drawn for each line.")
 @click.option("--seeds", multiple=True, type=click.IntRange(min=2), default=(3, 5, 10), show_default=True)
 @click.option("--methods", multiple=True, type=click.IntRange(min=3), default=(5, 30), show_default=True)
+@click.option("--images", is_flag=True, help="Of the intervals of other images in place of those of other seeds.")
 @figures_option
-def bench_statistics(tables: int, seeds: tuple[int, ...], methods: tuple[int, ...], output: str | None) -> None:
+def bench_statistics(
+    tables: int, seeds: tuple[int, ...], methods: tuple[int, ...], images: bool, output: str | None
+) -> None:
     """How often the comparison of `results --table final` is wrong: false claims, coverage, power.
 
     Draws tables of a known truth and sends them through the comparison's own functions: runs of one seed correlated or
-    not, a student that scatters half, as much and twice as much as the rest, normal chance and heavy tails.
+    not, a student that scatters half, as much and twice as much as the rest, normal chance and heavy tails. With
+    --images five networks on images that are independent, or of recordings whose images go together.
     """
+    from kdtune.bench.other_images import other_images
     from kdtune.bench.statistics import statistics
 
-    click.echo(statistics(tables, output, seeds, methods))
+    click.echo(other_images(tables, output) if images else statistics(tables, output, seeds, methods))
 
 
 @bench.command("demo", epilog="Example: kdtune bench demo")

@@ -149,38 +149,53 @@ def teacher_entropy(
 
 
 @click.command(epilog="Example: kdtune evaluate teacher.safetensors --data cityscapes --data-root data")
-@click.argument("checkpoint")
+@click.argument("checkpoints", metavar="CHECKPOINT [OTHER]", nargs=-1, required=True)
 @click.option("--data", "dataset", required=True, metavar="NAME", help="The dataset whose validation images are taken.")
 @data_option
 @click.option(
     "--set", "settings", metavar="PATH=VALUE", multiple=True, help="E.g. dataset.size=[180,240], recipe.eval_window=..."
 )
-@click.option("--model", metavar="YAML", help="The network as a study has it; default: as the file's record says.")
+@click.option(
+    "--model",
+    "models",
+    metavar="YAML",
+    multiple=True,
+    help="The network as a study has it; default: as the file's record says. Of two files: for both, or given twice.",
+)
 @click.option("--country", metavar="ISO", default="DEU", show_default=True, help="Whose electricity is used.")
 @pack_option
 @module_option
 @figures_option
 def evaluate(
-    checkpoint: str,
+    checkpoints: tuple[str, ...],
     dataset: str,
     data_root: str | None,
     settings: tuple[str, ...],
-    model: str | None,
+    models: tuple[str, ...],
     country: str,
     pack: Any,
     output: str | None,
 ) -> None:
     """Evaluate weights on a dataset: IoU of each class, their mean, images per second, energy per 10,000 images.
 
-    CHECKPOINT is a file of weights, or the folder of a trial's checkpoint.
+    CHECKPOINT is a file of weights, or the folder of a trial's checkpoint. With OTHER, two of them on the same images:
+    the difference of each class and of the mean, with an interval for other images.
     """
+    from kdtune.analysis.comparison import compare
     from kdtune.analysis.evaluation import evaluate
+    from kdtune.base import UserError
     from kdtune.loading.pack import data_folder
     from kdtune.study.settings import parse_set
     from kdtune.training.site import Site
 
     site = Site(data_folder(data_root), pack=pack)
-    found = evaluate(checkpoint, dataset, site, parse_set(settings), model, country)
+    changes = parse_set(settings)
+    if len(checkpoints) > 2 or (len(checkpoints) == 1 and len(models) > 1):
+        raise UserError("evaluate takes one file of weights, or two to compare; --model once for each at most")
+    if len(checkpoints) == 2:
+        found: Any = compare(checkpoints, dataset, site, changes, models, country)
+    else:
+        found = evaluate(checkpoints[0], dataset, site, changes, models[0] if models else None, country)
     for line in found.lines():
         say(line)
     if output is not None:

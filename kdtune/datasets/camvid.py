@@ -53,6 +53,10 @@ class CamVid(files.FolderDataset):
         listed = files.listing(images, files.IMAGES, found)
         return files.pair(listed, lambda image: labels / f"{image.stem}.png", files.labels_in(labels), found)
 
+    def sequence(self, name: str) -> str | None:
+        """The video, ``0016E5`` of ``0016E5_07959``."""
+        return name.partition("_")[0]
+
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""
         return read_pair(sample, VALUES, "0 to 10, and 11 for void", self.palette, self.size)

@@ -82,6 +82,10 @@ class Cityscapes(files.FolderDataset):
 
         return files.pair(listed, label_of, there, found, "_leftImg8bit")
 
+    def sequence(self, name: str) -> str | None:
+        """City and drive, ``lindau_000000`` of ``lindau_000000_000019``."""
+        return name.rpartition("_")[0] or None
+
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""
         return read_pair(sample, label_values(), "the label ids 0 to 33 (and 255)", self.palette, self.size)

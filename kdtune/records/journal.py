@@ -22,6 +22,7 @@ from kdtune.records import rows
 from kdtune.records.journal_files import Record
 from kdtune.records.storage import KEPT_STATES, Storage, new_row
 from kdtune.records.trial_log import LONGEST, Output
+from kdtune.study.names import FINAL
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
@@ -110,6 +111,9 @@ def follow(
             if evaluation.step >= planned.config.recipe.num_steps:
                 made = storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
                 record["row"]["weights_sha256"] = made
+                if planned.stage == FINAL and evaluation.images is not None:
+                    noted = storage.write_image_counts(planned.trial_id, evaluation.images)
+                    record["row"]["image_counts_sha256"] = noted
                 break
             _commit(record, storage, evaluation.step, run)
             yield record

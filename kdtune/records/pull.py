@@ -1,7 +1,7 @@
 """Results copied from a storage to a folder of this machine, so that ``kdtune results`` reads them there."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,8 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute, leads_out
 from kdtune.records.at_once import at_once
 from kdtune.records.storage import WEIGHTS
-from kdtune.records.stored_study import DIGESTS
+from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS
+from kdtune.study.names import FINAL
 
 STUDY = "study.yaml"
 SHOWN = (".parquet", ".svg", ".png")  # tables and figures
@@ -43,7 +44,7 @@ class Pulled:
 
 
 def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Callable[[str], None]) -> Pulled:
-    """Copies the tables and figures of a study, or of all of a storage; with ``checkpoints`` the trained weights, too.
+    """Copies what tables need of a study, or of all of a storage, and figures; with ``checkpoints`` the weights, too.
 
     A file that is there already, of the same size and time, is not copied again. All names are looked at first: what
     somebody else wrote there must not decide where files of this machine go, nor which of them are copied.
@@ -99,18 +100,23 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
 
 
 def _files(studies: Mapping[str, Folder], *, checkpoints: bool) -> list[File]:
-    """All that is to be copied, study after study: first its tables, then its weights."""
+    """All that is to be copied, study after study: first its tables, then what its trials left."""
     found: dict[str, list[File]] = {study: [] for study in studies}
     for study, files in zip(studies, at_once(lambda item: _tables(*item), list(studies.items())), strict=True):
         found[study] += files
-    if checkpoints:
-        trials = at_once(
-            lambda folder: _safe(folder, folder.folders()), [each / "checkpoints" for each in studies.values()]
-        )
-        places = [(study, trial) for study, names in zip(studies, trials, strict=True) for trial in names]
-        weights = at_once(lambda place: _weights(studies[place[0]], *place), places)
-        for (study, _), files in zip(places, weights, strict=True):
-            found[study] += files
+    trials = at_once(
+        lambda folder: _safe(folder, folder.folders()), [each / "checkpoints" for each in studies.values()]
+    )
+    places = [
+        (study, trial)
+        for study, names in zip(studies, trials, strict=True)
+        for trial in names
+        if checkpoints or trial.startswith(f"{FINAL}-")
+    ]
+    wanted = (IMAGE_COUNTS, WEIGHTS) if checkpoints else (IMAGE_COUNTS,)
+    of_trials = at_once(lambda place: _of_trial(studies[place[0]], *place, wanted), places)
+    for (study, _), files in zip(places, of_trials, strict=True):
+        found[study] += files
     return [file for files in found.values() for file in files]
 
 
@@ -121,11 +127,11 @@ def _tables(study: str, folder: Folder) -> list[File]:
     return [File(folder, name, (study,), *facts[name]) for name in names]
 
 
-def _weights(folder: Folder, study: str, trial: str) -> list[File]:
-    """A trial's weights, where it has them."""
+def _of_trial(folder: Folder, study: str, trial: str, wanted: Sequence[str]) -> list[File]:
+    """Those of the ``wanted`` files that a trial left."""
     place = folder / "checkpoints" / trial
-    found = place.facts().get(WEIGHTS)
-    return [File(place, WEIGHTS, (study, "checkpoints", trial), *found)] if found is not None else []
+    facts = place.facts()
+    return [File(place, name, (study, "checkpoints", trial), *facts[name]) for name in wanted if name in facts]
 
 
 def _refuse_link(folder: Folder, *names: str) -> None:

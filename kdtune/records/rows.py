@@ -60,6 +60,7 @@ _TRIALS_TAIL = [
     ("attempt", pa.int64()),
     ("numerics", pa.int64()),
     ("weights_sha256", pa.string()),
+    ("image_counts_sha256", pa.string()),
     ("kdtune_version", pa.string()),
     ("torch_version", pa.string()),
 ]

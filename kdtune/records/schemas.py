@@ -11,7 +11,7 @@ from pyarrow import types
 TIMES = ("started_at", "finished_at")
 TEXTS = frozenset(
     "study stage trial_id config_id start method config status init network teacher_network node device error "
-    "weights_sha256 kdtune_version torch_version launch country model phase".split()
+    "weights_sha256 image_counts_sha256 kdtune_version torch_version launch country model phase".split()
 )
 BOOLS = frozenset({"best", "within_one_std", "measured"})
 # per table: what no row may lack, and what a row may lack but the table may not

@@ -27,9 +27,10 @@ from kdtune.records import rows
 from kdtune.records.journal_files import Journals, superseded_part
 from kdtune.records.journal_files import Record as Record
 from kdtune.records.rows import Row
-from kdtune.records.stored_study import DIGESTS
+from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
+from kdtune.training.image_counts import ImageCounts
 from kdtune.training.weights import WeightsRecord, weights_bytes
 from kdtune.training.weights_digest import noted_digest
 
@@ -151,6 +152,12 @@ class Storage(Journals):
         content = weights_bytes(network, record)
         (self.folder / "checkpoints" / trial_id).write(WEIGHTS, content)
         return noted_digest(content)
+
+    def write_image_counts(self, trial_id: str, counts: ImageCounts) -> str:
+        """The confusion matrices of a trial's last evaluation beside its weights; returns the file's SHA-256."""
+        content = _as_parquet(counts.table())
+        (self.folder / "checkpoints" / trial_id).write(IMAGE_COUNTS, content)
+        return hashlib.sha256(content).hexdigest()
 
     # study and plan
 

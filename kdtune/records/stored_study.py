@@ -19,7 +19,9 @@ from kdtune.records.parquet import parsed
 from kdtune.records.schemas import check_table
 from kdtune.study.loader import Document
 from kdtune.study.names import STUDY_NAME
+from kdtune.training.image_counts import ImageCounts, counts_of
 
+IMAGE_COUNTS = "image_counts.parquet"  # beside a trial's weights
 DIGESTS = "digests.json"  # table's file -> the SHA-256 of it, and of those that it has just replaced
 TABLES = ("trials", "history", "optimal", "final", "emissions", "nodes")
 Digests = dict[str, list[str]]
@@ -110,6 +112,26 @@ class StoredStudy:
                 return content
             known = None
         raise self._damaged(name)
+
+    def image_counts(self, trial_id: str, digest: str | None) -> ImageCounts:
+        """The confusion matrices of a trial's last evaluation, image by image.
+
+        ``digest``: the SHA-256 that the trial noted of them.
+
+        Raises:
+            UserError: it left none, or they are damaged.
+        """
+        folder = self.folder / "checkpoints" / trial_id
+        content = folder.read(IMAGE_COUNTS) if digest else None
+        again = f"`kdtune launch {self.words} --again {trial_id}` runs it again"
+        if content is None:
+            raise UserError(f"{trial_id} has no counts per image; {again}")
+        try:
+            if hashlib.sha256(content).hexdigest() == digest:
+                return counts_of(parsed(content, f"{folder.uri}/{IMAGE_COUNTS}"))
+        except (pa.ArrowException, ValueError):
+            pass
+        raise UserError(f"{folder.uri}/{IMAGE_COUNTS}: damaged; {again}")
 
     def digests(self) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""

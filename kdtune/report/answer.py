@@ -117,10 +117,30 @@ def _gain(study: Study, best: Row) -> str:
         why = f" {escape(found.verdict[0].upper() + found.verdict[1:])}." if found is not None else ""
         return f"How much that gains over the tuned student alone cannot be told.{why}"
     words = f"Its difference from the tuned student alone is {_signed(found.difference)} points of mIoU"
-    if found.low is not None and found.high is not None:
-        words += f", with a 95 % interval from {_signed(found.low)} to {_signed(found.high)}"
-        words += f", which holds for all {found.family} comparisons at once" if found.family > 1 else ""
-    return f"{words}. In words: {escape(found.verdict)}. {escape(_scope(study))}"
+    if found.low is None or found.high is None:
+        _, _, why = found.verdict.partition(f"against {verdicts.REFERENCES[ALONE]}")
+        return f"{words}{escape(why)}. {_on_other_images(best)}"
+    words += f", with a 95 % interval from {_signed(found.low)} to {_signed(found.high)}"
+    words += f", which holds for all {found.family} comparisons at once" if found.family > 1 else ""
+    if found.p is None:
+        judged = "It is provisional: not all trials of stage 'final' have ended."
+    elif found.p < ALPHA:
+        judged = f"Chance hardly explains it ({verdicts.equation(found.p)})."
+    else:
+        reach = found.high - found.difference
+        judged = f"It is not distinguishable from chance ({verdicts.equation(found.p)}); from {reach:.2f} points on it "
+        judged += "would be."
+    return f"{words}. {escape(judged)} {_on_other_images(best)}{escape(_scope(study))}"
+
+
+def _on_other_images(best: Row) -> str:
+    """Whether the difference would hold on other images, as far as that is known."""
+    low, high = best["gain_student_images_low"], best["gain_student_images_high"]
+    if low is None or high is None:
+        return ""
+    words = f"On other images like these it is {_signed(low)} to {_signed(high)} points (95 %, paired bootstrap over "
+    words += escape(best["images_student"])
+    return f"{words}). " if low > 0.0 else f"{words}): there the gain is not sure. "
 
 
 def _signed(value: float) -> str:
@@ -227,11 +247,13 @@ def _methods(study: Study) -> str:
     ]  # fmt: skip
     content = ""
     if compared:
-        drawn = dots.gains("Gain over the tuned student alone", compared)
+        ends = [(row["method"], (row["gain_student_images_low"], row["gain_student_images_high"])) for row in final]
+        images = {method: reach for method, reach in ends if None not in reach}
+        drawn = dots.gains("Gain over the tuned student alone", compared, images)
         words = "; ".join(f"{gain.method} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared)
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   _gains_caption(compared)),
+                   _gains_caption(compared, other_images=bool(images))),
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
@@ -239,7 +261,7 @@ def _methods(study: Study) -> str:
     return grid(figures) + study.shown(FINAL) + content + runs
 
 
-def _gains_caption(compared: Sequence[Gain]) -> str:
+def _gains_caption(compared: Sequence[Gain], *, other_images: bool) -> str:
     """What the figure of gains shows, of the signs that it has."""
     words = "Difference from the tuned student alone."
     if any(gain.low is not None for gain in compared):
@@ -249,6 +271,8 @@ def _gains_caption(compared: Sequence[Gain]) -> str:
         words += " Provisional: not all of these runs have ended."
     elif any(gain.p is not None for gain in compared):
         words += f" Filled and blue: chance hardly explains it (p below {ALPHA})."
+    if other_images:
+        words += " The thin line below is the interval of these runs on other images."
     return words
 
 

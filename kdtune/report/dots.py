@@ -17,10 +17,11 @@ from kdtune.report.thinning import MARKERS
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
 
 
-def gains(title: str, found: Sequence[Any]) -> Figure:
-    """Difference to the tuned student alone with its 95 % interval, a line per method [mIoU points].
+def gains(title: str, found: Sequence[Any], images: Mapping[str, tuple[float, float]]) -> Figure:
+    """Difference to the tuned student alone with its 95 % intervals, a line per method [mIoU points].
 
-    ``found``: gains of ``kdtune.answers.significance``, each with a difference.
+    ``found``: gains of ``kdtune.answers.significance``, each with a difference. ``images``: the interval for other
+    images of each method that has one.
     """
     figure, axes = canvas(0.42 * len(found) + 1.2, title)
     places = range(len(found))
@@ -30,6 +31,8 @@ def gains(title: str, found: Sequence[Any]) -> Figure:
         colour = BLUE if sure else MUTED
         if gain.low is not None:
             axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
+        if gain.method in images:
+            axes.plot(images[gain.method], [place + 0.22] * 2, color=INK, lw=1.0, solid_capstyle="butt")
         axes.plot([gain.difference], [place], "o", color=colour, ms=8, mfc=colour if sure else PAPER, mew=1.8)
     _lines(axes, [method_name(gain.method).removeprefix("distilled with ") for gain in found])
     axes.set_xlabel("difference in mIoU [points]")

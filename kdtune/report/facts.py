@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.records.rows import best_config
+from kdtune.study.names import FINAL as FINAL
 from kdtune.study.spec import TEACHER
 from kdtune.study.trial_config import TrialConfig
 
 if TYPE_CHECKING:
     from kdtune.base import SegmentationDataset
 
-FINAL = "final"
 ALONE = "student"  # the method of the student without a teacher
 
 Lines = Mapping[str, tuple[Sequence[int], Sequence[float | None]]]  # trial -> steps and mIoU of its evaluations

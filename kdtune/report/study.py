@@ -22,12 +22,13 @@ from kdtune.report.page import details, note, table
 from kdtune.report.thinning import best_lines
 from kdtune.study.spec import StudySpec
 
+ENDS = ("", "_low", "_high", "_images_low", "_images_high")
 SHOWN = {
     **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "difference", "low", "high"), ".2f"),
     **dict.fromkeys(("miou_published", "miou_mean_published", "miou_std_published"), ".2f"),
     **dict.fromkeys(("miou_difference", "miou_mean_difference"), "+.2f"),
     **dict.fromkeys(("student", "distilled", "teacher"), ".2f"),
-    **dict.fromkeys((f"gain_{of}{end}" for of in ("student", "pi") for end in ("", "_low", "_high")), "+.2f"),
+    **dict.fromkeys((f"gain_{of}{end}" for of in ("student", "pi") for end in ENDS), "+.2f"),
     **dict.fromkeys((f"{name}_{of}" for of in ("student", "pi") for name in ("deviation", "least_gain")), ".2f"),
     **dict.fromkeys(("p", *(f"{name}_{of}" for of in ("student", "pi") for name in ("p", "scatter_p"))), ".2g"),
     "difference": "+.2f",
@@ -65,6 +66,9 @@ LABELS = {
     "least_gain_student": "gain found in 80 % [points]",
     "seeds_needed_student": "seeds that half a point needs",
     "paired_student": "paired",
+    **{f"gain_{of}_images_low": "on other images from" for of in ("student", "pi")},
+    **{f"gain_{of}_images_high": "to" for of in ("student", "pi")},
+    **{f"images_{of}": "over" for of in ("student", "pi")},
     "verdict_student": "in words",
     "gain_pi": "gain over L_PI alone [points]",
     "gain_pi_low": "95 % interval from",

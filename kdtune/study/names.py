@@ -1,4 +1,4 @@
-"""Names that stand in files: of a study's folder, its trials, the columns of hyperparameters; and a stage's limit."""
+"""Names that stand in files: of a study's folder, its trials, the columns of hyperparameters; and of stages."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
+
+FINAL = "final"  # the stage that compares methods over new seeds
 
 MOST_TRIALS = 100_000  # of a stage: all are planned, and listed, before the first runs
 

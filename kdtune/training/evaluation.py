@@ -16,6 +16,7 @@ from kdtune.base import IGNORE, Preprocessing, SegNet, UserError
 from kdtune.loading.batches import MAX_PIXELS, normalise, validation_batches
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
+from kdtune.training.image_counts import Cells
 
 
 def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
@@ -26,11 +27,18 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any
 
 @torch.no_grad()
 def confusion(
-    network: SegNet, preprocessing: Preprocessing, val: Images, recipe: Recipe, device: torch.device
+    network: SegNet,
+    preprocessing: Preprocessing,
+    val: Images,
+    recipe: Recipe,
+    device: torch.device,
+    of_each: list[Cells] | None = None,
 ) -> Tensor:
     """One confusion matrix (K, K) int64 over all images: rows are labels, columns predictions; ``IGNORE`` is dropped.
 
     Logits are upsampled to the label's size (bilinear, align_corners=True) before the argmax, as SKD does.
+
+    ``of_each``: gets what ``image_counts.collected`` makes the matrices of single images of; a GPU waits at each.
     """
     network.eval()
     classes = network.num_classes
@@ -48,7 +56,11 @@ def confusion(
             # (H, W); on a processor ``argmax`` takes eight times as long for the same
             predicted = enlarged(each[None], label.shape).max(dim=1).indices[0]
             pairs = torch.where(label == IGNORE, classes * classes, label * classes + predicted)
-            counts += torch.bincount(pairs.flatten(), minlength=len(counts))
+            of_image = torch.bincount(pairs.flatten(), minlength=len(counts))
+            counts += of_image
+            if of_each is not None:
+                cells = of_image.nonzero().flatten()
+                of_each.append((cells.cpu().numpy(), of_image[cells].cpu().numpy()))
     return counts[:-1].view(classes, classes)
 
 

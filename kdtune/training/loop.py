@@ -20,6 +20,7 @@ from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Bill, Spent, unmeasured
 from kdtune.training.evaluation import autocast, confusion, intersection_over_union
+from kdtune.training.image_counts import Cells, ImageCounts, collected
 from kdtune.training.loss_values import LossSums, grad_norms
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps what it compiled, and loads it from
@@ -41,6 +42,7 @@ class Evaluation:
     seconds: float  # spent in steps, in waiting for their batches and before the first, so far
     diverged: bool = False
     error: str | None = None  # of a diverged trial: which terms were not finite, and since when
+    images: ImageCounts | None = None  # of a trial's last one
 
 
 class Run:
@@ -251,7 +253,11 @@ def _evaluation(
     norms: dict[str, float | None],
     lr: float,
 ) -> Evaluation:
-    matrix = confusion(run.student, config.student.preprocessing, val, config.recipe, device)
+    dataset, of_each = config.dataset, list[Cells]()
+    last = run.step >= config.recipe.num_steps
+    matrix = confusion(run.student, config.student.preprocessing, val, config.recipe, device, of_each if last else None)
     miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     loss, losses = sums.means()
-    return Evaluation(run.step, miou, per_class, loss, losses, norms, lr, run.seconds)
+    sequences = [dataset.sequence(name) for name in val.names]
+    images = collected(val.names, sequences, of_each, dataset.num_classes) if last else None
+    return Evaluation(run.step, miou, per_class, loss, losses, norms, lr, run.seconds, images=images)

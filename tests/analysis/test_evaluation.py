@@ -6,9 +6,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 
+from kdtune.analysis.comparison import compare
 from kdtune.analysis.evaluation import evaluate
 from kdtune.base import UserError
+from kdtune.cli import main
 from kdtune.search.in_process import train
 from kdtune.training.site import Site
 from kdtune.training.weights import WeightsRecord, weights_bytes
@@ -106,3 +109,52 @@ def test_weights_of_another_depth(tmp_path: Path) -> None:
     torch.save(config().student.build(12).state_dict(), file)
     with pytest.raises(UserError, match=r"weights of another architecture: .*missing"):
         evaluate(str(file), "demo", SITE, SAME, str(NETWORK | {"backbone": "resnet34"}))
+
+
+def test_two_networks_on_the_same_images(trained: tuple[Path, float], tmp_path: Path) -> None:
+    """The trained one and one of random weights, by the command; the difference holds on other images."""
+    checkpoint, _ = trained
+    yaml = "{name: pspnet, backbone: resnet18, width: 0.0625}"
+    torch.manual_seed(3)
+    other = tmp_path / "other.pth"
+    torch.save(config().student.build(12).state_dict(), other)
+    settings = [
+        word for path, value in (SAME | {"dataset.num_val": 12}).items() for word in ("--set", f"{path}={value}")
+    ]
+    words = ["--data", "demo", *settings, "--model", yaml]
+    done = CliRunner().invoke(
+        main, ["evaluate", str(other), str(checkpoint), *words, "-o", str(tmp_path / "both.parquet")]
+    )
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [f"A: {other}", f"B: {checkpoint}"]
+    first, second = pq.read_table(tmp_path / "both.parquet").to_pylist()
+    alone = evaluate(str(checkpoint), "demo", SITE, SAME | {"dataset.num_val": 12})
+    assert second["miou"] == alone.miou
+    assert (first["checkpoint"], first["gain"]) == (str(other), None)
+    assert second["gain"] == second["miou"] - first["miou"]
+    assert second["gain_low"] < second["gain"] < second["gain_high"]
+    (told,) = (line for line in lines if line.startswith("on other images like these"))
+    assert (
+        f"{second['gain_low']:+.2f} to {second['gain_high']:+.2f} points (95 %, paired bootstrap over 12 images)"
+        in told
+    )
+    (mean,) = (line.split() for line in lines if line.startswith("mIoU"))
+    assert mean == ["mIoU", f"{first['miou']:.2f}", f"{second['miou']:.2f}", f"{second['gain']:+.2f}"]
+    assert sum(line.startswith(("A: 12 images", "B: 12 images")) for line in lines) == 2
+
+
+def test_a_difference_that_few_images_do_not_tell(trained: tuple[Path, float]) -> None:
+    checkpoint = str(trained[0])
+    few = compare([checkpoint, checkpoint], "demo", SITE, SAME)
+    assert "no interval for other images: 4 images: too few" in list(few.lines())
+    same = compare([checkpoint, checkpoint], "demo", SITE, SAME | {"dataset.num_val": 12})
+    assert same.gain == 0.0
+    assert "no interval for other images: 12 images: all networks answer alike on them" in list(same.lines())
+
+
+@pytest.mark.parametrize("words", [["a", "b", "c"], ["a", "--model", "{}", "--model", "{}"]])
+def test_more_than_two(words: list[str]) -> None:
+    done = CliRunner().invoke(main, ["evaluate", *words, "--data", "demo"])
+    assert done.exit_code == 2
+    assert "evaluate takes one file of weights, or two to compare" in done.stderr

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdtune.answers.significance import Plan, families
+from kdtune.bench import other_images
 from kdtune.bench.statistics import GAIN, Setting, measure, names, settings, trials
 from kdtune.cli import main
 
@@ -73,3 +74,15 @@ def test_the_command_prints_a_line_per_setting(tmp_path: Path) -> None:
     assert len(rows) == len(list(settings([3], [3]))) == 12
     assert {"scatter", "tails", "false", "false_pi", "headline", "power"} <= set(rows[0])
     assert "percent of 10 tables a line; 5 % is known to 6.9" in " ".join(done.output.split())
+
+
+def test_intervals_of_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cover where images are independent, and are wider where those of a recording go together."""
+    alone, together = (other_images.measure(other_images.Setting(100, kind), 40, 3) for kind in ("none", "of 5"))
+    assert min(alone["headline"], together["headline"]) >= 90
+    assert alone["covered"] >= 85
+    assert together["half_width"] > 1.3 * alone["half_width"]
+    monkeypatch.setattr(other_images, "IMAGES", (48,))
+    done = CliRunner().invoke(main, ["bench", "statistics", "--images", "--tables", "10"])
+    assert done.exit_code == 0, done.output
+    assert "intervals of other images, percent of 10 tables a line" in " ".join(done.output.split())

@@ -21,6 +21,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.site import Site
 from kdtune.training.weights import read_record
+from tests.support.image_counts import iou, matrix
 from tests.support.tiny import config, evaluations, teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -399,3 +400,18 @@ def test_a_trial_out_of_memory_says_how_to_need_less(tiny: TrialConfig, storage:
     assert record["row"]["error"].startswith("out of memory: ")
     assert "--max-concurrent" in record["row"]["error"]
     assert storage.record(planned(which).trial_id) == record
+
+
+def test_runs_of_the_comparison_leave_their_counts_over_images(tiny: TrialConfig, storage: Storage) -> None:
+    """Those of stage ``final``, no other stage's."""
+    final = Planned("s", "final", "student", tiny)
+    *_, record = follow(final, Site(), storage)
+    counts = storage.image_counts(final.trial_id, record["row"]["image_counts_sha256"])
+    assert iou(matrix(counts, 12)) == pytest.approx(record["row"]["per_class_iou"])
+    with pytest.raises(
+        UserError, match=r"image_counts\.parquet: damaged; `kdtune launch s --storage .* --again final-"
+    ):
+        storage.image_counts(final.trial_id, "0" * 64)
+    *_, record = follow(planned(tiny), Site(), storage)
+    assert record["row"]["image_counts_sha256"] is None
+    assert files(storage, tiny) == [WEIGHTS]

@@ -10,7 +10,8 @@ from kdtune.api import results
 from kdtune.cli import main
 from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.records.logbook import Launched, write_launch
-from kdtune.records.storage import WEIGHTS, Storage
+from kdtune.records.storage import IMAGE_COUNTS, WEIGHTS, Storage
+from tests.support.image_counts import drawn
 from tests.support.s3 import Server, use
 from tests.support.tiny import config, finished, study, write_tables
 
@@ -58,6 +59,17 @@ def test_tables_are_copied_and_read_there(source: Path, tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["results", "tiny", "--storage", str(tmp_path / "here")])
     assert shown.exit_code == 0, shown.output
     assert f"kdtune results tiny --storage {tmp_path / 'here'}" in done.stderr
+
+
+def test_counts_over_images_come_with_the_tables(source: Path, tmp_path: Path) -> None:
+    storage = Storage(str(source), "tiny")
+    for trial_id in ("final-0123456789-s1", "student-0123456789-s1"):
+        storage.write_image_counts(trial_id, drawn([0.5], 12, 1))
+    assert pull(source, tmp_path / "here", "--study", "tiny").exit_code == 0
+    counts = {name for name in names(tmp_path / "here") if "checkpoints" in name}
+    assert counts == {f"tiny/checkpoints/final-0123456789-s1/{IMAGE_COUNTS}"}
+    assert pull(source, tmp_path / "all", "--study", "tiny", "--checkpoints").exit_code == 0
+    assert sum(name.endswith(IMAGE_COUNTS) for name in names(tmp_path / "all")) == 2
 
 
 def test_with_weights_and_one_study(source: Path, tmp_path: Path) -> None:

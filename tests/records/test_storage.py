@@ -46,6 +46,7 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
         **{"inference_kwh": REAL, "inference_co2_kg": REAL, "inference_images": WHOLE},
         **dict.fromkeys(("node", "device", "error"), TEXT),
         **{"started_at": TIME, "finished_at": TIME, "attempt": WHOLE, "numerics": WHOLE, "weights_sha256": TEXT},
+        "image_counts_sha256": TEXT,
         **{"kdtune_version": TEXT, "torch_version": TEXT},
     },
     "history": {

@@ -57,7 +57,8 @@ def evaluations(trial: TrialConfig, saved: Mapping[str, Any] | None = None) -> t
 
 def untimed(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation but for the seconds that it took."""
-    return {key: value for key, value in asdict(evaluation).items() if key != "seconds"}
+    found = {key: value for key, value in asdict(evaluation).items() if key != "seconds"}
+    return found | {"images": evaluation.images and evaluation.images.table().to_pylist()}
 
 
 def through_a_file(state: Mapping[str, Any]) -> dict[str, Any]:
