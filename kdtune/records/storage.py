@@ -12,15 +12,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import yaml
 from pydantic import TypeAdapter
 
-from kdtune.base import SegNet, UserError
+from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records import rows
@@ -30,8 +29,10 @@ from kdtune.records.rows import Row
 from kdtune.records.stored_study import DIGESTS
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
-from kdtune.training.weights import WeightsRecord, weights_bytes
-from kdtune.training.weights_digest import noted_digest
+
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
+    from kdtune.training.weights import WeightsRecord
 
 _log = logging.getLogger("kdtune")
 
@@ -118,6 +119,8 @@ class Storage(Journals):
 
         It takes the place of a state of this attempt that is not ``kept``: nothing has to be removed.
         """
+        import torch  # here, because who reads a study can do without it
+
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
@@ -131,6 +134,8 @@ class Storage(Journals):
         content = (self.folder / "checkpoints" / trial_id).read(state["file"])
         if content is None or hashlib.sha256(content).hexdigest() != state["sha256"]:
             return None
+        import torch
+
         found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
@@ -146,8 +151,11 @@ class Storage(Journals):
             if name.startswith("state-") or name.endswith(".partial"):
                 folder.remove(name)
 
-    def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> str | None:
+    def write_weights(self, trial_id: str, network: "SegNet", record: "WeightsRecord | None" = None) -> str | None:
         """The trained student as safetensors, with the record of what it is; returns the digest in it."""
+        from kdtune.training.weights import weights_bytes
+        from kdtune.training.weights_digest import noted_digest
+
         content = weights_bytes(network, record)
         (self.folder / "checkpoints" / trial_id).write(WEIGHTS, content)
         return noted_digest(content)
