@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
-from kdtune.records import rows
+from kdtune.records import remembered, rows
 from kdtune.records.journal_files import Journals, superseded_part
 from kdtune.records.journal_files import Record as Record
 from kdtune.records.rows import Row
@@ -165,7 +165,7 @@ class Storage(Journals):
     def write_study(self, study: StudySpec, versions: Mapping[str, str | None]) -> None:
         """``study.yaml``: the resolved study, with the versions that ran it."""
         text = dump(study) + yaml.safe_dump({"versions": dict(versions)})
-        self.folder.write("study.yaml", text.encode())
+        remembered.write(self.folder, "study.yaml", text.encode())
 
     def plan(self) -> dict[str, list[str]]:
         """Stage -> the ids of its trials in the order of the plan, as far as stages have been planned."""
@@ -210,9 +210,9 @@ class Storage(Journals):
         digests = self.digests()
         for name, content in contents.items():  # before the tables: one that is as it was is not damaged
             digests[name] = [hashlib.sha256(content).hexdigest(), *digests.get(name, [])][:KEPT_DIGESTS]
-        self.folder.write(DIGESTS, json.dumps(digests, indent=1).encode())
+        remembered.write(self.folder, DIGESTS, json.dumps(digests, indent=1).encode())
         for name, content in contents.items():
-            self.folder.write(name, content)
+            remembered.write(self.folder, name, content)
         return sum(map(len, contents.values()))
 
     def finished(self) -> dict[str, Row]:
