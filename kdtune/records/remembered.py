@@ -43,7 +43,9 @@ def read_many(folder: Folder, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def write(folder: Folder, name: str, content: bytes) -> None:
-    """See ``Folder.write``."""
+    """See ``Folder.write``; what is there already is not written again."""
+    if (_kept.get() or {}).get(_key(folder, name)) == content:
+        return
     _keep(folder, name, None)  # it may fail halfway
     folder.write(name, content)
     _keep(folder, name, content)
