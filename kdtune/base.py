@@ -1,22 +1,23 @@
 """The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune but its errors.
 
+Torch takes a second to import, and a study is read without it: it is imported where something is computed, and the
+classes that are made of its modules (``Loss``, ``SegNet``, ``Stateless``; in ``kdtune.modules``) when asked for.
+
 Shape letters, everywhere in the package: N images, K classes, C channels, H W pixels of the crop, h w cells of a
 network's output (about H/8 x W/8), P = h w.
 """
 
 import difflib
+import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from torch import Tensor, nn
 
 from kdtune.errors import Interrupted as Interrupted
 from kdtune.errors import Lost as Lost
@@ -24,11 +25,26 @@ from kdtune.errors import RunError as RunError
 from kdtune.errors import Stuck as Stuck
 from kdtune.errors import UserError as UserError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from kdtune.modules import Loss as Loss
+    from kdtune.modules import SegNet as SegNet
+    from kdtune.modules import Stateless as Stateless
+
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
 
 Split = Literal["train", "val"]
 Tap = Literal["layer1", "layer2", "layer3", "layer4", "psp", "aux"]
 FeatureTap = Literal["layer1", "layer2", "layer3", "layer4", "psp"]
+
+
+def __getattr__(name: str) -> Any:
+    """The classes that need torch."""
+    if name in ("Loss", "SegNet", "Stateless"):
+        return getattr(importlib.import_module("kdtune.modules"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -67,27 +83,9 @@ class Config(BaseModel):
 class SegOutput:
     """What a network returns, by name."""
 
-    logits: Tensor  # (N, K, h, w), at the network's own stride, before upsampling
-    taps: dict[str, Tensor] = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
-    aux: Tensor | None = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
-
-
-class SegNet(nn.Module):
-    """A segmentation network. ``forward(image (N, 3, H, W), taps)`` keeps only the feature maps in ``taps``."""
-
-    num_classes: int
-    channels: dict[str, int]  # tap -> its number of channels
-    classifier: nn.Conv2d  # the last 1x1 convolution, features -> logits
-    backbone: nn.Module  # what pre-training initialises
-
-    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
-        """Logits and the wanted taps of a batch of normalised images."""
-        raise TypeError(f"{type(self).__name__} has no forward")
-
-    def __call__(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
-        """Typed ``nn.Module.__call__``."""
-        output: SegOutput = super().__call__(image, taps)
-        return output
+    logits: "Tensor"  # (N, K, h, w), at the network's own stride, before upsampling
+    taps: "dict[str, Tensor]" = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
+    aux: "Tensor | None" = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
 
 
 class Preprocessing(Config):
@@ -116,39 +114,13 @@ class Model(Config):
         """What tables call it: ``pspnet-resnet18-0.125``."""
         return self.name
 
-    def build(self, num_classes: int) -> SegNet:
+    def build(self, num_classes: int) -> "SegNet":
         """A new network, weights drawn from torch's global generator (or ImageNet's, for the backbone).
 
         Raises:
             UserError: the ImageNet weights are neither in torchvision's cache nor reachable.
         """
         raise TypeError(f"{type(self).__name__} has no build")
-
-
-class Loss(nn.Module):
-    """A built loss term, as the training loop sees it.
-
-    What it owns is in its state dict, and so in the trial's checkpoint: modules and buffers (a queue, a running mean)
-    by themselves, an optimiser or a generator through ``get_extra_state``. What it owns moves with it.
-    """
-
-    def before_training(self, batches: Iterator[tuple[SegOutput | None, Tensor]]) -> None:
-        """What happens once, before the first step, e.g. the training of an auto-encoder on the teacher's maps.
-
-        ``batches`` are those of the training, in its order, each made when it is taken: the teacher's output (none
-        without a teacher) and the target. A resumed trial has the result in its checkpoint.
-        """
-
-    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
-        """The unweighted term, a scalar. ``target`` (N, H, W) int64 holds class indices or ``IGNORE``."""
-        raise TypeError(f"{type(self).__name__} has no forward")
-
-    def trained_with_student(self) -> list[nn.Parameter]:
-        """Parameters for the student's optimiser, e.g. of a 1x1 adapter."""
-        return list(self.parameters())
-
-    def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
-        """What happens after the student's step, e.g. a critic's own. ``progress``: share of steps done, 0 to 1."""
 
 
 class LossTerm(Config):
@@ -178,39 +150,33 @@ class LossTerm(Config):
         """The teacher's feature maps that it reads: the same as the student's, unless it says otherwise."""
         return self.taps if self.needs_teacher else frozenset()
 
-    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """The unweighted term. Terms that own parameters or state override ``build`` instead."""
         raise TypeError(f"{type(self).__name__} has neither __call__ nor build")
 
-    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+    def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term for these two networks, whose channels and classifiers it may read.
 
         New parameters are drawn from torch's global generator.
         """
+        from kdtune.modules import Stateless
+
         return Stateless(self)
 
 
-class Stateless(Loss):
-    """A term that owns nothing."""
-
-    def __init__(self, term: LossTerm) -> None:
-        super().__init__()
-        self.term = term
-
-    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
-        """See ``LossTerm.__call__``."""
-        return self.term(student, teacher, target)
-
-
-def align(source: Tensor, like: Tensor) -> Tensor:
+def align(source: "Tensor", like: "Tensor") -> "Tensor":
     """``source`` (N, C, h', w') resized to the cells of ``like``: bilinear, align_corners=True; itself if equal."""
     if source.shape[-2:] == like.shape[-2:]:
         return source
+    import torch.nn.functional as F
+
     return F.interpolate(source, size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
-def at_least_float32(*maps: Tensor) -> list[Tensor]:
+def at_least_float32(*maps: "Tensor") -> "list[Tensor]":
     """The maps in one precision, float32 or float64: half precision has too few digits for similarities and softmax."""
+    import torch
+
     dtype = torch.float32
     for each in maps:
         dtype = torch.promote_types(dtype, each.dtype)
@@ -268,8 +234,10 @@ class SegmentationDataset(Config):
         raise TypeError(f"{type(self).__name__} has no read")
 
 
-def compute_device() -> torch.device:
+def compute_device() -> "torch.device":
     """Cuda if there, else cpu."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

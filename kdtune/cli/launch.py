@@ -98,10 +98,12 @@ def launch(
         _detach(spec, options, again, where_to)
         return
     from kdtune.records.progress import Lines
+    from kdtune.records.remembered import remembered
 
-    where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
-    with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
-        click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours
+    with remembered():
+        where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
+        with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
+            click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours
     say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
 
 

@@ -27,6 +27,7 @@ class Stall:
     """A trial that has given no sign of life for too long."""
 
     trial: str
+    node: str  # its id
     seconds: float
     usual: float  # seconds of a step; nan where none is known
     where: str
@@ -98,7 +99,7 @@ class Lookout:
             if silent < self._limit(seen):
                 self._trials[key] = trial
             else:
-                self._told.found(_stall(actor, seen, silent), functools.partial(_kill, actor, seen))
+                self._told.found(_stall(node, actor, seen, silent), functools.partial(_kill, actor, seen))
 
     def _limit(self, seen: Seen) -> float:
         """Seconds without a sign after which this trial hangs."""
@@ -109,12 +110,12 @@ class Lookout:
         return limit if self._halt.reason is None else min(limit, max(HALTED_WITHIN, USUAL_STEPS * usual))
 
 
-def _stall(actor: Any, seen: Seen, seconds: float) -> Stall:
+def _stall(node: str, actor: Any, seen: Seen, seconds: float) -> Stall:
     stacks = "" if seen.stopped else ray.get(actor.stacks.remote(seen.process), timeout=ANSWER_WITHIN)
     at = f", at {place(stacks)}" if place(stacks) else ""
     where = f": {STOPPED}" if seen.stopped else at
     where += f", reading {seen.sign.file}" if seen.sign.file else ""
-    return Stall(seen.trial, seconds, seen.sign.usual, where, stacks)
+    return Stall(seen.trial, node, seconds, seen.sign.usual, where, stacks)
 
 
 def _kill(actor: Any, seen: Seen) -> bool:

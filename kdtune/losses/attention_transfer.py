@@ -1,12 +1,11 @@
 """L_AT: the student is active where the teacher is."""
 
-from typing import ClassVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AttentionTransfer(LossTerm):
@@ -38,16 +37,21 @@ class AttentionTransfer(LossTerm):
         """The one of its field."""
         return frozenset({self.tap})
 
-    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
+        import torch.nn.functional as F
+
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.taps[self.tap], teacher.taps[self.tap].detach())
         from_teacher = align(from_teacher, from_student)
         return F.mse_loss(_attention(from_student), _attention(from_teacher))
 
 
-def _attention(feature: Tensor) -> Tensor:
+def _attention(feature: "Tensor") -> "Tensor":
     """(N, C, h, w) to (N, P), each row of length 1."""
+    import torch
+    import torch.nn.functional as F
+
     # The norm over the channels reduces without a squared copy of the features.
     activity = torch.linalg.vector_norm(feature, dim=1).square() / feature.shape[1]  # (N, h, w)
     return F.normalize(activity.flatten(1), dim=1, eps=1e-12)

@@ -1,13 +1,13 @@
 """L_CE: the network copies the labels."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeFloat
-from torch import Tensor
 
 from kdtune.base import IGNORE, LossTerm, SegOutput, align
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CrossEntropy(LossTerm):
@@ -34,7 +34,7 @@ class CrossEntropy(LossTerm):
 
     aux_weight: NonNegativeFloat = 0.4  # a
 
-    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
         loss = _cross_entropy(student.logits, target)
         if student.aux is not None:
@@ -42,7 +42,10 @@ class CrossEntropy(LossTerm):
         return loss
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def _cross_entropy(logits: "Tensor", target: "Tensor") -> "Tensor":
+    import torch
+    import torch.nn.functional as F
+
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = align(logits, target)  # (N, K, H, W)
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")

@@ -1,12 +1,11 @@
 """L_FitNet: the student's features, put through a trained 1x1 convolution, are the teacher's."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from kdtune.base import FeatureTap, LossTerm, Tap
 
-from kdtune.base import FeatureTap, Loss, LossTerm, SegNet, SegOutput, Tap, align, at_least_float32
+if TYPE_CHECKING:
+    from kdtune.base import Loss, SegNet
 
 
 class FeatureMse(LossTerm):
@@ -36,24 +35,9 @@ class FeatureMse(LossTerm):
         """The one of its field."""
         return frozenset({self.tap})
 
-    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+    def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term with a new adapter."""
+        from kdtune.losses.feature_mse_loss import FeatureMseLoss
+
         assert teacher is not None
         return FeatureMseLoss(self, student.channels[self.tap], teacher.channels[self.tap])
-
-
-class FeatureMseLoss(Loss):
-    """L_FitNet with its adapter W."""
-
-    def __init__(self, term: FeatureMse, student_width: int, teacher_width: int) -> None:
-        super().__init__()
-        self.term = term
-        self.adapter = nn.Conv2d(student_width, teacher_width, 1, bias=False)
-
-    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
-        """See ``FeatureMse``."""
-        assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
-            return F.mse_loss(self.adapter(from_student), align(from_teacher, from_student))

@@ -1,13 +1,13 @@
 """L_PA: pooled regions of the image resemble each other as they do in the teacher."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, Tap, align, at_least_float32
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SKD_POOL = 0.5
 
@@ -49,8 +49,10 @@ class PairWise(LossTerm):
             raise ValueError(f"convention cirkd pools 2 x 2 cells, so pool must be left out, got pool={self.pool}")
         return self
 
-    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
+        import torch
+
         assert teacher is not None
         from_student = student.taps["psp"]  # (N, C, h, w)
         with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
@@ -58,7 +60,9 @@ class PairWise(LossTerm):
             from_teacher = align(from_teacher, from_student)  # (N, C_T, h, w)
             return (self._similarities(from_teacher) - self._similarities(from_student)).square().mean()
 
-    def _similarities(self, feature: Tensor) -> Tensor:
+    def _similarities(self, feature: "Tensor") -> "Tensor":
+        import torch.nn.functional as F
+
         window = (2, 2)
         if self.convention == "skd":
             height, width = feature.shape[-2:]

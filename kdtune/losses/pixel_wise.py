@@ -1,13 +1,14 @@
 """L_PI: each cell copies the teacher's class distribution."""
 
 import operator
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, align, at_least_float32
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PixelWise(LossTerm):
@@ -51,8 +52,10 @@ class PixelWise(LossTerm):
             raise ValueError(f"convention skd has no temperature: leave it out, got temperature={self.temperature:g}")
         return self
 
-    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+    def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
+        import torch.nn.functional as F
+
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
         if self.enlarged:

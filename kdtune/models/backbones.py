@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.base import UserError
+from kdtune.models.pspnet import BackboneName
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_b0", "mobilenet_v3_large"]
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from kdtune.base import UserError, did_you_mean
 
 VOUCHED = "KDTUNE_PY_MODULES"  # what ``--py-module`` named, for the processes that a launch starts
@@ -92,6 +90,8 @@ def _is_vouched(module: str) -> bool:
 
 def _returns_network(function: Callable[..., Any]) -> bool:
     """Whether it is a class of networks, or its annotation says that it returns one."""
+    from torch import nn
+
     if isinstance(function, type):
         return issubclass(function, nn.Module)
     try:

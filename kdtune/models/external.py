@@ -1,18 +1,13 @@
 """Any network that a Python function builds: torchvision's, another package's, the user's own."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
 
-from kdtune.base import Model, SegNet, SegOutput, Tap, UserError, did_you_mean
-from kdtune.models.builders import find, first_line
+from kdtune.base import Model, Tap
 
-PREFIX = "network."  # of every key of the state: the rest is the key that the network itself uses
-SIZES = (64, 224, 512)  # sides of the image of the first look, tried in turn: some networks refuse small ones
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
 
 
 class ExternalModel(Model):
@@ -71,150 +66,12 @@ class ExternalModel(Model):
         named = {*self.taps, *(["aux"] if self.aux_output else [])}
         return sorted(taps - named)
 
-    def build(self, num_classes: int) -> SegNet:
+    def build(self, num_classes: int) -> "SegNet":
         """See ``Model.build``.
 
         Raises:
             UserError: no such function, it raises, or what it returns is not the network that the study describes.
         """
-        function = find(self.builder)
-        try:
-            network = function(**{**self.arguments, self.classes_argument: num_classes})
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{self.builder} raised {first_line(error)}; check arguments, and classes_argument "
-                f"(now '{self.classes_argument}'), the builder's name for the number of classes"
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise UserError(f"{self.builder} returns {type(network).__name__}, not a torch.nn.Module; give a builder")
-        return External(network, self, num_classes)
+        from kdtune.models.external_network import External, called
 
-
-class External(SegNet):
-    """The network of an ``ExternalModel``. Logits stay at its own resolution."""
-
-    def __init__(self, network: nn.Module, config: ExternalModel, num_classes: int) -> None:
-        super().__init__()
-        self.network = network
-        self.config = config
-        self.num_classes = num_classes
-        paths = {f"taps.{tap}": path for tap, path in config.taps.items()}
-        paths |= {key: path for key in ("classifier", "backbone") if (path := getattr(config, key)) is not None}
-        known = dict(network.named_modules())
-        for key, path in paths.items():
-            if path not in known:
-                raise UserError(f"{config.builder}: {key}: no submodule '{path}'{did_you_mean(path, known)}")
-        found = self._look()
-        classes = found.logits.shape[1]
-        if classes != num_classes:
-            raise UserError(
-                f"{config.builder} gives logits of {classes} classes, the dataset has {num_classes}: they must agree; "
-                f"classes_argument (now '{config.classes_argument}') is the builder's name for the number"
-            )
-        self.channels = {tap: value.shape[1] for tap, value in found.taps.items()}
-
-    # The parts are properties: registered as modules, their weights would stand in the state twice.
-
-    @property
-    def classifier(self) -> nn.Module:  # type: ignore[override]
-        """The convolution named ``classifier``."""
-        assert self.config.classifier is not None, f"{self.config.builder}: the study names no classifier"
-        return self.network.get_submodule(self.config.classifier)
-
-    @property
-    def backbone(self) -> nn.Module:  # type: ignore[override]
-        """The part named ``backbone``, or all of the network."""
-        return self.network.get_submodule(self.config.backbone or "")
-
-    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
-        """See ``SegNet.forward``."""
-        maps: dict[str, Tensor] = {}
-        hooks = [self._hook(tap, maps) for tap in self.config.taps if tap in taps]
-        try:
-            returned = self.network(image)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        logits = self._picked(returned, self.config.output, "output")
-        aux = None
-        if self.config.aux_output is not None and (self.training or "aux" in taps):
-            aux = self._picked(returned, self.config.aux_output, "aux_output")
-            if "aux" in taps:
-                maps["aux"] = aux
-        return SegOutput(logits, maps, aux)
-
-    def _hook(self, tap: Tap, maps: dict[str, Tensor]) -> Any:
-        """For one pass only: a hook that stays would keep the map, and go with every copy of the network."""
-        path = self.config.taps[tap]
-
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                raise UserError(
-                    f"{self.config.builder}: taps.{tap}: '{path}' gives {_what(output)}, not a map (N, C, h, w); "
-                    "name another submodule"
-                )
-            maps[tap] = output
-
-        return self.network.get_submodule(path).register_forward_hook(keep)
-
-    def _picked(self, returned: Any, key: str | None, field: str) -> Tensor:
-        """The tensor (N, K, h, w) that ``key`` names in what the network returned."""
-        found = returned
-        if key is not None:
-            if isinstance(returned, Mapping):
-                found = returned.get(key)
-            elif isinstance(returned, list | tuple) and key.isdecimal():
-                found = returned[int(key)] if int(key) < len(returned) else None
-            else:
-                found = getattr(returned, key, None)
-        if not isinstance(found, Tensor) or found.ndim != 4:
-            named = f"{field}: '{key}' is {_what(found)}" if key is not None else f"it returns {_what(returned)}"
-            keys = f"; its keys: {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else ""
-            raise UserError(
-                f"{self.config.builder}: {named}, not logits (N, K, h, w){keys}; name the logits with {field}"
-            )
-        return found
-
-    def _look(self) -> SegOutput:
-        """One pass over a black image that changes no weight, no statistic and no random number."""
-        first = next(self.network.parameters(), torch.zeros(0))
-        wanted = frozenset[Tap](self.config.taps)
-        if self.config.aux_output is not None:
-            wanted |= {"aux"}
-        error: Exception | None = None
-        with resting(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for side in SIZES:
-                try:
-                    found = self(torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype), wanted)
-                    break
-                except UserError:
-                    raise
-                except Exception as raised:
-                    error = error or raised
-            else:
-                assert error is not None
-                raise UserError(f"{self.config.builder}: its network raised {first_line(error)}") from error
-        missing = wanted - found.taps.keys()
-        if missing:
-            tap = min(missing)
-            path = self.config.taps[tap]
-            raise UserError(f"{self.config.builder}: taps.{tap}: the network does not call '{path}'; name another")
-        return found
-
-
-@contextmanager
-def resting(network: nn.Module) -> Iterator[None]:
-    """Eval mode, and then each module as it was."""
-    before = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
-def _what(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        return External(called(self, num_classes), self, num_classes)

@@ -1,37 +1,17 @@
 """PSPNet: a dilated backbone, a pyramid of average pools and an auxiliary head, as SKD and semseg have it."""
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor, nn
 
-from kdtune.base import Model, SegNet, SegOutput, Tap
-from kdtune.models.backbones import (
-    LAYERS,
-    Backbone,
-    BackboneName,
-    Conv,
-    InvertedResiduals,
-    ResNet,
-    conv1x1,
-    conv3x3,
-    load_imagenet,
-)
+from kdtune.base import Model
 
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_b0", "mobilenet_v3_large"]
 Variant = Literal["skd", "semseg"]
-SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' leaky ReLU below zero
-POOLS = (1, 2, 3, 6)  # cells per side of the pyramid's four average pools
-SKD_WIDTHS: dict[BackboneName, int] = {
-    "resnet18": 128,
-    "resnet34": 128,
-    "resnet50": 512,
-    "resnet101": 512,
-    "efficientnet_b0": 128,
-    "mobilenet_v3_large": 128,
-}
 
 
 class PSPNetModel(Model):
@@ -80,98 +60,12 @@ class PSPNetModel(Model):
         """A published number of channels times ``width``: the nearest multiple of 4, at least 4."""
         return max(4, 4 * math.floor(channels * self.width / 4 + 0.5))
 
-    def build(self, num_classes: int) -> SegNet:
+    def build(self, num_classes: int) -> "SegNet":
         """See ``Model.build``. On the meta device no weights are read."""
+        from kdtune.models.backbones import load_imagenet
+        from kdtune.models.pspnet_network import PSPNet
+
         network = PSPNet(self, num_classes)
         if self.init == "imagenet":
             load_imagenet(network.backbone, self.backbone)
         return network
-
-
-class PSPNet(SegNet):
-    """The network of a ``PSPNetModel``.
-
-    Training needs at least two images in a batch: of the 1x1 pool, BatchNorm sees one value per image.
-    """
-
-    backbone: Backbone
-
-    def __init__(self, config: PSPNetModel, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.backbone = _backbone(config)
-        deepest, middle = self.backbone.channels["layer4"], self.backbone.channels["layer3"]
-        if config.variant == "skd":
-            width = aux_width = config.scaled(SKD_WIDTHS[config.backbone])
-        else:
-            width, aux_width = deepest // len(POOLS), middle // 4
-        self.pyramid = Pyramid(deepest, width, config)
-        # Both classifiers keep torch's own start: by fan-out the first logits would be 2 to 5 in size.
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.auxiliary = nn.Sequential(
-            # The bias is SKD's: BatchNorm cancels it, but its published checkpoints have it.
-            Conv(middle, aux_width, 3, padding=1, bias=config.variant == "skd"),
-            nn.BatchNorm2d(aux_width),
-            nn.LeakyReLU(SLOPES[config.variant], inplace=True),
-            nn.Dropout2d(config.dropout),
-            nn.Conv2d(aux_width, num_classes, 1),
-        )
-        self.channels = {**self.backbone.channels, "psp": width, "aux": num_classes}
-
-    def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
-        """See ``SegNet.forward``; the auxiliary head runs only in training or when asked for."""
-        assert taps <= self.channels.keys(), f"no such tap: {sorted(taps - self.channels.keys())}"
-        with_aux = self.training or "aux" in taps
-        maps = self.backbone(image, {"layer4", *taps, *(["layer3"] if with_aux else [])})
-        maps["psp"] = self.pyramid(maps["layer4"])  # (N, C, h, w)
-        logits = self.classifier(maps["psp"])  # (N, K, h, w)
-        aux = None
-        if with_aux:
-            aux = maps["aux"] = self.auxiliary(maps["layer3"])  # (N, K, h, w)
-        return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
-
-
-class Pyramid(nn.Module):
-    """Average pools of 1, 2, 3 and 6 cells a side, each reduced to ``width`` channels, fused with the input.
-
-    The variants concatenate in their own order: SKD the pools first, semseg the input first.
-    """
-
-    def __init__(self, inputs: int, width: int, config: PSPNetModel) -> None:
-        super().__init__()
-        slope = SLOPES[config.variant]
-        self.input_first = config.variant == "semseg"
-        self.branches = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(cells),
-                conv1x1(inputs, width),
-                nn.BatchNorm2d(width),
-                nn.LeakyReLU(slope, inplace=True),
-            )
-            for cells in POOLS
-        )
-        self.fuse = nn.Sequential(
-            conv3x3(inputs + len(POOLS) * width, width),
-            nn.BatchNorm2d(width),
-            nn.LeakyReLU(slope, inplace=True),
-            nn.Dropout2d(config.dropout),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, h, w) to (N, width, h, w)."""
-        pooled = [
-            F.interpolate(branch(x), size=x.shape[-2:], mode="bilinear", align_corners=True) for branch in self.branches
-        ]
-        parts = [x, *pooled] if self.input_first else [*pooled, x]
-        fused: Tensor = self.fuse(torch.cat(parts, dim=1))  # (N, inputs + 4 width, h, w) -> (N, width, h, w)
-        return fused
-
-
-def _backbone(config: PSPNetModel) -> Backbone:
-    """The backbone with random weights."""
-    if not config.backbone.startswith("resnet"):
-        return InvertedResiduals(config.backbone)
-    stem = config.stem or "plain"
-    # SKD's pool rounds up (512 pixels give 65 cells in the end), semseg's and torchvision's down (64).
-    ceil_mode = stem == "deep" and config.variant == "skd"
-    return ResNet(config.backbone, stem=stem, ceil_mode=ceil_mode, scaled=config.scaled)

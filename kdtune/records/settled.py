@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from kdtune.errors import UserError
-from kdtune.records import rows
+from kdtune.records import remembered, rows
 from kdtune.records.rows import Row
 from kdtune.records.stored_study import TABLES, Digests, StoredStudy
 
@@ -51,7 +51,8 @@ def settled(where: StoredStudy) -> Settled:
         known = where.digests()
         if "trials.parquet" not in known:
             return Settled()  # never launched, or by a version that noted no digest
-        tables = [where.table_if_there(name, known) for name in ("trials", "superseded")]
+        names = ("trials", "superseded")  # of each the digest is noted before it is written
+        tables = [where.table_if_there(name, known) if f"{name}.parquet" in known else None for name in names]
         found, aside = ({} if table is None else _rows(table) for table in tables)
     except UserError as error:
         logging.getLogger("kdtune").warning("%s", error)
@@ -62,7 +63,7 @@ def settled(where: StoredStudy) -> Settled:
 def _whole(where: StoredStudy, known: Digests) -> bool:
     """Whether the other tables have their digests, too; one that was being written when all ended has not."""
     names = [f"{name}.parquet" for name in TABLES if name != "trials"]
-    contents = where.folder.read_many(names)
+    contents = remembered.read_many(where.folder, names)
     return len(contents) == len(names) and all(
         hashlib.sha256(content).hexdigest() == (known.get(name) or [""])[0] for name, content in contents.items()
     )

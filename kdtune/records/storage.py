@@ -12,18 +12,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import yaml
 from pydantic import TypeAdapter
 
-from kdtune.base import SegNet, UserError
+from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
-from kdtune.records import rows
+from kdtune.records import remembered, rows
 from kdtune.records.journal_files import Journals, superseded_part
 from kdtune.records.journal_files import Record as Record
 from kdtune.records.rows import Row
@@ -31,8 +30,10 @@ from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS
 from kdtune.study.file import dump
 from kdtune.study.spec import StudySpec
 from kdtune.training.image_counts import ImageCounts
-from kdtune.training.weights import WeightsRecord, weights_bytes
-from kdtune.training.weights_digest import noted_digest
+
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
+    from kdtune.training.weights import WeightsRecord
 
 _log = logging.getLogger("kdtune")
 
@@ -56,9 +57,14 @@ class Storage(Journals):
     def check_writable(self) -> None:
         """Writes and removes a file as large as a journal, there and in each of its folders.
 
+        An object store is asked whether it answers: that it takes a file the next request shows, which writes the lock.
+
         Raises:
             UserError: it cannot be written.
         """
+        if self.folder.local is None:
+            self.folder.exists(".writable")
+            return
         try:
             for folder in _written(self.folder):
                 folder.write(".writable", bytes(JOURNAL_BYTES))
@@ -119,6 +125,8 @@ class Storage(Journals):
 
         It takes the place of a state of this attempt that is not ``kept``: nothing has to be removed.
         """
+        import torch  # here, because who reads a study can do without it
+
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
@@ -132,6 +140,8 @@ class Storage(Journals):
         content = (self.folder / "checkpoints" / trial_id).read(state["file"])
         if content is None or hashlib.sha256(content).hexdigest() != state["sha256"]:
             return None
+        import torch
+
         found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
@@ -147,8 +157,11 @@ class Storage(Journals):
             if name.startswith("state-") or name.endswith(".partial"):
                 folder.remove(name)
 
-    def write_weights(self, trial_id: str, network: SegNet, record: WeightsRecord | None = None) -> str | None:
+    def write_weights(self, trial_id: str, network: "SegNet", record: "WeightsRecord | None" = None) -> str | None:
         """The trained student as safetensors, with the record of what it is; returns the digest in it."""
+        from kdtune.training.weights import weights_bytes
+        from kdtune.training.weights_digest import noted_digest
+
         content = weights_bytes(network, record)
         (self.folder / "checkpoints" / trial_id).write(WEIGHTS, content)
         return noted_digest(content)
@@ -164,7 +177,7 @@ class Storage(Journals):
     def write_study(self, study: StudySpec, versions: Mapping[str, str | None]) -> None:
         """``study.yaml``: the resolved study, with the versions that ran it."""
         text = dump(study) + yaml.safe_dump({"versions": dict(versions)})
-        self.folder.write("study.yaml", text.encode())
+        remembered.write(self.folder, "study.yaml", text.encode())
 
     def plan(self) -> dict[str, list[str]]:
         """Stage -> the ids of its trials in the order of the plan, as far as stages have been planned."""
@@ -209,9 +222,9 @@ class Storage(Journals):
         digests = self.digests()
         for name, content in contents.items():  # before the tables: one that is as it was is not damaged
             digests[name] = [hashlib.sha256(content).hexdigest(), *digests.get(name, [])][:KEPT_DIGESTS]
-        self.folder.write(DIGESTS, json.dumps(digests, indent=1).encode())
+        remembered.write(self.folder, DIGESTS, json.dumps(digests, indent=1).encode())
         for name, content in contents.items():
-            self.folder.write(name, content)
+            remembered.write(self.folder, name, content)
         return sum(map(len, contents.values()))
 
     def finished(self) -> dict[str, Row]:
@@ -262,10 +275,9 @@ def _nodes(content: bytes) -> list[Row]:
 
 
 def _written(folder: Folder) -> Iterator[Folder]:
-    """A study's folder, then those in it that its launches write into; an object store has the same rights for all."""
+    """A study's folder, then those in it that its launches write into."""
     yield folder
-    if folder.local is not None:
-        yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
+    yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
 
 
 def new_row(study: str, stage: str, trial_id: str, start: str, facts: Row) -> Row:

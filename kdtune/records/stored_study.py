@@ -15,6 +15,7 @@ import yaml
 from kdtune.errors import UserError
 from kdtune.filesystem import home, json_text
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.records import remembered
 from kdtune.records.parquet import parsed
 from kdtune.records.schemas import check_table
 from kdtune.study.loader import Document
@@ -102,11 +103,11 @@ class StoredStudy:
             raise self._damaged(name) from None
 
     def _content(self, name: str, known: Digests | None) -> bytes | None:
-        for _ in range(TRIES):  # the table, then its digest: between the two, both may have been written anew
-            content = self.folder.read(f"{name}.parquet")
+        for i in range(TRIES):  # the table, then its digest: between the two, both may have been written anew
+            content = remembered.read(self.folder, f"{name}.parquet", anew=i > 0)
             if content is None:
                 return None
-            known = self.digests() if known is None else known
+            known = self.digests(anew=i > 0) if known is None else known
             expected = known.get(f"{name}.parquet")  # earlier versions noted none
             if not expected or hashlib.sha256(content).hexdigest() in expected:
                 return content
@@ -133,10 +134,10 @@ class StoredStudy:
             pass
         raise UserError(f"{folder.uri}/{IMAGE_COUNTS}: damaged; {again}")
 
-    def digests(self) -> Digests:
+    def digests(self, *, anew: bool = False) -> Digests:
         """The SHA-256 that each table's file should have; none is known where the file of them is damaged."""
         try:
-            found = json_text.parsed(self.folder.read(DIGESTS) or b"{}")
+            found = json_text.parsed(remembered.read(self.folder, DIGESTS, anew=anew) or b"{}")
         except ValueError:
             return {}
         lists = found.items() if isinstance(found, dict) else ()
@@ -149,7 +150,7 @@ class StoredStudy:
 
     def read_study(self) -> dict[str, Any] | None:
         """The study of the last launch, without its versions; none where it is damaged, for the next writes it anew."""
-        content = self.folder.read("study.yaml")
+        content = remembered.read(self.folder, "study.yaml")
         if content is None:
             return None
         try:

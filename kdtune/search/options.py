@@ -1,5 +1,6 @@
 """How a launch departs from its study's file: stages, search, early stopping, a teacher, values of ``--set``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kdtune.base import UserError, did_you_mean
+from kdtune.filesystem.folder import Folder
 from kdtune.search.added_seeds import with_seeds
 from kdtune.study.faults import told
 from kdtune.study.settings import override
@@ -51,8 +53,8 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     """
     if options.changes:
         study = override(study, options.changes)
-    if any(config.uses_teacher for config in study.templates().values()):
-        from kdtune.training.teachers import fitted  # torch is imported now, not for studies without a teacher
+    if any(config.uses_teacher for config in study.templates().values()) and _has_a_teachers_file(study):
+        from kdtune.training.teachers import fitted  # torch is imported now, not for studies without such a file
 
         study = fitted(study)
     _refuse_unknown(study, options.stages)
@@ -68,6 +70,13 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     except ValidationError as error:
         message = told(error.errors()[0])
         raise UserError(f"these options do not fit study '{study.name}': {message}") from None
+
+
+def _has_a_teachers_file(study: StudySpec) -> bool:
+    """Whether a teacher's weights may lie in a file now: a local one that is not there is told by the launch."""
+    files = {config.teacher_file for stage in study.stages for config in study.loading(stage)}
+    places = [Folder(file).split() for file in files if file]
+    return any(folder.local is None or os.path.exists(folder.local / name) for folder, name in places)
 
 
 def _refuse_unknown(study: StudySpec, stages: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 
@@ -30,12 +29,13 @@ from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record
 from kdtune.search.callbacks import RETRIES, Named, Stopping, Watch
 from kdtune.search.early_stopping import scheduler
+from kdtune.search.placement import asked
 from kdtune.search.searchers import FromOptuna, FromPlan
 from kdtune.search.stage_context import Point, StageContext
 from kdtune.search.stalls import Stalls
 from kdtune.search.worker import run_trial
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import SchedulerName, Stage, shuffled
+from kdtune.study.stage import SchedulerName, shuffled
 
 
 @dataclass
@@ -86,7 +86,7 @@ def run_stage(run: StageRun, points: Sequence[Point], num_steps: int) -> None:
     watchers += loggers.callbacks(run.loggers, folder, run.study.name, stage.name, Named(run.context))
     with _rays_files(folder):
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(run_trial, context=run.context), _bundle(resources, stage)),
+            tune.with_resources(tune.with_parameters(run_trial, context=run.context), asked(resources, stage.labels)),
             tune_config=tune.TuneConfig(
                 num_samples=num_samples,
                 search_alg=searcher,
@@ -124,14 +124,6 @@ def _fit(tuner: tune.Tuner, halt: Halt) -> None:
         thread.join(0.2)
     if failed and halt.reason is None:
         raise failed[0]
-
-
-def _bundle(resources: dict[str, float], stage: Stage) -> Any:
-    """What a trial asks Ray for."""
-    if not stage.labels:
-        return resources
-    named = {name.upper(): amount for name, amount in resources.items()}  # here Ray wants CPU where Tune says cpu
-    return tune.PlacementGroupFactory([named], bundle_label_selector=[stage.labels])
 
 
 @contextlib.contextmanager

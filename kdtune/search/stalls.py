@@ -14,6 +14,7 @@ from kdtune.records import trouble
 from kdtune.records.progress import Reporter, duration
 from kdtune.records.storage import Storage
 from kdtune.records.trouble import Trouble
+from kdtune.search.placement import elsewhere
 from kdtune.study.stage import Stage
 
 WAITS_AFTER = 60.0  # seconds without a place for a trial before that is told
@@ -29,6 +30,9 @@ class Stalls:
         self._trials: dict[str, Any] = {}  # that run, as Tune knows them
         self._found: dict[str, list[Stall]] = {}
         self._stalled: dict[str, str] = {}  # that have made no step since, in words
+        self._places: dict[str, Any] = {}  # what those asked Ray for that are to be tried elsewhere
+        self._resources: Mapping[str, float] = {}
+        self._labels: Mapping[str, str] = {}
         self._wants, self._stage = "", ""
         self._placed_at, self._pending_since = 0.0, 0.0  # 0: no trial waits for a place
         self._waiting: str | None = None
@@ -41,7 +45,7 @@ class Stalls:
         asked = {kind.upper(): resources[kind] for kind in ("gpu", "cpu") if kind in resources}
         units = [f"{amount:g} {kind}{'s' * (amount > 1)}" for kind, amount in asked.items()]
         labels = ", ".join(f"{key}={value}" for key, value in stage.labels.items())
-        self._stage = stage.name
+        self._stage, self._resources, self._labels = stage.name, resources, stage.labels
         self._wants = " and ".join(units) + (f" on a node with {labels}" if labels else "")
         self._pending_since = 0.0
 
@@ -53,9 +57,10 @@ class Stalls:
             self._pending_since = (self._pending_since or self._placed_at) if pending else 0.0
 
     def begins(self, trial_id: str, trial: Any) -> None:
-        """A worker has the trial."""
+        """A worker has the trial; where it was kept from a node, another try may be there again."""
         with self._lock:
             self._trials[trial_id] = trial
+            self._put_back(trial_id, trial)
 
     def ended(self, trial_id: str) -> None:
         """The trial is in the journal with its final status."""
@@ -72,23 +77,29 @@ class Stalls:
     # from the lookout's
 
     def found(self, stall: Stall, kill: Callable[[], bool]) -> None:
-        """A trial hangs: ends its process. Tune tries it again the first time, and not the second."""
+        """A trial hangs: ends its process. Tune tries it again the first time, on another node if there is one."""
+        other = elsewhere(self._resources, self._labels, stall.node)
         with self._lock:
             trial = self._trials.get(stall.trial)
             before = self._found.get(stall.trial, [])
             last = len(before) > 0
             if trial is not None and last:
                 retries, trial.max_failures = trial.max_failures, 0  # before its process ends, which Tune sees at once
+            elif trial is not None and other is not None:
+                self._places[stall.trial] = trial.placement_group_factory
+                trial.placement_group_factory = other
             self._found[stall.trial] = [*before, stall]
             self._stalled[stall.trial] = f"stalled: {stall.told}"
         if not kill():
             with self._lock:
                 self._found[stall.trial] = before
                 self._goes_on(stall.trial)
+                self._put_back(stall.trial, trial)
                 if trial is not None and last:
                     trial.max_failures = retries
             return
-        what_then = "ended, and failed: it is the second time" if last else "ended, and tried once more"
+        again = "ended, and tried once more" + (", on another node" if other is not None else "")
+        what_then = "ended, and failed: it is the second time" if last else again
         if self._halt.reason is not None:
             what_then = "ended, since the launch is to end"
         with self._lock:
@@ -131,6 +142,10 @@ class Stalls:
     def _goes_on(self, trial: str) -> None:
         if self._stalled.pop(trial, None) is not None:
             metrics.show_stalled(self._storage.study, self._stage, trial, stalled=False)
+
+    def _put_back(self, trial_id: str, trial: Any) -> None:
+        if trial_id in self._places:
+            trial.placement_group_factory = self._places.pop(trial_id)
 
     def _note(self, stall: Stall) -> None:
         """Puts the stacks into the trial's log, after what the ended attempt printed."""

@@ -18,13 +18,11 @@ from pydantic import (
 
 from kdtune.base import Config, Seed, did_you_mean, error_at
 from kdtune.study.faults import told
-from kdtune.study.names import STUDY_NAME
+from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.study.stage import Halving, SchedulerName, Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
-
-FINAL = "final"  # the stage that compares the methods
 
 WEIGHED = ("teacher", "warm_start")  # the parts of a configuration that hold a checkpoint
 

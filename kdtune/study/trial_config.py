@@ -171,6 +171,12 @@ class TrialConfig(Config):
         return any(term.needs_teacher for term in self.active_losses.values())
 
     @property
+    def teacher_file(self) -> str | None:
+        """The file or URI of the teacher that is used, if its weights lie in one."""
+        file = self.teacher.checkpoint if self.uses_teacher and self.teacher else None
+        return None if file is None or file.startswith((STAGE_REFERENCE, "trial:", "sha256:")) else file
+
+    @property
     def method(self) -> str:
         """``student``, or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
         names = [name for name, term in self.active_losses.items() if not term.task]

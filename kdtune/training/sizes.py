@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdtune.base import SegNet, UserError
 from kdtune.models.builders import first_line
-from kdtune.models.external import resting
+from kdtune.models.external_network import resting
 from kdtune.study.recipe import Recipe
 from kdtune.training.evaluation import autocast
 

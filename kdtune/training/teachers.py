@@ -12,7 +12,7 @@ from kdtune.models.published import layout_of
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
-from kdtune.study.trial_config import STAGE_REFERENCE, AnyModel, TrialConfig
+from kdtune.study.trial_config import AnyModel, TrialConfig
 from kdtune.training.checkpoint_layouts import NETWORKS, Layout
 from kdtune.training.weights import (
     WeightsRecord,
@@ -82,8 +82,7 @@ def fitted(study: StudySpec) -> StudySpec:
 
 
 def _with_files(configs: list[TrialConfig]) -> list[TrialConfig]:
-    references = (STAGE_REFERENCE, "trial:", "sha256:")
-    return [c for c in configs if c.uses_teacher and c.teacher and not c.teacher.checkpoint.startswith(references)]
+    return [config for config in configs if config.teacher_file]
 
 
 def _fed_otherwise(config: TrialConfig, known: Mapping[str, WeightsRecord | None]) -> WeightsRecord | None:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from kdtune.base import SegOutput
-from kdtune.losses.channel_wise import ChannelWise, ChannelWiseLoss
+from kdtune.losses.channel_wise import ChannelWise
+from kdtune.losses.channel_wise_loss import ChannelWiseLoss
 from tests.support.golden import Case, cases
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)

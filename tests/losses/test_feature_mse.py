@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kdtune.base import SegOutput
-from kdtune.losses.feature_mse import FeatureMse, FeatureMseLoss
+from kdtune.losses.feature_mse import FeatureMse
+from kdtune.losses.feature_mse_loss import FeatureMseLoss
 from tests.support.golden import Case, cases
 
 TARGET = torch.zeros(1, 1, 1, dtype=torch.long)

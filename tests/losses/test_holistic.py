@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from kdtune.base import SegOutput
 from kdtune.losses.cross_entropy import CrossEntropy
-from kdtune.losses.holistic import Critic, Holistic, HolisticLoss, SpectralConv, adversarial, slope_penalty
+from kdtune.losses.holistic import Holistic
+from kdtune.losses.holistic_loss import Critic, HolisticLoss, SpectralConv, adversarial, slope_penalty
 from kdtune.losses.intra_class_variation import IntraClassVariation
 from kdtune.losses.pair_wise import PairWise
 from kdtune.losses.pixel_wise import PixelWise

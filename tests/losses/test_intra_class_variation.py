@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kdtune.base import IGNORE, SegOutput
-from kdtune.losses.intra_class_variation import IntraClassVariation, _sum_by_class, _sum_by_product
+from kdtune.losses.class_centres import _sum_by_class, _sum_by_product
+from kdtune.losses.intra_class_variation import IntraClassVariation
 from tests.support.golden import Case, cases
 
 

@@ -307,7 +307,7 @@ def test_a_trial_that_fails_at_its_first_step_has_a_journal(tiny: TrialConfig, s
     assert record["row"]["status"] == "failed"
     assert record["row"]["error"].startswith("ValueError: Expected more than 1 value per channel")
     # the line of ours that asked for it, then that of the library which refused
-    assert re.search(r" \(pspnet\.py:\d+, then functional\.py:\d+\)$", record["row"]["error"])
+    assert re.search(r" \(pspnet_network\.py:\d+, then functional\.py:\d+\)$", record["row"]["error"])
     assert (record["row"]["miou"], record["history"], files(storage, which)) == (None, [], [])
     assert storage.record(planned(which).trial_id) == record
 

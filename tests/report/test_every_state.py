@@ -73,6 +73,7 @@ def test_the_report_in_states_of_each_kind(tmp_path: Path, state: State) -> None
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)  # 1,458 states, each with a page
 def test_tables_status_and_report_in_every_state(tmp_path: Path) -> None:
     for state in study_states.all_states():
         check_tables(tmp_path, [state])
