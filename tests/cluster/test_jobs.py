@@ -307,6 +307,6 @@ def test_submitted_watched_stopped_and_continued(nodes: RayCluster, tmp_path: Pa
     assert all(journals(storage)[name]["row"]["finished_at"] == at for name, at in finished.items())  # not run again
     done = nodes.kdtune("results", "tiny", "--storage", storage)
     assert done.returncode == 0, done.stderr
-    done = kdtune("launch", study, "--storage", alone, *OPTIONS)
+    done = kdtune("launch", study, "--storage", alone, *OPTIONS, "--max-concurrent", "1")
     assert done.returncode == 0, done.stderr
     same_as(alone, storage)
