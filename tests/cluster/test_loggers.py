@@ -35,7 +35,7 @@ def test_all_of_them_in_one_launch(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     env = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "WANDB_MODE": "offline"}
-    words = ("--storage", tmp_path, "--stage", "student", "--scheduler", "none", "--threads", "1")
+    words = ("--storage", tmp_path, "--stage", "student", "--scheduler", "none")
     logs = [word for name in ("tensorboard", "mlflow", "wandb") for word in ("--log", name)]
     done = kdtune("launch", write_study(tmp_path), *words, *logs, env=env)
     assert done.returncode == 0, done.stderr

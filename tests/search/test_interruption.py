@@ -72,6 +72,8 @@ def test_kill_of_a_worker_and_of_the_driver(undisturbed: Path, launch: Callable,
     victims[0].kill()
     until(lambda: any(name.startswith("final-") for name in under_way(tmp_path)))
     assert process.poll() is None
+    student = [entry["row"]["status"] for name, entry in journals(tmp_path).items() if name.startswith("student-")]
+    assert student == ["completed"] * 4  # the worker's trial went on in another one
     process.kill()
     process.wait()
     hit = running(tmp_path)
