@@ -104,6 +104,7 @@ def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
         before = half_written()
         process = start(*args, tmp_path)
         try:
+            until(lambda run=process: bool(under_way(tmp_path)) or run.poll() is not None)
             until(lambda old=before, run=process: half_written() != old or run.poll() is not None, every=0.001)
             os.killpg(process.pid, signal.SIGKILL)
         finally:
