@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Before torch, which reads it once. Several processes of tests share the cores, and on small tensors their threads
 # wait for each other: five times the processor's time. What is about threads sets their number itself.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Hundreds of processes start, and each would compile kdtune anew: a fifth of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure() -> None:
