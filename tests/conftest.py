@@ -1,5 +1,6 @@
 """What every test stands on: a home and caches in a temporary folder, and nothing of the user's environment."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from kdtune.study.trial_config import TrialConfig
     from tests.support.s3 import Server
+
+# Before torch, which reads it once. Several processes of tests share the cores, and on small tensors their threads
+# wait for each other: five times the processor's time. What is about threads sets their number itself.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Hundreds of processes start, and each would compile kdtune anew: a fifth of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure() -> None:
@@ -76,10 +83,20 @@ def tiny() -> "TrialConfig":
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Small tensors are slower on many threads."""
+    """Where the last digits count."""
+    yield from _threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Where work is to be spread over threads."""
+    yield from _threads(2)
+
+
+def _threads(number: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     yield
     torch.set_num_threads(before)

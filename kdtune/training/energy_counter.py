@@ -110,8 +110,8 @@ class Counter:
                 log_level="critical",
                 allow_multiple_runs=True,  # of another user of this machine, say
             )
+            self._tracker.start()
         self._news = news
-        self._tracker.start()
         self._gpus = AllGPUDevices() if is_gpu_details_available() else None
         if self._gpus is not None:
             self._gpus.start()

@@ -23,7 +23,7 @@ def fetch(url: str) -> str:
 
 
 def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: Path) -> None:
-    words = ("launch", write_study(tmp_path, LONG), "--storage", tmp_path, "--stage", "student")
+    words = ("launch", write_study(tmp_path, LONG), "--storage", tmp_path, "--stage", "student", "--threads", "1")
     process = start(*words, env={"KDTUNE_DASHBOARD": "1"})
     try:
         until(lambda: bool(under_way(tmp_path)))

@@ -60,6 +60,6 @@ def test_a_node_that_is_lost_costs_no_result(cluster: RayCluster, tmp_path: Path
         process.communicate()
     assert process.returncode == 0, errors
     assert max(entry["attempt"] for entry in journals(tmp_path).values()) > 1
-    done = kdtune("launch", study, "--storage", whole, "--max-concurrent", "2", "--threads", "1", *HOW)
+    done = kdtune("launch", study, "--storage", whole, "--max-concurrent", "1", "--threads", "1", *HOW)
     assert done.returncode == 0, done.stderr
     same_as(whole, tmp_path)

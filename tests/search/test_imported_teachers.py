@@ -83,9 +83,12 @@ def launched(
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_stage_to_the_tables(tmp_path: Path) -> None:
-    """With a small teacher, since there are eighty trials; the other test has one as deep as the authors'."""
+    """With a small teacher, since there are eighty trials; the other test has one as deep as the authors'.
+
+    One at a time: a second worker would start anew in each of the stages, which takes as long as three trials.
+    """
     name, small = "cityscapes-resnet", {"backbone": "resnet18"}
-    words = ("--set", "teacher.model.backbone=resnet18")
+    words = ("--set", "teacher.model.backbone=resnet18", "--max-concurrent", "1", "--threads", "1")
     trials = launched(tmp_path, name, "cityscapes", "skd", small, "resnet18", *words)
     study = load_study(name)
     planned = {stage.name: len(stage.points(list(study.template_starts(stage)), 0)) for stage in study.stages}

@@ -37,9 +37,10 @@ SHORT = LONGER.replace(
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the study gives when nobody disturbs it."""
+    """What the study gives when nobody disturbs it, one trial after the other."""
     storage = tmp_path_factory.mktemp("undisturbed")
-    done = kdtune("launch", write_study(storage, SHORT), "--storage", storage, "--scheduler", "none", *STAGES)
+    words = ("--scheduler", "none", *STAGES, "--max-concurrent", "1", "--threads", "1")
+    done = kdtune("launch", write_study(storage, SHORT), "--storage", storage, *words)
     assert done.returncode == 0, done.stderr
     return storage
 
@@ -59,10 +60,20 @@ def launch(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
         end(process)
 
 
-def test_kill_of_the_driver(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
-    """In the second stage, while a trial of it is under way; what has finished does not run twice."""
+def test_kill_of_a_worker_and_of_the_driver(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
+    """A worker in the first stage, which costs nothing but its trial's last steps.
+
+    The driver in the second one, while a trial of it is under way; what has finished does not run twice.
+    """
     process = launch()
+    until(lambda: bool(under_way(tmp_path)))
+    victims = workers(process.pid)
+    assert victims
+    victims[0].kill()
     until(lambda: any(name.startswith("final-") for name in under_way(tmp_path)))
+    assert process.poll() is None
+    student = [entry["row"]["status"] for name, entry in journals(tmp_path).items() if name.startswith("student-")]
+    assert student == ["completed"] * 4  # the worker's trial went on in another one
     process.kill()
     process.wait()
     hit = running(tmp_path)
@@ -79,7 +90,7 @@ def test_kill_of_the_driver(undisturbed: Path, launch: Callable, tmp_path: Path)
 
 def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
     """Every process of the launch at once, with half a state on the disk."""
-    wide = ("--stage", "student", "--set", "student.width=1.0", "--set", "recipe.eval_every=1")
+    wide = ("--stage", "student", "--threads", "1", "--set", "student.width=1.0", "--set", "recipe.eval_every=1")
     text = STUDY.replace("[1e-1, 1e-2]", "[1e-1]").replace("[5e-4, 5e-6]", "[5e-4]")
     args = ("launch", write_study(tmp_path, text), "--scheduler", "none", *wide, "--storage")
     done = kdtune(*args, tmp_path / "undisturbed")
@@ -93,6 +104,7 @@ def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
         before = half_written()
         process = start(*args, tmp_path)
         try:
+            until(lambda run=process: bool(under_way(tmp_path)) or run.poll() is not None)
             until(lambda old=before, run=process: half_written() != old or run.poll() is not None, every=0.001)
             os.killpg(process.pid, signal.SIGKILL)
         finally:
@@ -107,19 +119,8 @@ def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
     same_as(tmp_path / "undisturbed", tmp_path)
 
 
-def test_kill_of_a_worker(undisturbed: Path, launch: Callable, tmp_path: Path) -> None:
-    process = launch()
-    until(lambda: bool(under_way(tmp_path)))
-    victims = workers(process.pid)
-    assert victims
-    victims[0].kill()
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    same_as(undisturbed, tmp_path)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_once(launch: Callable, tmp_path: Path, number: signal.Signals) -> None:
     process = launch()
     until(lambda: bool(under_way(tmp_path)))
     process.send_signal(number)
@@ -132,7 +133,7 @@ def test_interrupted_once(undisturbed: Path, launch: Callable, tmp_path: Path, n
 
 def test_a_terminal_that_goes_away(undisturbed: Path, tmp_path: Path) -> None:
     """It ends the launch in order; a launch by ``nohup`` goes on to its end, though it cannot print any more."""
-    words = ("launch", write_study(tmp_path, SHORT), "--storage", tmp_path, "--scheduler", "none", *STAGES)
+    words = ("launch", write_study(tmp_path, SHORT), "--storage", tmp_path, "--scheduler", "none", *STAGES[:2])
     for nohup in (False, True):
         before = under_way(tmp_path)
         process, window = start_on_terminal(*words, nohup=nohup)
@@ -145,12 +146,21 @@ def test_a_terminal_that_goes_away(undisturbed: Path, tmp_path: Path) -> None:
         said = (tmp_path / "tiny" / "launch.log").read_text().splitlines()[-1]
         outcome = "finished" if nohup else "its terminal is gone (SIGHUP); nothing finished is lost"
         assert said.endswith(f"ended: {outcome}")
-    same_as(undisturbed, tmp_path)
+    same_as(undisturbed, tmp_path, "student")
 
 
-def test_interrupted_twice_ends_at_once(launch: Callable, tmp_path: Path) -> None:
+def test_a_second_launch_is_refused_and_a_second_interrupt_ends_the_first_at_once(
+    launch: Callable, tmp_path: Path
+) -> None:
     process = launch()
+    until(lambda: (tmp_path / "tiny" / "lock.json").exists())
+    second = launch()
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 2
+    (line,) = errors.splitlines()
+    assert f"process {process.pid} on " in line
     until(lambda: bool(under_way(tmp_path)))
+    assert process.poll() is None
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)
@@ -162,14 +172,3 @@ def test_interrupted_twice_ends_at_once(launch: Callable, tmp_path: Path) -> Non
     psutil.wait_procs(below, timeout=120)  # Ray's agents look for their raylet now and then
     assert not [each for each in below if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     assert running(tmp_path)
-
-
-def test_two_launches_at_once(launch: Callable, tmp_path: Path) -> None:
-    first = launch()
-    until(lambda: (tmp_path / "tiny" / "lock.json").exists())
-    second = launch()
-    _, errors = second.communicate(timeout=60)
-    assert second.returncode == 2
-    (line,) = errors.splitlines()
-    assert f"process {first.pid} on " in line
-    assert first.poll() is None

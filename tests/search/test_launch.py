@@ -218,7 +218,7 @@ def test_a_changed_study_runs_only_what_the_change_affects(again: Path, tmp_path
 
 def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e-2]"))
-    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student")
+    done = kdtune("launch", study, "--storage", tmp_path, "--stage", "student", "--threads", "1")
     assert done.returncode == 0, done.stderr
     rows = rows_of(tmp_path)
     diverged = [row for row in rows if row["lr"] == 1e30]
@@ -231,7 +231,7 @@ def test_a_diverged_trial_loses_and_the_study_goes_on(tmp_path: Path) -> None:
 
 def test_the_best_of_nothing_is_an_error_that_says_so(tmp_path: Path) -> None:
     study = write_study(tmp_path, STUDY.replace("recipe.lr: [1e-1, 1e-2]", "recipe.lr: [1e30, 1e31]"))
-    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final")
+    args = ("--storage", tmp_path, "--stage", "student", "--stage", "final", "--threads", "1")
     done = kdtune("launch", study, *args, "--set", "recipe.num_steps=2")
     assert done.returncode == 1
     assert "stage 'student' has no completed configuration" in done.stderr
@@ -288,7 +288,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
     study = write_study(tmp_path)
-    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none")
+    args = ("launch", study, "--storage", small_disk, "--stage", "student", "--scheduler", "none", "--threads", "1")
     done = kdtune(*args)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtune: ")]
@@ -317,7 +317,7 @@ def test_on_a_running_cluster(tmp_path: Path) -> None:
     assert head.stdout is not None
     try:
         address = head.stdout.readline().strip()
-        args = ("--stage", "student", "--storage", tmp_path, "--address", address)
+        args = ("--stage", "student", "--storage", tmp_path, "--address", address, "--threads", "1")
         done = kdtune("launch", write_study(tmp_path), *args)
         assert done.returncode == 0, done.stderr
         assert len(rows_of(tmp_path)) == 4

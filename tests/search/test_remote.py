@@ -13,7 +13,7 @@ LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 4000, eval_every
 
 def test_a_launch_in_a_process_is_followed_and_stopped(tmp_path: Path) -> None:
     storage = ("--storage", tmp_path)
-    process = start("launch", write_study(tmp_path, LONG), *storage, "--stage", "student")
+    process = start("launch", write_study(tmp_path, LONG), *storage, "--stage", "student", "--threads", "1")
     follower = None
     try:
         until(lambda: bool(under_way(tmp_path)))

@@ -59,7 +59,7 @@ def test_a_first_read_that_never_returns(study: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended_and_tried_once_more(study: Path, tmp_path: Path) -> None:
     """Its process is stopped, and it goes on in another; then its images never answer, and it fails."""
-    words = ("--storage", tmp_path, "--data-root", tmp_path / "data", "--pack", "never")
+    words = ("--storage", tmp_path, "--data-root", tmp_path / "data", "--pack", "never", "--threads", "1")
     process = start("launch", study, *words, env={"KDTUNE_CACHE": str(tmp_path / "cache")})
     trouble = tmp_path / "tiny" / NAME
     try:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -90,12 +91,16 @@ def mentions(content: bytes) -> bool:
 def watched(home: Path, process: subprocess.Popen[str]) -> Iterator[dict[Path, bool]]:
     """The files that lie there while the process runs and after it, each with whether it ever told the secret."""
     written: dict[Path, bool] = {}
+    read: dict[Path, tuple[int, int]] = {}  # size and time of change, as each was when it was read
 
     def look() -> None:
         for path in home.rglob("*"):
             with contextlib.suppress(OSError):  # it has gone, or is a socket
-                if path.is_file() and not path.is_symlink():
+                found = path.lstat()
+                state = found.st_size, found.st_mtime_ns
+                if stat.S_ISREG(found.st_mode) and read.get(path) != state:
                     written[path] = written.get(path, False) or mentions(path.read_bytes())
+                    read[path] = state
 
     def watch() -> None:
         while process.poll() is None:
@@ -106,6 +111,7 @@ def watched(home: Path, process: subprocess.Popen[str]) -> Iterator[dict[Path, b
     thread.start()
     yield written
     thread.join()
+    read.clear()
     look()
 
 
@@ -211,7 +217,7 @@ def test_two_machines_whose_clocks_are_hours_apart(undisturbed: Path, begin: Cal
 def test_a_launch_that_lost_its_study_ends(begin: Callable, tmp_path: Path) -> None:
     """Another machine has taken the lock over while this one could not show that it lives."""
     study = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 2000, eval_every: 5")
-    process = begin("launch", write_study(tmp_path, study), "--storage", tmp_path, *ONE_STAGE)
+    process = begin("launch", write_study(tmp_path, study), "--storage", tmp_path, *ONE_STAGE, "--threads", "1")
     storage = Storage(str(tmp_path), "tiny")
     until_it_trains(process, storage)
     theirs = b'{"host": "elsewhere", "pid": 1, "created": 1.0, "token": "theirs", "since": "2026-01-02T03:04:05+00:00"}'

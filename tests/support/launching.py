@@ -151,7 +151,7 @@ def journals(storage: Path, study: str = "tiny") -> dict[str, dict[str, Any]]:
     return Storage(str(storage), study).records()
 
 
-def until(condition: Callable[[], bool], seconds: float = 240, every: float = 0.02) -> None:
+def until(condition: Callable[[], bool], seconds: float = 240, every: float = 0.05) -> None:
     """Waits for something that must happen."""
     end = time.monotonic() + seconds
     while not condition():
@@ -167,7 +167,8 @@ def running(storage: Path) -> dict[str, int]:
 
 def under_way(storage: Path) -> list[str]:
     """Of these, the ones that have a checkpoint."""
-    return [name for name in running(storage) if journals(storage)[name]["states"]]
+    found = journals(storage).items()
+    return [name for name, entry in found if entry["row"]["status"] == "running" and entry["states"]]
 
 
 def workers(driver: int, name: str = "ImplicitFunc") -> list[psutil.Process]:

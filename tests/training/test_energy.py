@@ -247,3 +247,16 @@ def test_the_processor_has_the_name_that_the_library_would_find() -> None:
     with energy_counter._known_processor():
         assert cpuinfo.get_cpu_info().get("brand_raw") == found
     assert cpuinfo.get_cpu_info().get("brand_raw") == found
+
+
+def test_no_process_is_started_for_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meter needs it when it begins, and keeps it."""
+    import cpuinfo
+    from codecarbon.core import hardware_cache, util
+
+    util.detect_cpu_model.cache_clear()
+    hardware_cache.clear_cache()
+    asked: list[bool] = []
+    monkeypatch.setattr(cpuinfo, "get_cpu_info", lambda: asked.append(True))
+    Counter("DEU").read()
+    assert not asked
