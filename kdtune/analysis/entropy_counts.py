@@ -19,8 +19,9 @@ from torch import Tensor
 from kdtune.base import Split, UserError, compute_device
 from kdtune.loading.batches import normalise
 from kdtune.loading.images import Images
+from kdtune.resize import enlarged
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training.evaluation import autocast, enlarged, sliding
+from kdtune.training.evaluation import autocast, sliding
 from kdtune.training.site import Site, load_split
 from kdtune.training.trial import frozen_teacher
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdtune.analysis.entropy_counts import BINS, Asked, tally, threads
 from kdtune.bench.figures import told
 from kdtune.records.rows import Row
-from kdtune.training.evaluation import enlarged
+from kdtune.resize import enlarged
 
 CROP = (512, 512)
 CELLS = 65  # of a network of stride 8 at 512 pixels, SKD's stem

@@ -9,7 +9,7 @@ of other habits see the same one.
 
 import math
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -254,11 +254,15 @@ def resample(windows: Windows) -> Batch:
 
 def normalise(pixels: Tensor, how: Preprocessing, out: Tensor | None = None) -> Tensor:
     """(N, 3, H, W) RGB, 0 to 255, as a network wants it; in ``out`` if that is given."""
-    mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
+    mean, std = _of_channels(how.mean, pixels.device), _of_channels(how.std, pixels.device)
     ordered = pixels.flip(1) if how.order == "bgr" else pixels
     image = ordered.to(torch.float32, copy=True) if out is None else out.copy_(ordered)
     return image.sub_(mean).div_(std)
+
+
+def _of_channels(values: Sequence[float], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), filled there: to copy it would make a GPU wait."""
+    return torch.cat([torch.full((1, 1, 1, 1), value, device=device) for value in values], dim=1)
 
 
 def validation_batches(split: Images, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

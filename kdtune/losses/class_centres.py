@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdtune import resize
+
 EPS = 1e-8  # the least length that a cosine divides by
 
 
@@ -67,7 +69,7 @@ def _at_cells(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 def _sum_by_class(cells: Tensor, labels: Tensor, bins: int) -> Tensor:
-    if cells.is_cuda:
+    if cells.device.type in resize.UNORDERED:
         return _sum_by_product(cells, labels, bins)
     index = labels[:, None].expand_as(cells)  # not copied
     return cells.new_zeros(*cells.shape[:2], bins).scatter_add_(2, index, cells)

@@ -48,6 +48,7 @@ def _cross_entropy(logits: "Tensor", target: "Tensor") -> "Tensor":
 
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     logits = align(logits, target)  # (N, K, H, W)
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    # Summed apart: on a GPU the sum within adds in an order that changes from run to run.
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").sum()
     # Not reduction="mean": that is 0 / 0 where every pixel is ignored.
     return total / (target != IGNORE).sum().clamp(min=1)

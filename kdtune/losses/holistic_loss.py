@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdtune.base import Loss, SegOutput, align
 from kdtune.losses.holistic import SMALLEST_MAP, Holistic, Preprocessing
+from kdtune.resize import enlarged
 
 WIDTHS = (64, 128, 256, 512)  # channels after each halving
 SLOPE = 0.1  # of the critic's leaky ReLU
@@ -76,7 +77,7 @@ class HolisticLoss(Loss):
             before = tuple(logits.shape[-2:])
             logger.warning("ho: maps of %s cells are enlarged to %s for the critic", before, (height, width))
             self.said_resized = True
-        return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=True)
+        return enlarged(logits, (height, width))
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is neither parameter nor buffer: the optimiser's momenta and the generator."""

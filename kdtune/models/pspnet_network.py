@@ -1,12 +1,12 @@
 """PSPNet as torch computes it: its pyramid, heads and backbone."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtune.base import SegNet, SegOutput, Tap
 from kdtune.models.backbones import LAYERS, Backbone, Conv, InvertedResiduals, ResNet, conv1x1, conv3x3
 from kdtune.models.pspnet import BackboneName, PSPNetModel, Variant
+from kdtune.resize import enlarged, pooled
 
 SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' leaky ReLU below zero
 POOLS = (1, 2, 3, 6)  # cells per side of the pyramid's four average pools
@@ -63,6 +63,18 @@ class PSPNet(SegNet):
         return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
 
 
+class Average(nn.Module):
+    """The mean over ``cells`` x ``cells`` windows."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to (N, C, cells, cells)."""
+        return pooled(x, self.cells)
+
+
 class Pyramid(nn.Module):
     """Average pools of 1, 2, 3 and 6 cells a side, each reduced to ``width`` channels, fused with the input.
 
@@ -75,7 +87,7 @@ class Pyramid(nn.Module):
         self.input_first = config.variant == "semseg"
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(cells),
+                Average(cells),
                 conv1x1(inputs, width),
                 nn.BatchNorm2d(width),
                 nn.LeakyReLU(slope, inplace=True),
@@ -91,10 +103,8 @@ class Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) to (N, width, h, w)."""
-        pooled = [
-            F.interpolate(branch(x), size=x.shape[-2:], mode="bilinear", align_corners=True) for branch in self.branches
-        ]
-        parts = [x, *pooled] if self.input_first else [*pooled, x]
+        averages = [enlarged(branch(x), x.shape[-2:]) for branch in self.branches]
+        parts = [x, *averages] if self.input_first else [*averages, x]
         fused: Tensor = self.fuse(torch.cat(parts, dim=1))  # (N, inputs + 4 width, h, w) -> (N, width, h, w)
         return fused
 

@@ -17,9 +17,10 @@ from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
+from kdtune.resize import enlarged
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.built import built
-from kdtune.training.evaluation import autocast, enlarged, sliding
+from kdtune.training.evaluation import autocast, sliding
 from kdtune.training.weights import read_weights
 
 Colour = tuple[int, int, int]

@@ -1,7 +1,7 @@
 """A network on validation images: one confusion matrix over all of them, and the IoU of each class."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from kdtune import signs
 from kdtune.base import IGNORE, Preprocessing, SegNet, UserError
 from kdtune.loading.batches import MAX_PIXELS, normalise, validation_batches
 from kdtune.loading.images import Images
+from kdtune.resize import enlarged
 from kdtune.study.recipe import Recipe
 from kdtune.training.image_counts import Cells
 
@@ -62,11 +63,6 @@ def confusion(
                 cells = of_image.nonzero().flatten()
                 of_each.append((cells.cpu().numpy(), of_image[cells].cpu().numpy()))
     return counts[:-1].view(classes, classes)
-
-
-def enlarged(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (n, K, h, w) at ``size``: bilinear, align_corners=True."""
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int]) -> Tensor:

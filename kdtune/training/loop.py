@@ -117,7 +117,7 @@ def fit(
         run.bill.evaluated(used, spent(), len(val))
         yield evaluation
     elif run.step == 0:
-        _before_training(config, run, teacher, train, device)
+        _before_training(config, run, networks, train, device)
     began = time.perf_counter()
     for batch in train_batches(train, recipe, config.seed, run.step, device):
         run.step += 1
@@ -182,10 +182,14 @@ class _Networks:
         self._student.train()
         with autocast(self._recipe, self._device):
             from_student = self._forward(image, self._taps)
-            if self._teacher is None:
-                return from_student, None
-            with torch.no_grad():
-                return from_student, self._teacher(for_teacher, self._teacher_taps)
+        return from_student, self.of_teacher(for_teacher, self._teacher_taps)
+
+    def of_teacher(self, image: Tensor, taps: frozenset[Tap]) -> SegOutput | None:
+        """What the teacher makes of it, without gradients; none where there is no teacher."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad(), autocast(self._recipe, self._device):
+            return self._teacher(image, taps)
 
 
 def compiled(network: SegNet) -> Any:
@@ -199,29 +203,23 @@ def compiled(network: SegNet) -> Any:
     return network.kdtune_compiled
 
 
-def _before_training(
-    config: TrialConfig, run: Run, teacher: SegNet | None, train: Images, device: torch.device
-) -> None:
+def _before_training(config: TrialConfig, run: Run, networks: _Networks, train: Images, device: torch.device) -> None:
     """The stage before training of the terms that have one; its time counts as the trial's."""
     began = time.perf_counter()
     for name, loss in run.losses.items():
         assert isinstance(loss, Loss)
         torch.manual_seed(config.seed * 2**32)  # what one term draws does not depend on the others
-        loss.before_training(_seen(config, teacher, config.losses[name].teacher_taps, train, device))
+        loss.before_training(_seen(config, networks, config.losses[name].teacher_taps, train, device))
     run.seconds += time.perf_counter() - began
 
 
 def _seen(
-    config: TrialConfig, teacher: SegNet | None, taps: frozenset[Tap], train: Images, device: torch.device
+    config: TrialConfig, networks: _Networks, taps: frozenset[Tap], train: Images, device: torch.device
 ) -> Iterator[tuple[SegOutput | None, Tensor]]:
     """What ``Loss.before_training`` is given; costs nothing until it is asked."""
     for batch in train_batches(train, config.recipe, config.seed, 0, device):
         signs.alive()
-        from_teacher = None
-        if teacher is not None and config.teacher is not None:
-            with torch.no_grad(), autocast(config.recipe, device):
-                from_teacher = teacher(batch.image(config.teacher.model.preprocessing), taps)
-        yield from_teacher, batch.target
+        yield networks.of_teacher(networks.images(batch)[1], taps), batch.target
 
 
 def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, target: Tensor, recipe: Recipe) -> None:
