@@ -195,3 +195,20 @@ def bench_asha(
 
     options = {"data_root": data_root, "storage": storage, "output": output}
     say(asha(study, Setting(**given), settings=parse_set(settings), **options))
+
+
+@bench.command("gpu", epilog="Example: kdtune bench gpu gpu.json")
+@click.argument("file", metavar="FILE.json")
+@click.option(
+    "--seconds", default=480.0, show_default=True, type=click.FloatRange(min=0), help="After them no part begins."
+)
+def bench_gpu(file: str, seconds: float) -> None:
+    """What only a GPU can show: waits, layout, equal digits twice and resumed, step times and memory, trials at once.
+
+    Without a GPU the same parts run at the smallest size, which shows that they run and nothing else.
+    """
+    import json
+
+    from kdtune.bench.gpu import gpu
+
+    say(json.dumps(gpu(file, seconds), indent=1))

@@ -50,7 +50,8 @@ class HolisticLoss(Loss):
             fake = self.fit(student.logits.detach())
             real = self.fit(align(teacher.logits.detach().to(fake.dtype), student.logits))
             for _ in range(self.term.critic_steps):
-                alpha = torch.rand(len(fake), generator=self.generator, device="cpu").to(fake)  # (N,)
+                alpha = torch.rand(len(fake), generator=self.generator, device="cpu", pin_memory=fake.is_cuda)  # (N,)
+                alpha = alpha.to(fake, non_blocking=True)
                 torch.autograd.backward(self.critic_loss(real, fake, alpha))
                 self.optimizer.step()
                 self.optimizer.zero_grad()

@@ -56,11 +56,18 @@ class PSPNet(SegNet):
         with_aux = self.training or "aux" in taps
         maps = self.backbone(image, {"layer4", *taps, *(["layer3"] if with_aux else [])})
         maps["psp"] = self.pyramid(maps["layer4"])  # (N, C, h, w)
-        logits = self.classifier(maps["psp"])  # (N, K, h, w)
+        logits = _precisely(self.classifier, maps["psp"])  # (N, K, h, w)
         aux = None
         if with_aux:
-            aux = maps["aux"] = self.auxiliary(maps["layer3"])  # (N, K, h, w)
+            aux = maps["aux"] = _precisely(self.auxiliary[-1], self.auxiliary[:-1](maps["layer3"]))  # (N, K, h, w)
         return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
+
+
+def _precisely(classifier: nn.Module, features: Tensor) -> Tensor:
+    """Logits in float32 at least: bfloat16 rounds those of 16 and more by 0.06, in the losses and before the argmax."""
+    with torch.autocast(features.device.type, enabled=False):
+        logits: Tensor = classifier(features.to(torch.promote_types(features.dtype, torch.float32)))
+        return logits
 
 
 class Average(nn.Module):

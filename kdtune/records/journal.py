@@ -127,6 +127,9 @@ def follow(
         _keep(output, record, storage)
         record["row"]["error"] = _short(error)
         record["traceback"] = traceback.format_exc()[-LONGEST:]
+        if _gpu_is_lost():  # another process goes on from the last state
+            storage.write_record(record)
+            raise
         yield _end(record, "failed", storage)
 
 
@@ -135,6 +138,17 @@ def _ends_process(error: Exception, storage: Storage) -> bool:
     if isinstance(error, OSError) and not isinstance(error, UserError):
         return error.errno in AWAY or storage.refused(error)
     return isinstance(error, UserError | Overtaken)
+
+
+def _gpu_is_lost() -> bool:
+    """Whether CUDA has an error that stays, as after a failed assertion: all that this process tries there fails."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:

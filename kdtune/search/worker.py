@@ -3,6 +3,7 @@
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
 import errno
+import gc
 
 import torch
 from ray import tune
@@ -25,6 +26,8 @@ LASTING = NO_ROOM | {
 def run_trial(point: Point, context: StageContext) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
     torch.set_num_threads(context.threads)  # here, in the thread that computes: OpenMP counts per thread
+    if context.gpus and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(context.gpus, 1.0))  # the rest is others'
     planned = context.planned(point)
     notes: list[str] = []
     context.storage.folder.expected()
@@ -52,6 +55,7 @@ def run_trial(point: Point, context: StageContext) -> None:
     finally:
         spent.end()
         if torch.cuda.is_available():
+            gc.collect()  # what an error's traceback held
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
 
 

@@ -4,11 +4,13 @@ Nothing here reads files of data or weights; ``file`` turns YAML into a ``StudyS
 """
 
 import contextlib
+import math
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -24,6 +26,23 @@ from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
 
+REST = 0.01  # of a GPU that shares of two digits may leave over
+
+
+def _whole_shares(gpus: float) -> float:
+    """GPUs are whole, or one is divided among 1/gpus trials."""
+    if gpus >= 1:
+        if gpus != int(gpus):
+            raise ValueError(f"whole GPUs or a share of one, got {gpus:g}: give {int(gpus)} or {int(gpus) + 1}")
+        return gpus
+    trials = int(1 / gpus + 1e-9)
+    if 1 / trials - gpus > REST:
+        shares = " or ".join(f"{math.floor(100 / n) / 100:g}" for n in (trials + 1, trials))
+        rest = 100 * (1 - trials * gpus)
+        raise ValueError(f"{trials} x {gpus:g} leaves {rest:.0f} % of a GPU unused: give {shares}")
+    return gpus
+
+
 WEIGHED = ("teacher", "warm_start")  # the parts of a configuration that hold a checkpoint
 
 
@@ -36,7 +55,7 @@ class StudySpec(Config):
     seed: Seed = 0  # shuffles the grids, draws the samples
     scheduler: SchedulerName = "asha"  # of the stages of one seed
     halving: Halving = Halving()
-    gpus_per_trial: PositiveFloat = 1.0  # share of a GPU, where there is one
+    gpus_per_trial: Annotated[PositiveFloat, AfterValidator(_whole_shares)] = 1.0  # GPUs, or the share of one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
     # of each trial's computation; null: decided where the study first starts. Left out of what is written where null
     threads: PositiveInt | None = Field(default=None, exclude_if=operator.not_)

@@ -1,5 +1,6 @@
 """The loop: one network, its loss terms, one optimiser; yields an evaluation whenever one is due. Names no loss."""
 
+import contextlib
 import math
 import os
 import time
@@ -135,7 +136,8 @@ def fit(
         _after_step(run, from_student, from_teacher, target, recipe)
         sums.add(run.step, total, values)
         looks = run.step in due or run.step % CHECK_EVERY == 0
-        fault = _fault(run, sums) if looks else None  # waits for the device
+        with waiting(device):
+            fault = _fault(run, sums) if looks else None
         signs.stepped(run.step)
         run.seconds += time.perf_counter() - began
         if fault is not None or run.step in due:
@@ -144,11 +146,26 @@ def fit(
             yield _diverged(run, sums, lr, fault)
             return
         if run.step in due:
-            evaluation = _evaluation(run, val, config, device, sums, norms, lr)
+            with waiting(device):
+                evaluation = _evaluation(run, val, config, device, sums, norms, lr)
             used = run.bill.evaluated(used, spent(), len(val))
             yield evaluation
             sums = LossSums()
         began = time.perf_counter()  # waiting for the next batch is part of its step
+
+
+@contextlib.contextmanager
+def waiting(device: torch.device) -> Iterator[None]:
+    """Where a GPU may be waited for; ``kdtune bench gpu`` makes any other wait within the loop an error."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class _Networks:

@@ -3,11 +3,13 @@
 import functools
 import gc
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from kdtune.base import Loss, Model, SegNet, compute_device
+from kdtune.loading.images import Images
 from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run, fit
@@ -23,6 +25,28 @@ def run(
     config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None, spent: Spent = unmeasured
 ) -> Iterator[tuple[Evaluation, Run]]:
     """Trains one configuration from the start, or from a saved state, to its end; yields at every evaluation.
+
+    Raises:
+        UserError: data or weights are missing or do not fit.
+    """
+    parts = prepared(config, site, saved)
+    for evaluation in fit(config, parts.state, parts.teacher, parts.train, parts.val, parts.device, spent):
+        yield evaluation, parts.state
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop is given."""
+
+    state: Run
+    teacher: SegNet | None
+    train: Images
+    val: Images
+    device: torch.device
+
+
+def prepared(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = None) -> Parts:
+    """Networks, terms and data of a trial, each from its own seed or from the saved state.
 
     Raises:
         UserError: data or weights are missing or do not fit.
@@ -51,8 +75,7 @@ def run(
     state = Run(student, losses, config.recipe)
     if saved is not None:
         state.load_state_dict(saved)
-    for evaluation in fit(config, state, teacher, train, val, device, spent):
-        yield evaluation, state
+    return Parts(state, teacher, train, val, device)
 
 
 @functools.lru_cache(maxsize=2)  # a process runs many trials with one teacher

@@ -50,7 +50,7 @@ def test_gpus_of_any_cluster(shape: Shape, cpus: int, at_once: int, monkeypatch:
     ("shape", "each", "cpus", "at_once"),
     [
         ([(16, 2)], 0.5, 4, 4),
-        ([(16, 2)], 0.3, 2, 6),  # three on each GPU: Ray puts no trial across two
+        ([(16, 2)], 0.33, 2, 6),  # three on each GPU: Ray puts no trial across two
         ([(16, 8), (16, 1)], 2.0, 4, 4),  # the second node holds none
     ],
 )

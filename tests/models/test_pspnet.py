@@ -274,3 +274,17 @@ def test_cells_of_a_512_pixel_crop(stem: str | None, variant: str, cells: int) -
     with torch.device("meta"):
         network = PSPNetModel.model_validate(fields).build(19)
         assert network(torch.zeros(2, 3, 512, 512)).logits.shape == (2, 19, cells, cells)
+
+
+@pytest.mark.parametrize("variant", ["skd", "semseg"])
+def test_logits_are_in_float32_under_autocast(variant: str) -> None:
+    """Their last convolution alone: bfloat16 would round a logit of 16 to 32 by up to 0.06."""
+    torch.manual_seed(1)
+    network = PSPNetModel(name="pspnet", backbone="resnet18", width=0.0625, variant=variant).build(5)  # type: ignore[arg-type]
+    taps = frozenset({"psp"})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = network(torch.randn(2, 3, 33, 33), taps)
+    assert made.aux is not None
+    assert (made.logits.dtype, made.aux.dtype, made.taps["psp"].dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    precise = network.classifier(made.taps["psp"].float())
+    torch.testing.assert_close(made.logits, precise, rtol=0, atol=0)

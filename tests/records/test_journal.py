@@ -6,19 +6,22 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, UserError
+from kdtune.records import journal
 from kdtune.records.journal import Overtaken, Planned, fail, follow, new_record, stop
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
+from kdtune.training.loop import Evaluation, Run
 from kdtune.training.site import Site
 from kdtune.training.weights import read_record
 from tests.support.image_counts import iou, matrix
@@ -415,3 +418,42 @@ def test_runs_of_the_comparison_leave_their_counts_over_images(tiny: TrialConfig
     *_, record = follow(planned(tiny), Site(), storage)
     assert record["row"]["image_counts_sha256"] is None
     assert files(storage, tiny) == [WEIGHTS]
+
+
+def test_a_gpu_that_answers_nothing_any_more_ends_the_process(
+    tiny: TrialConfig, storage: Storage, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is not failed: another process goes on from its last state, and comes to the same."""
+
+    def lost_at_four(*given: Any) -> Iterator[tuple[Evaluation, Run]]:
+        for evaluation, run in trial.run(*given):
+            if evaluation.step == 4:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            yield evaluation, run
+
+    monkeypatch.setattr(journal, "_gpu_is_lost", lambda: True)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        list(follow(planned(tiny), Site(), storage, trainer=lost_at_four))
+    left = storage.record(planned(tiny).trial_id)
+    assert left is not None
+    assert (left["row"]["status"], left["row"]["step"]) == ("running", 2)
+    assert "device-side assert triggered" in left["traceback"]
+    monkeypatch.undo()
+    *_, record = follow(planned(tiny), Site(), storage)
+    assert essence(record) == essence(undisturbed(tiny)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_failed_assertion_on_a_gpu_stays() -> None:
+    code = (
+        "import torch; from kdtune.records.journal import _gpu_is_lost\n"
+        "assert not _gpu_is_lost()\n"
+        "try:\n"
+        "    torch.nn.functional.nll_loss(torch.zeros(1, 2, device='cuda'), torch.tensor([7], device='cuda')).item()\n"
+        "except RuntimeError:\n"
+        "    assert _gpu_is_lost()\n"
+        "else:\n"
+        "    raise SystemExit('no error')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

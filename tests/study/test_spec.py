@@ -403,3 +403,23 @@ def test_how_long_a_stall_lasts_changes_no_trial(tmp_path: Path) -> None:
     now = plain.model_dump(mode="json")
     before = {key: value for key, value in now.items() if key != "stall_after"}
     assert differences(before, now) == differences(given.model_dump(mode="json"), now) == []
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8.0, 0.5, 0.33, 1 / 3, 0.25, 0.2, 0.125, 0.1, 0.05])
+def test_gpus_are_whole_or_divided_among_trials(gpus: float, tmp_path: Path) -> None:
+    study = small(tmp_path)
+    assert StudySpec.model_validate(study.model_dump() | {"gpus_per_trial": gpus}).gpus_per_trial == gpus
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"),
+    [
+        (0.4, "2 x 0.4 leaves 20 % of a GPU unused: give 0.33 or 0.5"),
+        (0.3, "3 x 0.3 leaves 10 % of a GPU unused: give 0.25 or 0.33"),
+        (0.7, "1 x 0.7 leaves 30 % of a GPU unused: give 0.5 or 1"),
+        (1.5, "whole GPUs or a share of one, got 1.5: give 1 or 2"),
+    ],
+)
+def test_shares_that_waste_a_gpu_are_refused(gpus: float, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=words):
+        StudySpec.model_validate(small(tmp_path).model_dump() | {"gpus_per_trial": gpus})
