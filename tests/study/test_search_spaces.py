@@ -125,7 +125,7 @@ def test_number_of_trials_of_camvid() -> None:
 
 SMALL = {  # teacher, pretrain, (untuned,) then as STAGES
     "demo": (1, 1, 9, 9, 6, 2, 2, 2, 2, 15, 4),
-    "camvid-small": (1, 1, 3, 9, 9, 9, 3, 2, 2, 2, 15, 4),
+    "camvid-small": (1, 1, 5, 9, 9, 9, 3, 2, 2, 2, 25, 4),
 }
 
 
