@@ -1,5 +1,7 @@
 """PSPNet as torch computes it: its pyramid, heads and backbone."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +67,8 @@ class PSPNet(SegNet):
 
 def _precisely(classifier: nn.Module, features: Tensor) -> Tensor:
     """Logits in float32 at least: bfloat16 rounds those of 16 and more by 0.06, in the losses and before the argmax."""
-    with torch.autocast(features.device.type, enabled=False):
+    device = features.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         logits: Tensor = classifier(features.to(torch.promote_types(features.dtype, torch.float32)))
         return logits
 

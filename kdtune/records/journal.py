@@ -109,11 +109,7 @@ def follow(
                 record["row"]["error"] = evaluation.error
                 break
             if evaluation.step >= planned.config.recipe.num_steps:
-                made = storage.write_weights(planned.trial_id, run.student, _weights_record(planned))
-                record["row"]["weights_sha256"] = made
-                if planned.stage == FINAL and evaluation.images is not None:
-                    noted = storage.write_image_counts(planned.trial_id, evaluation.images)
-                    record["row"]["image_counts_sha256"] = noted
+                record["row"] |= _left(planned, evaluation, run, storage)
                 break
             _commit(record, storage, evaluation.step, run)
             yield record
@@ -210,6 +206,14 @@ def _end(record: Record, status: str, storage: Storage) -> Record:
     if not record["states"]:
         storage.remove_states(record["row"]["trial_id"])
     return record
+
+
+def _left(planned: Planned, evaluation: Evaluation, run: Run, storage: Storage) -> dict[str, str | None]:
+    """Writes what a completed trial leaves; returns the columns with the digests of it."""
+    digests = {"weights_sha256": storage.write_weights(planned.trial_id, run.student, _weights_record(planned))}
+    if planned.stage == FINAL and evaluation.images is not None:
+        digests["image_counts_sha256"] = storage.write_image_counts(planned.trial_id, evaluation.images)
+    return digests
 
 
 def _weights_record(planned: Planned) -> WeightsRecord:

@@ -8,6 +8,7 @@ import pytest
 
 from kdtune.api import results
 from kdtune.records.storage import Storage
+from kdtune.training.numerics import NUMERICS
 from tests.support.launching import as_text, essence, kdtune, whole
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def test_what_is_damaged_is_named_and_run_again(stored: Storage) -> None:
     for table, rows in before.items():
         assert essence(stored.root, table) == sorted(rows, key=as_text), table
     shown = kdtune("results", "tiny", "--storage", stored.root)
-    assert "not all trials have the same version of the numerics (0: 1 trial, 2: 20 trials)" in shown.stderr
+    assert f"not all trials have the same version of the numerics (0: 1 trial, {NUMERICS}: 20 trials)" in shown.stderr
     rows = results("tiny", stored.root).table("trials").to_pylist()
     again = {row["trial_id"] for row in rows if row["attempt"] > 1}
     assert again == {teacher, *(row["trial_id"] for row in rows if row["stage"] == "weight-pi")}
