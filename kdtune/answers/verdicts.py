@@ -120,5 +120,6 @@ def doubted(method: str, reference: str) -> str:
     )
 
 
+BOTH_COVERED = "The first interval is of other training seeds on these images, the second of these runs on other images"
 COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
 WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"

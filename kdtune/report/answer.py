@@ -130,7 +130,9 @@ def _gain(study: Study, best: Row) -> str:
         reach = found.high - found.difference
         judged = f"It is not distinguishable from chance ({verdicts.equation(found.p)}); from {reach:.2f} points on it "
         judged += "would be."
-    return f"{words}. {escape(judged)} {_on_other_images(best)}{escape(_scope(study))}"
+    images = _on_other_images(best)
+    covered = verdicts.BOTH_COVERED if images else verdicts.COVERED
+    return f"{words}. {escape(judged)} {images}{escape(_scope(study, covered))}"
 
 
 def _on_other_images(best: Row) -> str:
@@ -147,9 +149,9 @@ def _signed(value: float) -> str:
     return number(value, verdicts.signed(value))
 
 
-def _scope(study: Study) -> str:
+def _scope(study: Study, covered: str) -> str:
     """What the interval covers, and what such a study can find."""
-    words = [f"{verdicts.COVERED}."]
+    words = [f"{covered}."]
     family = study.primary
     if family is not None and family.apart and family.scatter is not None:
         words.append(f"Note: {verdicts.scattering(ALONE, family.scatter.p)}.")
