@@ -23,6 +23,7 @@ from kdtune.records.journal_files import Record
 from kdtune.records.storage import KEPT_STATES, Storage, new_row
 from kdtune.records.trial_log import LONGEST, Output
 from kdtune.study.names import FINAL
+from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
@@ -77,6 +78,8 @@ def follow(
     note: Callable[[str], None] = _log.warning,
     trainer: Trainer = train_and_evaluate,
     spent: Spent = unmeasured,
+    *,
+    last_try: bool = True,
 ) -> Iterator[Record]:
     """Runs a trial from its last checkpoint to its end; the journal is on storage before each record is yielded.
 
@@ -88,6 +91,7 @@ def follow(
 
     Raises:
         UserError: bad input.
+        torch.OutOfMemoryError: of a GPU, unless it is the ``last_try``; the trial can go on from its last state.
         Overtaken: another process has claimed the trial.
         OSError: storage is away, or full.
     """
@@ -116,17 +120,24 @@ def follow(
         yield _end(record, "diverged" if record["row"]["miou"] is None else "completed", storage)
     except Exception as error:
         if _ends_process(error, storage):
-            if not record["states"] and not isinstance(error, Overtaken):
-                with contextlib.suppress(OSError):
-                    storage.withdraw(record)
+            if not isinstance(error, Overtaken):
+                _withdraw(record, storage)
             raise
         _keep(output, record, storage)
-        record["row"]["error"] = _short(error)
+        record["row"]["error"] = _short(error, planned.config.recipe)
         record["traceback"] = traceback.format_exc()[-LONGEST:]
-        if _gpu_is_lost():  # another process goes on from the last state
+        full = isinstance(error, torch.OutOfMemoryError) and not last_try
+        if full or _gpu_is_lost():  # the next try, or another process, goes on from the last state
             storage.write_record(record)
             raise
         yield _end(record, "failed", storage)
+
+
+def _withdraw(record: Record, storage: Storage) -> None:
+    """Takes the claim of a trial back that has nothing to go on from."""
+    if not record["states"]:
+        with contextlib.suppress(OSError):
+            storage.withdraw(record)
 
 
 def _ends_process(error: Exception, storage: Storage) -> bool:
@@ -262,13 +273,20 @@ def _peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception, recipe: Recipe) -> str:
     """The error and the line that it came from; the whole traceback is in the journal and the worker's log."""
     traceback.print_exc()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         told = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"out of memory: {told}; {LESS_MEMORY}"
+        size = f"batches of {recipe.batch_size}, crops of {recipe.crop[0]} x {recipe.crop[1]}"
+        return f"out of memory: {told} ({size}{_share()}); {LESS_MEMORY}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({_where(error)})"
+
+
+def _share() -> str:
+    """How much of the GPU's memory this process may take, in words; nothing where that is all."""
+    share = torch.cuda.get_per_process_memory_fraction() if torch.cuda.is_available() else 1.0
+    return f", {share:.0%} of the GPU's memory" if share < 1.0 else ""
 
 
 def _where(error: Exception) -> str:

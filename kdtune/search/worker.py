@@ -4,6 +4,7 @@ import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, wh
 
 import errno
 import gc
+from collections.abc import Callable, Iterator
 
 import torch
 from ray import tune
@@ -14,8 +15,10 @@ from kdtune.cluster import loggers, meters, metrics
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import may_be_of
 from kdtune.filesystem.patience import NO_ROOM
-from kdtune.records.journal import Overtaken, follow
+from kdtune.records.journal import Overtaken, Planned, follow
+from kdtune.records.storage import Record
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
+from kdtune.training.energy import Spent, unmeasured
 
 # what no second try mends
 LASTING = NO_ROOM | {
@@ -34,7 +37,7 @@ def run_trial(point: Point, context: StageContext) -> None:
     spent = meters.spent(context.gpus, planned.trial_id)
     try:
         _refuse_if_lost(context)
-        for record in follow(planned, context.site, context.storage, notes.append, context.trainer, spent):
+        for record in _followed(planned, context, notes.append, spent):
             row = record["row"]
             score = WORST if row["miou"] is None else row["miou"]
             told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
@@ -57,6 +60,24 @@ def run_trial(point: Point, context: StageContext) -> None:
         if torch.cuda.is_available():
             gc.collect()  # what an error's traceback held
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
+
+
+def _followed(
+    planned: Planned, context: StageContext, note: Callable[[str], None], spent: Spent = unmeasured
+) -> Iterator[Record]:
+    """A trial's records; from its last state once more where a GPU's memory was full: its neighbours may have gone."""
+    for last in (False, True):
+        try:
+            where = (planned, context.site, context.storage, note, context.trainer, spent)
+            yield from follow(*where, last_try=last)
+            return
+        except torch.OutOfMemoryError:
+            if last:
+                raise
+            note(f"{planned.trial_id}: the GPU's memory was full; tried once more from its last state")
+        gc.collect()  # what the traceback held
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _refuse_if_lost(context: StageContext) -> None:
