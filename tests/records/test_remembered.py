@@ -1,5 +1,6 @@
 """What a launch asks its storage for: a file once, and never less than it takes to notice what is damaged."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_a_file_is_read_once_in_the_block_and_written_ones_not_at_all(tmp_path: 
     assert remembered.read(folder, "a") == b"after"
     folder.write("a", b"nothing is kept outside of the block")
     assert remembered.read(folder, "a") == b"nothing is kept outside of the block"
+
+
+def test_threads_share_what_is_kept(tmp_path: Path) -> None:
+    """Tables are written by Tune's thread, too: what the launch's own wrote before is there no more."""
+    folder = Folder(str(tmp_path))
+    with remembered.remembered():
+        remembered.write(folder, "a", b"before")
+        thread = threading.Thread(target=remembered.write, args=(folder, "a", b"by another"))
+        thread.start()
+        thread.join()
+        assert remembered.read(folder, "a") == folder.read("a") == b"by another"
+        remembered.write(folder, "a", b"before")
+        assert folder.read("a") == b"before"
 
 
 def test_what_is_large_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
