@@ -46,6 +46,7 @@ from tests.support.tiny import config
 
 EXAMPLES = int(os.environ.get("KDTUNE_FUZZ", "6"))
 STUDY = synthetic_study(3, "fuzzed")
+COUNTED = "final-0123456789-s1"  # a trial with counts over images
 
 
 def gently(action: Callable[[], object]) -> None:
@@ -81,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     storage.write_energy(
         "2026", [{"study": STUDY.name, "launch": "2026", "node": "a", "energy_kwh": 1.0, "co2_kg": 0.5}]
     )
-    storage.write_image_counts("t", drawn([0.5] * 12, 12, 1))
+    storage.write_image_counts(COUNTED, drawn([0.5] * 12, 12, 1))
     record = WeightsRecord(model={"name": "pspnet"}, num_classes=12)
     (root / "weights.safetensors").write_bytes(weights_bytes(config().student.build(12), record))
     write_synthetic("voc", root / "voc", 2, (24, 32))
@@ -161,14 +162,14 @@ def weights(place: Place) -> None:
 
 def image_counts(place: Place) -> None:
     """With the digest of what is there: no check but that of its form keeps it from being read."""
-    content = (place.storage.folder / "checkpoints" / "t").read(IMAGE_COUNTS) or b""
+    content = (place.storage.folder / "checkpoints" / COUNTED).read(IMAGE_COUNTS) or b""
     row = {
         "trial_id": "t",
         "config": '{"recipe": {"absent_classes": "skip"}}',
         "per_class_iou": [1.0] * 12,
         "miou": 1.0,
     }
-    gently(lambda: run_of(row, place.storage.image_counts("t", hashlib.sha256(content).hexdigest())))
+    gently(lambda: run_of(row, place.storage.image_counts(COUNTED, hashlib.sha256(content).hexdigest())))
 
 
 def study_file(place: Place) -> None:
@@ -187,7 +188,7 @@ FILES: dict[str, tuple[Callable[[Place], str], Callable[[Place], None]]] = {
     "trials": (lambda place: f"{STUDY.name}/trials.parquet", look),
     "optimal": (lambda place: f"{STUDY.name}/optimal.parquet", look),
     "history": (lambda place: f"{STUDY.name}/history.parquet", look),
-    "image counts": (lambda place: f"{STUDY.name}/checkpoints/t/{IMAGE_COUNTS}", image_counts),
+    "image counts": (lambda place: f"{STUDY.name}/checkpoints/{COUNTED}/{IMAGE_COUNTS}", image_counts),
     "weights": (lambda place: "weights.safetensors", weights),
     "image": (lambda place: next(n for n in sorted(place.seeds) if "JPEGImages" in n), voc),
     "label": (lambda place: next(n for n in sorted(place.seeds) if "SegmentationClass/" in n), voc),

@@ -19,7 +19,7 @@ from kdtune.records import remembered
 from kdtune.records.parquet import parsed
 from kdtune.records.schemas import check_table
 from kdtune.study.loader import Document
-from kdtune.study.names import STUDY_NAME
+from kdtune.study.names import STUDY_NAME, TRIAL_ID
 from kdtune.training.image_counts import ImageCounts, counts_of
 
 IMAGE_COUNTS = "image_counts.parquet"  # beside a trial's weights
@@ -120,8 +120,10 @@ class StoredStudy:
         ``digest``: the SHA-256 that the trial noted of them.
 
         Raises:
-            UserError: it left none, or they are damaged.
+            UserError: it left none, they are damaged, or that is no trial's id, which a table of others may hold.
         """
+        if not re.fullmatch(TRIAL_ID, trial_id):
+            raise UserError(f"'{trial_id}' is no id of a trial")
         folder = self.folder / "checkpoints" / trial_id
         content = folder.read(IMAGE_COUNTS) if digest else None
         again = f"`kdtune launch {self.words} --again {trial_id}` runs it again"
