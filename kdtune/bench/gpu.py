@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from kdtune.base import compute_device
+from kdtune.base import UserError, compute_device
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.evaluation import autocast
 from kdtune.training.loop import compiled, fit
@@ -231,6 +231,7 @@ def gpu(file: str, seconds: float = SECONDS) -> Part:
     began, device = time.monotonic(), compute_device()
     size = FULL if device.type == "cuda" else SMALLEST
     found: Part = {"where": where(device), "size": size.__dict__}
+    _write(file, found)  # what cannot be written is told now, not after minutes
     with tempfile.TemporaryDirectory() as folder:
         teacher = f"{folder}/teacher.safetensors"
         model = trial(size, "pi", 1, "none").teacher
@@ -247,8 +248,20 @@ def gpu(file: str, seconds: float = SECONDS) -> Part:
                 except Exception as error:  # what the other parts tell is worth having
                     found[name] = {"error": f"{type(error).__name__}: {error}"}
                 found[name]["seconds"] = round(time.monotonic() - at, 1)
-            Path(file).write_text(json.dumps(found, indent=1) + "\n")
+            _write(file, found)
     return found
+
+
+def _write(file: str, found: Part) -> None:
+    """Replaces the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        Path(file).write_text(json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from kdtune.base import UserError
 from kdtune.bench.gpu import PARTS, TERMS, gpu
 
 
@@ -23,3 +24,8 @@ def test_every_part_runs_and_is_written(tmp_path: Path) -> None:
 def test_no_part_begins_when_the_time_is_up(tmp_path: Path) -> None:
     found = gpu(str(tmp_path / "gpu.json"), seconds=0.0)
     assert {found[name] for name in PARTS} == {"not begun: the time was up"}
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere/gpu\.json: cannot be written: No such file"):
+        gpu(str(tmp_path / "nowhere" / "gpu.json"))
