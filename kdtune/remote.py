@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kdtune.cluster.jobs import JobState, Submission
 
 QUICK = 3.0  # seconds that a look at the cluster may take
+REAPED_WITHIN = 5.0  # seconds in which a process that was killed is gone from its machine's list
 KILLED_WITHIN = 20.0  # seconds in which Ray ends a job: SIGTERM, SIGKILL three seconds later
 
 Say = Callable[[str], None]
@@ -293,5 +294,7 @@ def _stop_job(where: Storage, launch: Launched, address: str | None) -> str:
     if last.ended_at is None:
         write_launch(where.folder, replace(last, ended_at=now(), outcome="its job was stopped"))
     withdraw_stop(where.folder)
-    rest = holder(where.folder).state != "none"
+    end = time.monotonic() + REAPED_WITHIN
+    while (rest := holder(where.folder).state != "none") and time.monotonic() < end:
+        time.sleep(0.2)
     return f"job {name} was stopped" + (f"; its lock holds for up to {LEASE:.0f} s more" if rest else "")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -298,8 +297,7 @@ def test_submitted_watched_stopped_and_continued(nodes: RayCluster, tmp_path: Pa
     os.kill(driver() or 0, signal.SIGSTOP)  # it will not look for requests
     done = nodes.kdtune("stop", "tiny", "--storage", storage, "--timeout", "1")
     assert done.returncode == 0, done.stderr
-    # whether Ray's end of it left time to free the study
-    assert re.search(r"was stopped(; its lock holds for up to \d+ s more)?; continue with: kdtune launch ", done.stderr)
+    assert "was stopped; continue with: kdtune launch " in done.stderr
     assert status()["job"]["status"] == "STOPPED"
 
     finished = {n: e["row"]["finished_at"] for n, e in journals(storage).items() if e["row"]["finished_at"]}
