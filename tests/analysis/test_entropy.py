@@ -341,9 +341,14 @@ def test_the_figure_has_the_shares_the_maximum_and_its_units(table: pa.Table) ->
 
 
 def test_the_bench(tmp_path: Path) -> None:
-    told = bench([3], 2, 1, str(tmp_path / "entropy.parquet"))
-    (row,) = pq.read_table(tmp_path / "entropy.parquet").to_pylist()
-    assert min(row["crops_per_second"], row["enlarged_per_second"]) > 0
+    def measured() -> tuple[str, dict[str, float]]:
+        told = bench([3], 2, 1, str(tmp_path / "entropy.parquet"))
+        (row,) = pq.read_table(tmp_path / "entropy.parquet").to_pylist()
+        return told, row
+
+    tries = [measured() for _ in range(5)]  # others may use the processor in one of them
+    assert any(row["crops_per_second"] > row["enlarged_per_second"] > 0 for _, row in tries)
+    told, row = tries[0]
     assert row["worst_bin"] <= 1e-5
     assert "crops_per_second" in told
 
