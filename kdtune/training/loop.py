@@ -190,19 +190,23 @@ class _Networks:
     def images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch (N, 3, H, W) as the student and as the teacher is fed; one tensor where both are fed alike."""
         image = batch.image(self._preprocessing).to(memory_format=self._layout)
-        if self._teacher_preprocessing == self._preprocessing:
-            return image, image
-        return image, batch.image(self._teacher_preprocessing).to(memory_format=self._layout)
+        return image, image if self._teacher_preprocessing == self._preprocessing else self._for_teacher(batch)
+
+    def _for_teacher(self, batch: Batch) -> Tensor:
+        return batch.image(self._teacher_preprocessing).to(memory_format=self._layout)
 
     def outputs(self, image: Tensor, for_teacher: Tensor) -> tuple[SegOutput, SegOutput | None]:
         """What both make of it; the teacher without gradients, none where there is no teacher."""
         self._student.train()
         with autocast(self._recipe, self._device):
             from_student = self._forward(image, self._taps)
-        return from_student, self.of_teacher(for_teacher, self._teacher_taps)
+        return from_student, self._of_teacher(for_teacher, self._teacher_taps)
 
-    def of_teacher(self, image: Tensor, taps: frozenset[Tap]) -> SegOutput | None:
-        """What the teacher makes of it, without gradients; none where there is no teacher."""
+    def taught(self, batch: Batch, taps: frozenset[Tap]) -> SegOutput | None:
+        """What the teacher alone makes of a batch."""
+        return None if self._teacher is None else self._of_teacher(self._for_teacher(batch), taps)
+
+    def _of_teacher(self, image: Tensor, taps: frozenset[Tap]) -> SegOutput | None:
         if self._teacher is None:
             return None
         with torch.no_grad(), autocast(self._recipe, self._device):
@@ -236,7 +240,7 @@ def _seen(
     """What ``Loss.before_training`` is given; costs nothing until it is asked."""
     for batch in train_batches(train, config.recipe, config.seed, 0, device):
         signs.alive()
-        yield networks.of_teacher(networks.images(batch)[1], taps), batch.target
+        yield networks.taught(batch, taps), batch.target
 
 
 def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, target: Tensor, recipe: Recipe) -> None:
@@ -273,6 +277,7 @@ def _evaluation(
     matrix = confusion(run.student, config.student.preprocessing, val, config.recipe, device, of_each if last else None)
     miou, per_class = intersection_over_union(matrix, config.recipe.absent_classes)
     loss, losses = sums.means()
-    sequences = [dataset.sequence(name) for name in val.names]
-    images = collected(val.names, sequences, of_each, dataset.num_classes) if last else None
+    images = None
+    if last:
+        images = collected(val.names, [dataset.sequence(name) for name in val.names], of_each, dataset.num_classes)
     return Evaluation(run.step, miou, per_class, loss, losses, norms, lr, run.seconds, images=images)
