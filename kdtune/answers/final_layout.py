@@ -1,6 +1,6 @@
 """Table 6 as people read it: a cross per loss, a line per method, what the seeds tell of its gains beside and below."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ def final_blocks(data: pa.Table) -> list[Block]:
     rows: list[Row] = data.to_pylist()
     losses, crosses = method_crosses([row["method"] for row in rows])
     against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]
+    seen = {of for of in against if any(row[f"gain_{of}_images_low"] is not None for row in rows)}
     effort = [name for name in EFFORT if any(row.get(name) is not None for row in rows)]
     lines = [
         [
@@ -23,7 +24,7 @@ def final_blocks(data: pa.Table) -> list[Block]:
             score(row),
             Cell(number(row["seeds"])),
             *texts(*(number(row[name], ",") for name in effort)),
-            *(c for of in against for c in _gain(row, of, images=_has_images(rows, of))),
+            *(c for of in against for c in _gain(row, of, images=of in seen)),
         ]
         for row in rows
     ]
@@ -32,7 +33,7 @@ def final_blocks(data: pa.Table) -> list[Block]:
     groups = [("", len(header)), *([("tuned by", 2)] if effort else [])]
     header += ["trials", "steps"] if effort else []
     for of in against:
-        columns = ["difference", "95 % interval", "p", *(["other images"] if _has_images(rows, of) else [])]
+        columns = ["difference", "95 % interval", "p", *(["other images"] if of in seen else [])]
         groups.append((f"{kinds[of]}, against {method_terms(of)}", len(columns)))
         header += columns
     return [
@@ -42,7 +43,7 @@ def final_blocks(data: pa.Table) -> list[Block]:
             lines,
             [note for of in against if (note := _family_note(rows, of))],
             groups if groups[1:] else [],
-            [*_verdicts(rows), *_of_families(rows, against), *_of_images(rows, against), *_of_effort(rows)],
+            [*_verdicts(rows), *_of_families(rows, against), *_of_images(rows, against, seen), *_of_effort(rows)],
         )
     ]
 
@@ -79,14 +80,13 @@ def _of_families(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
     return [*told, verdicts.COVERED] if sure else told
 
 
-def _has_images(rows: Sequence[Row], of: str) -> bool:
-    return any(row[f"gain_{of}_images_low"] is not None for row in rows)
+def _of_images(rows: Sequence[Row], against: Sequence[str], seen: Collection[str]) -> list[str]:
+    """What intervals of other images hold for, or why there are none; and the gains that they leave in doubt.
 
-
-def _of_images(rows: Sequence[Row], against: Sequence[str]) -> list[str]:
-    """What intervals of other images hold for, or why there are none; and the gains that they leave in doubt."""
+    ``seen``: the references that have any.
+    """
     over = {words: None for of in against for row in rows if (words := row[f"images_{of}"])}
-    if not any(_has_images(rows, of) for of in against):
+    if not seen:
         return [verdicts.no_images(words) for words in over]
     doubted = [
         verdicts.doubted(method_terms(row["method"]), of)

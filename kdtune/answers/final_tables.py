@@ -43,9 +43,9 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy, counts_of
         by_method[method] |= effort
     compared = _evaluated(trials) if counts_of is not None else []
     counts = counts_of(compared) if counts_of is not None else {}
-    completed = {row["trial_id"]: row for row in compared}
+    runs = {row["trial_id"]: other_images.run_of(row, counts[row["trial_id"]]) for row in compared}
     for family in significance.families(trials, comparison_plan(plan)):
-        images = other_images.of_family(family, completed, counts) if counts_of is not None else OtherImages()
+        images = other_images.of_family(family, runs) if counts_of is not None else OtherImages()
         for method, cells in gain_cells(family, images).items():
             by_method[method].update(zip(gain_columns(family.reference), cells, strict=True))
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]

@@ -141,13 +141,10 @@ def _draws(count: int) -> Iterator[Numbers]:
         left -= taken
 
 
-def of_family(family: Family, rows: Mapping[str, Row], counts: Mapping[str, ImageCounts | str]) -> OtherImages:
+def of_family(family: Family, known: Mapping[str, Run | str]) -> OtherImages:
     """The intervals of a family's differences; none, and why, unless every run of them has its counts.
 
-    Args:
-        family: the comparisons with one reference.
-        rows: trial -> its row.
-        counts: trial -> its counts, or why there are none.
+    ``known``: trial -> its run, or why there is none; see ``run_of``.
     """
     trials = {gain.method: gain.trials for gain in family.gains if gain.difference is not None}
     if not trials:
@@ -156,16 +153,17 @@ def of_family(family: Family, rows: Mapping[str, Row], counts: Mapping[str, Imag
     runs: dict[str, list[Run]] = {method: [] for method in trials}
     for method, ids in trials.items():
         for trial_id in ids:
-            found = counts.get(trial_id, f"{trial_id} has no counts per image")
-            run = found if isinstance(found, str) else run_of(rows[trial_id], found)
+            run = known[trial_id]
             if isinstance(run, str):
                 return OtherImages(words=run)
             runs[method].append(run)
     return bootstrap(runs, family.reference)
 
 
-def run_of(row: Row, counts: ImageCounts) -> Run | str:
-    """What a trial's counts are of, or why they are not the trial's."""
+def run_of(row: Row, counts: ImageCounts | str) -> Run | str:
+    """What a trial's counts are of, or why there are none, or why they are not the trial's."""
+    if isinstance(counts, str):
+        return counts
     fault = f"{row['trial_id']}: its counts per image do not give its mIoU"
     try:
         absent = json_text.parsed(row["config"].encode())["recipe"]["absent_classes"]

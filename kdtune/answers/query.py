@@ -14,7 +14,7 @@ from kdtune.answers.columns import refuse
 from kdtune.answers.comparison import compare
 from kdtune.answers.planned_grid import PlannedStudy, planned_study
 from kdtune.answers.ranking import Row
-from kdtune.answers.rendering import render, render_comparison, render_data
+from kdtune.answers.rendering import render_comparison, render_data
 from kdtune.answers.tables import Tables
 from kdtune.answers.unlike import unlike
 from kdtune.errors import UserError
@@ -175,10 +175,11 @@ def summary(where: StoredStudy, styled: bool) -> str:
     stored = replace(_joined([_read(where, sorted(wanted))]), counts_of=partial(_counts_of, where))
     told = []
     for name in SUMMED:
-        size = tables.table(name, stored, where.study).num_rows
+        data = tables.table(name, stored, where.study)
+        size = data.num_rows
         if size > READABLE:
             more = f"kdtune results {where.words} --table {name} --format csv"
             told.append(f"{where.study}: {name} of {size} values: {more}\n\n")
         elif size:
-            told.append(render(name, stored, where.study, "text", styled=styled) + "\n")
+            told.append(render_data(name, data, where.study, "text", styled=styled) + "\n")
     return "".join(told)

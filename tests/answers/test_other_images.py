@@ -12,6 +12,7 @@ from scipy import stats
 from kdtune import results
 from kdtune.answers import query
 from kdtune.answers.other_images import DRAWS, Run, bootstrap, units
+from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.records.storage import IMAGE_COUNTS, Record, Storage
 from kdtune.training.image_counts import ImageCounts, collected
@@ -238,8 +239,18 @@ def test_a_table_that_needs_none_reads_none(
 ) -> None:
     storage, _ = counted
     asked: list[str] = []
-    monkeypatch.setattr(query, "_counts_of", lambda study, trials: asked.append(study.study) or {})
+    real = query._counts_of
+    monkeypatch.setattr(query, "_counts_of", lambda study, trials: asked.append(study.study) or real(study, trials))
     results("demo", storage.root).table("grid")
     assert asked == []
     results("demo", storage.root).table("final")
     assert asked == ["demo"]
+    query.summary(storage, styled=False)
+    assert asked == ["demo", "demo"]  # once for all that the end of a launch shows
+
+
+@pytest.mark.parametrize("name", ["../../other", "/etc", "final-1f-s1/..", "final-1f-s1; x", "", "final-1f-s1\n"])
+def test_a_name_of_others_leads_nowhere_else(name: str, tmp_path: Path) -> None:
+    """Ids come from a table that somebody else may have written, and stand in a command that people copy."""
+    with pytest.raises(UserError, match="is no id of a trial"):
+        Storage(str(tmp_path), "demo").image_counts(name, "0" * 64)
