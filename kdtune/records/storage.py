@@ -57,14 +57,9 @@ class Storage(Journals):
     def check_writable(self) -> None:
         """Writes and removes a file as large as a journal, there and in each of its folders.
 
-        An object store is asked whether it answers: that it takes a file the next request shows, which writes the lock.
-
         Raises:
             UserError: it cannot be written.
         """
-        if self.folder.local is None:
-            self.folder.exists(".writable")
-            return
         try:
             for folder in _written(self.folder):
                 folder.write(".writable", bytes(JOURNAL_BYTES))
@@ -275,9 +270,10 @@ def _nodes(content: bytes) -> list[Row]:
 
 
 def _written(folder: Folder) -> Iterator[Folder]:
-    """A study's folder, then those in it that its launches write into."""
+    """A study's folder, then those in it that its launches write into; an object store has the same rights for all."""
     yield folder
-    yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
+    if folder.local is not None:
+        yield from (folder / name for name in sorted(WRITTEN & {*folder.folders(), *folder.names()}))
 
 
 def new_row(study: str, stage: str, trial_id: str, start: str, facts: Row) -> Row:
