@@ -50,12 +50,14 @@ def launch(
         require_token()
     from kdtune.records.logbook import here, logbook
     from kdtune.records.progress import Reporter
+    from kdtune.search.kept_teacher import teacher_store
     from kdtune.search.launch import Launch  # Ray and torch are imported now, not for --help
     from kdtune.training import trial
 
     options = options or Options()
     kept = [*kept_searches(study, options.changes)]
     study = adjusted(study, options)
+    store = teacher_store(options.teacher_store, study)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
     me = here(options.stages, address, command)
@@ -66,7 +68,7 @@ def launch(
         for line in kept:
             told.note(line)
         own_root = bool(address) and not data_root  # a flag holds for all nodes
-        site = Site(data_folder(data_root), pack=options.pack, own_root=own_root)
+        site = Site(data_folder(data_root), pack=options.pack, own_root=own_root, store=store)
         Launch(
             study,
             where,

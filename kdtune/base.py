@@ -8,6 +8,7 @@ network's output (about H/8 x W/8), P = h w.
 """
 
 import difflib
+import hashlib
 import importlib
 import os
 from collections.abc import Iterable, Sequence
@@ -86,6 +87,7 @@ class SegOutput:
     logits: "Tensor"  # (N, K, h, w), at the network's own stride, before upsampling
     taps: "dict[str, Tensor]" = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
     aux: "Tensor | None" = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
+    digests: "dict[str, Tensor]" = field(default_factory=dict)  # in the place of taps, see ``LossTerm.digest``
 
 
 class Preprocessing(Config):
@@ -137,6 +139,8 @@ class LossTerm(Config):
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"
+    live_teacher: ClassVar[bool] = False  # it reads the teacher's weights, or runs the teacher itself, at each step
+    digested: ClassVar[bool] = False  # it has a ``digest``
 
     weight: NonNegativeFloat  # lambda, on the term as its docstring normalises it
 
@@ -150,6 +154,25 @@ class LossTerm(Config):
         """The teacher's feature maps that it reads: the same as the student's, unless it says otherwise."""
         return self.taps if self.needs_teacher else frozenset()
 
+    def digest(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+        """All that the term needs of the teacher's feature maps, where that is small: it is kept in their place.
+
+        A pure function of its arguments and of the term's fields but its weight, in float32 at least. ``cells``: the
+        size (h, w) of the student's map. The term finds it in ``teacher.digests`` under ``digest_name``, or calls it.
+        """
+        raise TypeError(f"{type(self).__name__} has no digest")
+
+    @property
+    def digest_name(self) -> str:
+        """Of its digest: the class, and a hash of the fields that it depends on."""
+        fields = self.model_dump_json(exclude={"weight"})
+        return f"{type(self).__name__}-{hashlib.sha256(fields.encode()).hexdigest()[:10]}"
+
+    def of_teacher(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+        """The digest, read or made."""
+        known = teacher.digests.get(self.digest_name)
+        return self.digest(teacher, cells, target).contiguous() if known is None else known
+
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """The unweighted term. Terms that own parameters or state override ``build`` instead."""
         raise TypeError(f"{type(self).__name__} has neither __call__ nor build")
@@ -157,7 +180,8 @@ class LossTerm(Config):
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term for these two networks, whose channels and classifiers it may read.
 
-        New parameters are drawn from torch's global generator.
+        New parameters are drawn from torch's global generator. The teacher has no values (device ``meta``) where its
+        outputs are read from a store, unless the term says ``live_teacher``.
         """
         from kdtune.modules import Stateless
 
@@ -166,11 +190,16 @@ class LossTerm(Config):
 
 def align(source: "Tensor", like: "Tensor") -> "Tensor":
     """``source`` (N, C, h', w') resized to the cells of ``like``: bilinear, align_corners=True; itself if equal."""
-    if source.shape[-2:] == like.shape[-2:]:
+    return resized(source, like.shape[-2:])
+
+
+def resized(source: "Tensor", cells: Sequence[int]) -> "Tensor":
+    """``source`` (N, C, h', w') at ``cells`` (h, w): bilinear, align_corners=True; itself if equal."""
+    if tuple(source.shape[-2:]) == tuple(cells):
         return source
     from kdtune.resize import enlarged
 
-    return enlarged(source, like.shape[-2:])
+    return enlarged(source, cells)
 
 
 def at_least_float32(*maps: "Tensor") -> "list[Tensor]":

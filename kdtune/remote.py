@@ -77,7 +77,7 @@ def detach(
     if folder:  # ~ is the home folder of the node
         words += ["--data-root", folder if folder.startswith("~") else absolute(folder)]
     words += [word for name in options.stages for word in ("--stage", name)]
-    words += ["--pack", options.pack]
+    words += ["--pack", options.pack, *(["--teacher-store", options.teacher_store] if options.teacher_store else [])]
     words += [word for name in options.loggers for word in ("--log", name)]
     use_token()
     from kdtune.cluster import jobs  # Ray is imported now, when it knows of the token

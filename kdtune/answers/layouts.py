@@ -21,6 +21,7 @@ from kdtune.answers.final_layout import final_blocks
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
+from kdtune.records.energy_tables import SHARED
 
 Layout = Callable[[pa.Table], list[Block]]
 
@@ -101,7 +102,12 @@ def _emissions(data: pa.Table) -> list[Block]:
     title = "energy [kWh] and CO2-equivalent [kg] of training, and of inference per 10,000 images"
     header = ["", "mIoU [%]", "training kWh", "training kg", "inference kWh", "inference kg"]
     guessed = any(row["measured"] is False for row in rows.values())
-    return [Block(title, header, lines, ["~: estimated, not measured"] if guessed else [])]
+    told = ["~: estimated, not measured"] if guessed else []
+    for (model, phase), row in rows.items():
+        if phase == SHARED and row["energy_kwh"] != rows[model, "training"]["energy_kwh"]:
+            here = f"here it took {amount(row, 'energy_kwh')} kWh, for trials share what the teacher computes"
+            told.append(f"{_MODELS.get(model, model)}: with a teacher of its own; {here}")
+    return [Block(title, header, lines, told)]
 
 
 def _cost(data: pa.Table) -> list[Block]:

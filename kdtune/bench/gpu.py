@@ -22,22 +22,27 @@ from typing import Any
 import torch
 
 from kdtune.base import UserError, compute_device
+from kdtune.bench.own_cache import own_cache
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training.evaluation import autocast
-from kdtune.training.loop import compiled, fit
+from kdtune.training.compiling import compiled
+from kdtune.training.evaluation import autocast, half_precision, layout
+from kdtune.training.loop import fit
 from kdtune.training.numerics import NUMERICS
-from kdtune.training.site import Site
-from kdtune.training.trial import prepared, run
+from kdtune.training.site import Site, TeacherStore
+from kdtune.training.teaching import prepared_for_gpu
+from kdtune.training.trial import frozen_teacher, prepared, run
 from kdtune.training.weights import weights_bytes
 
 SECONDS = 480.0  # after which no part is begun
-TERMS = {  # of each method that is measured
+TERMS: dict[str, dict[str, Any]] = {  # of each method that is measured
     "student": {},
     "pi": {"losses.pi": {"weight": 1.0}},
     "pi+pa": {"losses.pi": {"weight": 1.0}, "losses.pa": {"weight": 0.5}},
     "pi+ifv": {"losses.pi": {"weight": 1.0}, "losses.ifv": {"weight": 1.0}},
     "pi+ho": {"losses.pi": {"weight": 1.0}, "losses.ho": {"weight": 0.1}},
 }
+TERMS["all"] = TERMS["pi+pa"] | TERMS["pi+ifv"] | TERMS["pi+ho"]
+ALONE, KEPT = Site(), Site(store=TeacherStore())
 Part = dict[str, Any]
 
 
@@ -69,7 +74,7 @@ def trial(size: Size, method: str, steps: int, teacher: str, **changes: Any) -> 
         | {"num_steps": steps, "eval_every": max(1, steps // 2)},
         "seed": 1,
     }
-    extra: dict[str, Any] = dict(TERMS[method])
+    extra = dict(TERMS[method])
     if extra:
         model = {"name": "pspnet", "backbone": size.teacher, "width": size.width}
         extra["teacher"] = {"model": model, "checkpoint": teacher}
@@ -110,7 +115,7 @@ def gate(size: Size, teacher: str, device: torch.device) -> Part:
         parts = prepared(config, Site())
         try:
             with no_waits(device):
-                steps = [each.step for each in fit(config, parts.state, parts.teacher, parts.train, parts.val, device)]
+                steps = [each.step for each in fit(config, parts.state, parts.teaching, parts.train, parts.val, device)]
             told = f"{steps[-1]} steps"
         except RuntimeError as error:
             told = str(error).splitlines()[0]
@@ -121,58 +126,73 @@ def gate(size: Size, teacher: str, device: torch.device) -> Part:
 
 
 def repeated(size: Size, teacher: str, device: torch.device) -> Part:
-    """Per method: SHA-256 of the weights of the same trial, twice, and from its saved middle."""
+    """SHA-256 of the weights of the same trial, twice, and from its saved middle: student, and with all terms."""
     found = {}
-    for method in TERMS:
+    for method in ("student", "all"):
         config = trial(size, method, size.repeated, teacher)
         once, saved = _hash_and_middle(config)
         twice, _ = _hash_and_middle(config)
         resumed, _ = _hash_and_middle(config, torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True))
-        hashes = (once, twice, resumed)
-        found[method] = {"once": hashes[0], "twice": hashes[1], "resumed": hashes[2], "equal": len({*hashes}) == 1}
+        found[method] = {"once": once, "twice": twice, "resumed": resumed, "equal": once == twice == resumed}
     return found
 
 
-def _hash_and_middle(config: TrialConfig, saved: Mapping[str, Any] | None = None) -> tuple[str, bytes]:
+def _hash_and_middle(
+    config: TrialConfig, saved: Mapping[str, Any] | None = None, site: Site = ALONE
+) -> tuple[str, bytes]:
     """SHA-256 of a trial's weights at its end, and its state at its first evaluation."""
-    states, student = [], None
-    for _, state in run(config, Site(), saved):
+    states = []
+    for _, state in run(config, site, saved):
         buffer = io.BytesIO()
         torch.save(state.state_dict(), buffer)
         states.append(buffer.getvalue())
-        student = state.student
-    assert student is not None
-    return hashlib.sha256(weights_bytes(student)).hexdigest(), states[0]
+        weights = weights_bytes(state.student)
+    return hashlib.sha256(weights).hexdigest(), states[0]
+
+
+def stored(size: Size, teacher: str, device: torch.device) -> Part:
+    """SHA-256 of the weights of the same trial with the teacher live, writing its store, and reading it."""
+    config = trial(size, "all", size.repeated, teacher)
+    live, cold, warm = (_hash_and_middle(config, site=site)[0] for site in (ALONE, KEPT, KEPT))
+    return {"live": live, "cold": cold, "warm": warm, "equal": live == cold == warm}
 
 
 def steps(size: Size, teacher: str, device: torch.device) -> Part:
-    """Per method: milliseconds of a step, and the peak of the memory [MB]; the teacher's pass alone."""
-    found: Part = {}
-    for method in TERMS:
-        config = trial(size, method, 2 * size.timed, teacher)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        first, last = (evaluation for evaluation, _ in run(config, Site()))  # the first half warms up
-        memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-        found[method] = {"step_ms": 1000 * (last.seconds - first.seconds) / size.timed, "memory_mb": memory}
+    """Per method: milliseconds of a step, and the peak of the memory [MB]; reading the store; the teacher's pass."""
+    found: Part = {method: _step(size, method, teacher, device, ALONE) for method in TERMS}
+    _step(size, "pi", teacher, device, KEPT)
+    found["pi, reading"] = _step(size, "pi", teacher, device, KEPT)
     found["teacher"] = _teacher(size, teacher, device)
     found["bf16_tflops"] = _matrix_rate(device)
     return found
 
 
+def _step(size: Size, method: str, teacher: str, device: torch.device, site: Site) -> Part:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    config = trial(size, method, 2 * size.timed, teacher)
+    first, last = (evaluation for evaluation, _ in run(config, site))  # the first half warms up
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"step_ms": 1000 * (last.seconds - first.seconds) / size.timed, "memory_mb": memory}
+
+
 def _teacher(size: Size, teacher: str, device: torch.device) -> Part:
-    """Milliseconds of the teacher's pass over a batch, as it is and compiled."""
+    """Milliseconds of the teacher's pass over a batch: as it is, folded and cast, and that compiled."""
     config = trial(size, "pi", 1, teacher)
-    network = prepared(config, Site()).teacher
-    assert network is not None
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    image = torch.randn(size.batch, 3, size.crop, size.crop, device=device).to(memory_format=layout)
+    assert config.teacher is not None
+    network = frozen_teacher(config.teacher, teacher, config.dataset.num_classes, device)
+    shape = (size.batch, 3, size.crop, size.crop)
+    image = torch.randn(shape, device=device).to(memory_format=layout(config.recipe, device))
 
     def timed(forward: Callable[..., Any]) -> float:
         with torch.no_grad(), autocast(config.recipe, device):
             return _milliseconds(lambda: forward(image, frozenset()), size.timed, device)
 
-    return {"eager_ms": timed(network), "compiled_ms": timed(compiled(network)) if device.type == "cuda" else None}
+    ready = prepared_for_gpu(network, half_precision(config.recipe, device)).to(
+        memory_format=layout(config.recipe, device)
+    )
+    found = {"eager_ms": timed(network), "folded_ms": timed(ready)}
+    return found | {"compiled_ms": timed(compiled(ready)) if device.type == "cuda" else None}
 
 
 def _matrix_rate(device: torch.device) -> float | None:
@@ -200,27 +220,39 @@ def _milliseconds(action: Callable[[], Any], times: int, device: torch.device) -
 
 
 def together(size: Size, teacher: str, device: torch.device) -> Part:
-    """GPU seconds of a trial where several share it: all of them, their start apart, by how many they are."""
+    """GPU seconds of a trial where several share it and its teacher, by how many they are: without store, cold, warm.
+
+    All of them, their start apart; of one seed, so that they share.
+    """
     found = {}
     for count in size.at_once:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(count, maxtasksperchild=1) as pool:
-            spans = pool.map(_span, [(size, seed, teacher) for seed in range(count)], chunksize=1)
-        seconds = max(end for _, end in spans) - min(begin for begin, _ in spans)
-        found[str(count)] = {"seconds_per_trial": seconds / count, "steps": size.timed}
+        seconds = {}
+        for store in ("off", "cold", "warm"):
+            seed = 100 + count  # no other part has kept anything of it
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(count, maxtasksperchild=1) as pool:
+                spans = pool.map(_span, [(size, seed, i, teacher, store) for i in range(count)], chunksize=1)
+            seconds[store] = (max(end for _, end in spans) - min(begin for begin, _ in spans)) / count
+        found[str(count)] = {"seconds_per_trial": seconds, "steps": 2 * size.timed}
     return found
 
 
-def _span(given: tuple[Size, int, str]) -> tuple[float, float]:
-    """When a trial's first half had ended, and when all of it; in a process of its own."""
-    size, seed, teacher = given
-    times = [time.time() for _ in run(trial(size, "pi", 2 * size.timed, teacher, seed=seed), Site())]
-    return times[0], times[-1]
+def _span(given: tuple[Size, int, int, str, str]) -> tuple[float, float]:
+    """When a trial's networks and data were there, and when it had ended; in a process of its own."""
+    size, seed, number, teacher, store = given
+    site = ALONE if store == "off" else KEPT
+    config = trial(size, "pi", 2 * size.timed, teacher, seed=seed, **{"recipe.lr": 0.01 * (number + 1)})
+    parts = prepared(config, site)
+    began = time.time()
+    for _ in fit(config, parts.state, parts.teaching, parts.train, parts.val, parts.device):
+        pass
+    return began, time.time()
 
 
 PARTS: Mapping[str, Callable[[Size, str, torch.device], Part]] = {
     "gate": gate,
     "repeated": repeated,
+    "stored": stored,
     "steps": steps,
     "together": together,
 }
@@ -232,7 +264,7 @@ def gpu(file: str, seconds: float = SECONDS) -> Part:
     size = FULL if device.type == "cuda" else SMALLEST
     found: Part = {"where": where(device), "size": size.__dict__}
     _write(file, found)  # what cannot be written is told now, not after minutes
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_cache(folder):
         teacher = f"{folder}/teacher.safetensors"
         model = trial(size, "pi", 1, "none").teacher
         assert model is not None

@@ -14,6 +14,7 @@ from kdtune.study.file import load_study
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.loop import Run, fit
 from kdtune.training.site import Site, load_splits
+from kdtune.training.teaching import Live
 
 
 def training(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
@@ -42,7 +43,8 @@ def _steps(config: TrialConfig, data_root: str | None) -> Row:
     losses = {name: term.build(student, teacher).to(device) for name, term in config.active_losses.items()}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    evaluations = list(fit(config, Run(student, losses, config.recipe), teacher, train, val, device))
+    teaching = None if teacher is None else Live(config, lambda: teacher, device)
+    evaluations = list(fit(config, Run(student, losses, config.recipe), teaching, train, val, device))
     first, last = evaluations[0], evaluations[-1]  # the first half warms up
     seconds = (last.seconds - first.seconds) / (last.step - first.step)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

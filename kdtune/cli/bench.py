@@ -109,6 +109,19 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
     say(entropy(classes, crops, threads, output))
 
 
+@bench.command("teacher-store", epilog="Example: kdtune bench teacher-store --study cityscapes-resnet")
+@click.option("--steps", default=64, show_default=True, type=click.IntRange(min=2), help="Of each trial.")
+@click.option(
+    "--study", metavar="STUDY", help="Also launch its protocol at a tiny size, and count the teacher's steps."
+)
+@figures_option
+def bench_teacher_store(steps: int, study: str | None, output: str | None) -> None:
+    """Processor time of trials with a heavy teacher over trials without: no store, a new one, a full one."""
+    from kdtune.bench.teacher_store import teacher_store
+
+    say(teacher_store(steps, study, output))
+
+
 @bench.command("growth", epilog="Example: kdtune bench growth --trials 100,1000 --place folder")
 @click.option("--trials", metavar="N,N", default="100,1000,10000", show_default=True, help="Sizes of the studies.")
 @click.option(

@@ -57,6 +57,11 @@ Examples:
     "--again", metavar="TRIAL", multiple=True, help="Run this trial anew; a pattern such as 'final-*' names many."
 )
 @click.option("--mixed", is_flag=True, help="Go on although trials on record were computed by other numerics.")
+@click.option(
+    "--teacher-store",
+    metavar="SIZE|off",
+    help="How much of the disk the teacher's kept outputs may take, e.g. 20GB; default: what it has to spare.",
+)
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
 @click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")
 def launch(

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +40,16 @@ class Batch:
     target: Tensor  # (N, H, W) int64, ``IGNORE`` where padded
     padded: bool  # whether any pixel is
     memory: "Memory | None" = None  # for images on a processor
+    _images: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
-    def image(self, how: Preprocessing) -> Tensor:
-        """(N, 3, H, W) as a network wants it; padding has the mean colour, which is 0."""
-        out = torch.from_numpy(self.memory.array(tuple(self.pixels.shape), np.float32)) if self.memory else None
-        image = normalise(self.pixels, how, out)
-        return image.masked_fill_(~self.inside[:, None], 0.0) if self.padded else image
+    def image(self, how: Preprocessing, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """(N, 3, H, W) as a network wants it; padding has the mean colour, which is 0. Made once: not to be changed."""
+        if (how, layout) not in self._images:
+            out = torch.from_numpy(self.memory.array(tuple(self.pixels.shape), np.float32)) if self.memory else None
+            image = normalise(self.pixels, how, out)
+            image = image.masked_fill_(~self.inside[:, None], 0.0) if self.padded else image
+            self._images[how, layout] = image.to(memory_format=layout)
+        return self._images[how, layout]
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,11 @@ def _indices(num_images: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return np.concatenate(order)[start : start + batch_size]
 
 
-def train_batches(split: Images, recipe: Recipe, seed: int, start: int, device: torch.device) -> Iterator[Batch]:
-    """Batches from step ``start`` on. A GPU's are read by a thread while the GPU is at earlier ones."""
-    seen = (views(recipe, split.sizes, seed, step) for step in range(start, recipe.num_steps))
+def train_batches(
+    split: Images, recipe: Recipe, seed: int, start: int, device: torch.device, stop: int | None = None
+) -> Iterator[Batch]:
+    """Batches from step ``start`` on, to the last or before ``stop``. A GPU's are read ahead by a thread."""
+    seen = (views(recipe, split.sizes, seed, step) for step in range(start, stop or recipe.num_steps))
     if device.type == "cuda":
         windows = (_windows(split, view, recipe.crop, pinned=True) for view in seen)
         with closing(prefetched(windows, PREFETCH)) as ready:

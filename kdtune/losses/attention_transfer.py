@@ -1,8 +1,9 @@
 """L_AT: the student is active where the teacher is."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,7 @@ class AttentionTransfer(LossTerm):
 
     symbol: ClassVar[str] = "L_AT"
     source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based, as in CIRKD's code"
+    digested: ClassVar[bool] = True
 
     tap: FeatureTap = "psp"
 
@@ -42,9 +44,14 @@ class AttentionTransfer(LossTerm):
         import torch.nn.functional as F
 
         assert teacher is not None
-        from_student, from_teacher = at_least_float32(student.taps[self.tap], teacher.taps[self.tap].detach())
-        from_teacher = align(from_teacher, from_student)
-        return F.mse_loss(_attention(from_student), _attention(from_teacher))
+        feature = student.taps[self.tap]
+        own = _attention(*at_least_float32(feature))
+        return F.mse_loss(own, self.of_teacher(teacher, feature.shape[-2:], target))
+
+    def digest(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+        """The teacher's a, (N, P)."""
+        (feature,) = at_least_float32(teacher.taps[self.tap].detach())
+        return _attention(resized(feature, cells))
 
 
 def _attention(feature: "Tensor") -> "Tensor":

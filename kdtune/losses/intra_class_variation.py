@@ -1,8 +1,9 @@
 """L_IFV: features spread around the centre of their class as they do in the teacher."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kdtune.base import LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import LossTerm, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,20 +33,30 @@ class IntraClassVariation(LossTerm):
     source: ClassVar[str] = "Wang et al. 2020, ECCV, as in its code (CriterionIFV)"
     needs_labels: ClassVar[bool] = True
     taps: ClassVar[frozenset[Tap]] = frozenset({"psp"})
+    digested: ClassVar[bool] = True
 
     convention: Literal["ifvd"] = "ifvd"
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
-        import torch
-
-        from kdtune.losses.class_centres import labels_of, to_centre
-
         assert teacher is not None
-        from_student, classes = student.taps["psp"], student.logits.shape[1]  # (N, C, h, w)
-        with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(from_student, teacher.taps["psp"].detach())
-            from_teacher = align(from_teacher, from_student)  # (N, C_T, h, w)
-            labels = labels_of(target, from_student, classes)
-            difference = to_centre(from_teacher, labels, classes) - to_centre(from_student, labels, classes)
-            return difference.square().mean()
+        cells = student.taps["psp"].shape[-2:]
+        difference = self.of_teacher(teacher, cells, target) - _to_centre(student, cells, target)
+        return difference.square().mean()
+
+    def digest(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+        """The teacher's M, (N, P)."""
+        return _to_centre(teacher, cells, target).detach()
+
+
+def _to_centre(output: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+    """M (N, P) of a network's features, resized to these cells."""
+    import torch
+
+    from kdtune.losses.class_centres import labels_of, to_centre
+
+    classes = output.logits.shape[1]
+    with torch.autocast(output.logits.device.type, enabled=False):  # it would multiply matrices in bfloat16
+        (feature,) = at_least_float32(output.taps["psp"])
+        feature = resized(feature, cells)
+        return to_centre(feature, labels_of(target, feature, classes), classes)

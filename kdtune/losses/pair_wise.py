@@ -1,10 +1,11 @@
 """L_PA: pooled regions of the image resemble each other as they do in the teacher."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kdtune.base import LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import LossTerm, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ class PairWise(LossTerm):
     symbol: ClassVar[str] = "L_PA"
     source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, pair-wise distillation, as in its code"
     taps: ClassVar[frozenset[Tap]] = frozenset({"psp"})
+    digested: ClassVar[bool] = True
 
     pool: Annotated[float, Field(gt=0, le=1)] = SKD_POOL  # window as a share of the map's height and width
     convention: Literal["skd", "cirkd"] = "skd"
@@ -54,15 +56,24 @@ class PairWise(LossTerm):
         import torch
 
         assert teacher is not None
-        from_student = student.taps["psp"]  # (N, C, h, w)
-        with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(from_student, teacher.taps["psp"].detach())
-            from_teacher = align(from_teacher, from_student)  # (N, C_T, h, w)
-            return (self._similarities(from_teacher) - self._similarities(from_student)).square().mean()
+        feature = student.taps["psp"]  # (N, C, h, w)
+        with torch.autocast(feature.device.type, enabled=False):  # it would multiply matrices in bfloat16
+            difference = self.of_teacher(teacher, feature.shape[-2:], target) - self._similarities(feature)
+            return difference.square().mean()
+
+    def digest(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
+        """The teacher's similarities, (N, M, M)."""
+        import torch
+
+        feature = teacher.taps["psp"].detach()  # (N, C_T, h', w')
+        with torch.autocast(feature.device.type, enabled=False):
+            (feature,) = at_least_float32(feature)
+            return self._similarities(resized(feature, cells))
 
     def _similarities(self, feature: "Tensor") -> "Tensor":
         import torch.nn.functional as F
 
+        (feature,) = at_least_float32(feature)
         window = (2, 2)
         if self.convention == "skd":
             height, width = feature.shape[-2:]

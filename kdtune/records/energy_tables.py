@@ -17,6 +17,7 @@ from kdtune.study.trial_config import TrialConfig
 
 IMAGES = 10_000  # of inference, as in the paper's table 8
 KD = "student+kd"
+SHARED = "training, teacher shared"  # what a distilled training took here, where others had run the teacher
 
 
 def nodes_table(rows: Sequence[Row]) -> pa.Table:
@@ -26,6 +27,9 @@ def nodes_table(rows: Sequence[Row]) -> pa.Table:
 
 def emissions_table(study: StudySpec, stages: Mapping[str, Sequence[Row]], nodes: Sequence[Row]) -> pa.Table:
     """``emissions.parquet``: one training of student, student with teacher, and teacher; inference of each.
+
+    A distilled training is billed with a whole teacher, as if it were the only one; what it took here, sharing the
+    teacher's outputs with other trials, stands beside it.
 
     Means over the seeds of ``final``, of the best method there, else of the stages ``student`` and ``distill``.
     Source: Niemann et al. 2023, table 8.
@@ -46,7 +50,9 @@ def emissions_table(study: StudySpec, stages: Mapping[str, Sequence[Row]], nodes
                 "country": study.country_iso_code,
                 "measured": measured,
             }
-            table.append(same | {"phase": "training"} | _training(rows))
+            table.append(same | {"phase": "training"} | _training([_alone(row) for row in rows]))
+            if any(row.get("energy_alone_kwh") is not None for row in rows):
+                table.append(same | {"phase": SHARED} | _training(rows))
             table.append(same | {"phase": "inference", "images": IMAGES} | _inference(rows))
     return pa.Table.from_pylist(table, schema=EMISSIONS)
 
@@ -60,6 +66,14 @@ def _chosen(study: StudySpec, stages: Mapping[str, Sequence[Row]], stage: str, *
         if best:
             return best
     return []
+
+
+def _alone(row: Row) -> Row:
+    """A trial's row with the energy of a whole teacher, whoever ran it."""
+    whole, used = row.get("energy_alone_kwh"), row["energy_kwh"]
+    if whole is None or not used:
+        return row
+    return row | {"energy_kwh": whole, "co2_kg": None if row["co2_kg"] is None else row["co2_kg"] * whole / used}
 
 
 def _training(rows: Sequence[Row]) -> Row:

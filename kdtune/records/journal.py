@@ -106,7 +106,7 @@ def follow(
         for evaluation, run in output.during(trainer(planned.config, site, saved, spent)):
             _keep(output, record, storage)
             _note(record, evaluation, planned.config)
-            record["row"] |= run.bill.columns()
+            record["row"] |= run.columns()
             if storage.overtaken(record):
                 raise Overtaken
             if evaluation.diverged:

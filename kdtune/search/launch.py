@@ -16,6 +16,7 @@ from kdtune.records.journal_files import Record
 from kdtune.records.logbook import stop_requests
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.search import kept_teacher
 from kdtune.search.added_seeds import with_kept_seeds
 from kdtune.search.anew import damaged, named, refuse_mixing, restart
 from kdtune.search.changes import differences, versions
@@ -133,7 +134,8 @@ class Launch:
             share(self.study, stage, 1, joined=self.address is not None)
         self.threads = self.threads.decided(joined=self.address is not None)
         self.study = self.threads.study
-        for line in self.threads.lines(running):
+        kept = kept_teacher.told(self.site.store, self.study, joined=self.address is not None)
+        for line in (*self.threads.lines(running), *([kept] if kept else [])):
             self.reporter.note(line)
         self._begin_writing()
         self.storage.sweep(self.ledger.unfinished)

@@ -36,6 +36,7 @@ class Options:
     country: str | None = None
     loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
+    teacher_store: str | None = None  # a size, or "off"; none: what the disk has to spare
     again: Sequence[str] = ()  # trials that run anew
     mixed: bool = False  # whether trials of other numerics may stand beside new ones
 

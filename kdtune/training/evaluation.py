@@ -22,8 +22,17 @@ from kdtune.training.image_counts import Cells
 
 def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[Any]:
     """bf16 on a GPU if the recipe allows it; float32 elsewhere."""
-    on = recipe.bf16 and device.type == "cuda"
-    return torch.autocast("cuda", dtype=torch.bfloat16) if on else nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16) if half_precision(recipe, device) else nullcontext()
+
+
+def half_precision(recipe: Recipe, device: torch.device) -> bool:
+    """Whether networks run in bf16."""
+    return recipe.bf16 and device.type == "cuda"
+
+
+def layout(recipe: Recipe, device: torch.device) -> torch.memory_format:
+    """How maps lie in memory."""
+    return torch.channels_last if recipe.channels_last and device.type == "cuda" else torch.contiguous_format
 
 
 @torch.no_grad()

@@ -4,11 +4,11 @@ import functools
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdtune import signs
-from kdtune.base import IGNORE, SegmentationDataset, Split, UserError
+from kdtune.base import IGNORE, LossTerm, SegmentationDataset, Split, UserError
 from kdtune.filesystem.folder import absolute
 from kdtune.loading.content import content_key
 from kdtune.loading.images import Images
@@ -26,6 +26,14 @@ def part(dataset: SegmentationDataset, split: Split) -> Part:
 
 
 @dataclass(frozen=True)
+class TeacherStore:
+    """That what teachers make of crops is kept on each node."""
+
+    limit: float | None = None  # bytes; none: what the disk has to spare
+    terms: Sequence[LossTerm] = ()  # of the study, whose digests are worth keeping
+
+
+@dataclass(frozen=True)
 class Site:
     """Where a trial runs: what a configuration must not hold, because it differs from machine to machine."""
 
@@ -34,12 +42,21 @@ class Site:
     pack: PackMode = "always"
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: Mapping[Part, str] = field(default_factory=dict)  # content that a split must have, where one is named
+    store: TeacherStore | None = None  # none: the teacher runs at each step
 
     @property
     def root(self) -> str | None:
         """The parent of the datasets' folders on this node."""
         own = os.environ.get("KDTUNE_DATA_ROOT") if self.own_root else None
         return absolute(own) if own else self.data_root
+
+    def split_key(self, dataset: SegmentationDataset, split: Split) -> str:
+        """The content key of a split on this node.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return self.keys.get(part(dataset, split)) or _key_once(dataset, split, self.root)
 
     def locate(self, reference: str) -> str:
         """The file of a checkpoint reference; a reference that is a path stands for itself."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdtune.base import SegNet, UserError
+from kdtune.base import SegNet, SegOutput, Tap, UserError
 from kdtune.models.builders import first_line
 from kdtune.models.external_network import resting
 from kdtune.study.recipe import Recipe
@@ -52,6 +52,12 @@ def check_validation(network: SegNet, name: str, sizes: np.ndarray, recipe: Reci
             )
 
 
+def cells(network: SegNet, taps: frozenset[Tap], recipe: Recipe, device: torch.device) -> dict[Tap, tuple[int, int]]:
+    """The sizes (h, w) of a network's maps at the size of training; see ``_pass``."""
+    found = _pass(network, recipe.crop, recipe, device, taps)
+    return {tap: (int(found.taps[tap].shape[-2]), int(found.taps[tap].shape[-1])) for tap in taps}
+
+
 def _different(sizes: np.ndarray) -> list[tuple[int, int]]:
     """A few of the sizes (n, 2), the first of each kind."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
@@ -61,16 +67,27 @@ def _different(sizes: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _fault(network: SegNet, size: tuple[int, int], recipe: Recipe, device: torch.device) -> str | None:
-    """What the network raises at a black image of this size; it changes no weight, no statistic, no random number."""
-    image: Tensor = torch.zeros(1, 3, *size, device=device)
+    """What the network raises at a black image of this size."""
     try:
-        with resting(network), torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
-            network(image)
+        _pass(network, size, recipe, device)
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         return first_line(error)
     return None
+
+
+def _pass(
+    network: SegNet,
+    size: tuple[int, int],
+    recipe: Recipe,
+    device: torch.device,
+    taps: frozenset[Tap] = frozenset(),
+) -> SegOutput:
+    """What it makes of a black image; it changes no weight, no statistic, no random number."""
+    image: Tensor = torch.zeros(1, 3, *size, device=device)
+    with resting(network), torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
+        return network(image, taps)
 
 
 def _written(size: tuple[int, int]) -> str:

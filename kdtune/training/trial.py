@@ -2,19 +2,25 @@
 
 import functools
 import gc
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from kdtune.base import Loss, Model, SegNet, compute_device
+from kdtune.base import Loss, Model, SegNet, Tap, compute_device
 from kdtune.loading.images import Images
+from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run, fit
 from kdtune.training.site import Site, load_splits
-from kdtune.training.sizes import check_crop, check_validation
+from kdtune.training.sizes import cells, check_crop, check_validation
+from kdtune.training.stored_teaching import Stored, Wanted
+from kdtune.training.teacher_key import key
+from kdtune.training.teacher_store import Store, store_folder
+from kdtune.training.teaching import Live, Teaching
 from kdtune.training.weights import load_weights, trusted_weights
 
 # What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
@@ -30,8 +36,12 @@ def run(
         UserError: data or weights are missing or do not fit.
     """
     parts = prepared(config, site, saved)
-    for evaluation in fit(config, parts.state, parts.teacher, parts.train, parts.val, parts.device, spent):
-        yield evaluation, parts.state
+    try:
+        for evaluation in fit(config, parts.state, parts.teaching, parts.train, parts.val, parts.device, spent):
+            yield evaluation, parts.state
+    finally:
+        if parts.teaching is not None:
+            parts.teaching.close()
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Parts:
     """What the loop is given."""
 
     state: Run
-    teacher: SegNet | None
+    teaching: Teaching | None
     train: Images
     val: Images
     device: torch.device
@@ -62,20 +72,67 @@ def prepared(config: TrialConfig, site: Site, saved: Mapping[str, Any] | None = 
     if config.warm_start is not None and saved is None:
         source = site.locate(config.warm_start.checkpoint)
         load_weights(student, trusted_weights(config.warm_start.checkpoint, source), source, config.warm_start.part)
-    teacher = None
-    if config.uses_teacher and config.teacher is not None:
-        source = site.locate(config.teacher.checkpoint)
-        teacher = frozen_teacher(config.teacher, source, config.dataset.num_classes, device)
     if saved is None:
         check_crop(student, f"student {config.student.label}", config.recipe, device)
         check_validation(student, f"student {config.student.label}", val.sizes, config.recipe, device)
-        if teacher is not None and config.teacher is not None:
-            check_crop(teacher, f"teacher {config.teacher.model.label}", config.recipe, device)
-    losses = _losses(config, student, teacher, device)
+    teaching = _teaching(config, site, student, train, device)
+    losses = _losses(config, student, _seen_by_terms(config, site, teaching, device), device)
     state = Run(student, losses, config.recipe)
     if saved is not None:
         state.load_state_dict(saved)
-    return Parts(state, teacher, train, val, device)
+    return Parts(state, teaching, train, val, device)
+
+
+def _teaching(config: TrialConfig, site: Site, student: SegNet, train: Images, device: torch.device) -> Teaching | None:
+    """Who answers for the teacher: the network itself, or the node's store, where all that the terms read is there."""
+    if not config.uses_teacher or config.teacher is None:
+        return None
+    live = Live(config, lambda: _loaded(config, site, device), device)
+    terms = [term for term in config.active_losses.values() if term.needs_teacher]
+    if site.store is None or any(term.live_teacher or (term.teacher_taps and not term.digested) for term in terms):
+        return live
+    named = {term.digest_name: term for term in terms if term.digested}
+    others = {term.digest_name: term for term in site.store.terms if term.digest_name not in named}
+    taps = frozenset[Tap]().union(*(term.taps for term in (*named.values(), *others.values())))
+    try:
+        store = Store(key(config, site, device), site.store.limit)
+    except OSError as error:
+        logging.getLogger("kdtune").warning("%s: %s; the teacher runs at each step", store_folder(), error.strerror)
+        return live
+    wanted = Wanted([*named.values()], [*others.values()], cells(student, taps, config.recipe, device) if taps else {})
+    return Stored(config, live, store, train, wanted, device)
+
+
+def _loaded(config: TrialConfig, site: Site, device: torch.device) -> SegNet:
+    assert config.teacher is not None
+    source = site.locate(config.teacher.checkpoint)
+    return _checked_teacher(config.teacher, source, config.dataset.num_classes, config.recipe, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _checked_teacher(teacher: Teacher, source: str, classes: int, recipe: Recipe, device: torch.device) -> SegNet:
+    network = frozen_teacher(teacher, source, classes, device)
+    check_crop(network, f"teacher {teacher.model.label}", recipe, device)
+    return network
+
+
+def _seen_by_terms(config: TrialConfig, site: Site, teaching: Teaching | None, device: torch.device) -> SegNet | None:
+    """The teacher that terms are built for: without values where the store may have all that it would be run for."""
+    if teaching is None or config.teacher is None:
+        return None
+    if isinstance(teaching, Live):
+        return _loaded(config, site, device)
+    return hollow(config.teacher.model, config.dataset.num_classes)
+
+
+@functools.lru_cache(maxsize=2)
+def hollow(model: Model, num_classes: int) -> SegNet:
+    """A network without values: its channels and shapes."""
+    plain = model.model_copy(update={"init": "random"})
+    if model.name == "external":  # other packages' code may need values while it builds
+        return plain.build(num_classes).to("meta")
+    with torch.device("meta"):
+        return plain.build(num_classes)
 
 
 @functools.lru_cache(maxsize=2)  # a process runs many trials with one teacher

@@ -116,6 +116,11 @@ def read_noted(uri: str) -> str | None:
         UserError: no such file, or it is damaged.
     """
     read_weights(uri)
+    return noted(uri)
+
+
+def noted(uri: str) -> str | None:
+    """The digest that a safetensors file says it has, unseen; none of another file."""
     found: str | None = _said(uri).get(DIGEST)
     return found
 

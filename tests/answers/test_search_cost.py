@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kdtune import results
+from kdtune.answers.layouts import LAYOUTS
 from kdtune.answers.query import table_in_format
 from kdtune.answers.rendering import render
 from kdtune.answers.search_cost import cost_rows
@@ -60,6 +61,19 @@ def test_emissions_are_those_of_final_and_per_training() -> None:
     assert found["teacher", "inference"]["images"] == 10_000
     assert {line["measured"] for line in table} == {False}
     assert {line["country"] for line in table} == {"DEU"}
+
+
+def test_a_distilled_training_is_billed_with_a_whole_teacher() -> None:
+    """Whoever ran it; what it took here stands beside it, in the table and in words."""
+    shared = used(4.0, 0.2) | {"teacher_steps_run": 0, "teacher_steps_read": 6, "energy_alone_kwh": 6.0}
+    stages = {"final": [row("final", 71.0, PI | {"seed": seed}, start="distill", **shared) for seed in (11, 12)]}
+    table = emissions_table(study(), stages, [node()])
+    found = {line["phase"]: line for line in table.to_pylist()}
+    assert found["training"]["energy_kwh"] == 6.0
+    assert found["training"]["co2_kg"] == 3.0
+    assert found["training, teacher shared"]["energy_kwh"] == 4.0
+    printed = "\n".join(note for block in LAYOUTS["emissions"](table) for note in block.notes)
+    assert "S + KD: with a teacher of its own; here it took ~4 kWh" in printed
 
 
 def test_without_final_the_stages_own_best_stand_for_it() -> None:

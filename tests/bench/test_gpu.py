@@ -15,7 +15,8 @@ def test_every_part_runs_and_is_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gpu.json").read_text()) == json.loads(json.dumps(found))
     assert [*found] == ["where", "size", *PARTS]
     assert not [name for name in PARTS if "error" in found[name]], found
-    assert all(found["repeated"][method]["equal"] for method in TERMS)
+    assert all(found["repeated"][method]["equal"] for method in ("student", "all"))
+    assert found["stored"]["equal"]
     assert {found["gate"][method]["waits"] for method in TERMS} == {"4 steps"}
     assert all(found["steps"][method]["step_ms"] > 0 for method in (*TERMS,))
     assert [*found["together"]][:2] == ["1", "2"]

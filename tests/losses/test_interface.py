@@ -19,6 +19,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.loop import Run, fit
 from kdtune.training.site import Site
+from kdtune.training.teaching import Live
 from tests.support.tiny import config, noise, teacher, through_a_file, untimed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -283,7 +284,9 @@ def test_nothing_is_computed_that_no_term_declares(
     student, other = (Asked(which.student.build(12)) for _ in range(2))
     used = other.eval().requires_grad_(False) if which.uses_teacher else None
     losses = {name: term.build(student, used) for name, term in which.active_losses.items()}
-    evaluation = next(fit(which, Run(student, losses, which.recipe), used, split, split, torch.device("cpu")))
+    cpu = torch.device("cpu")
+    taught = Live(which, lambda: other, cpu) if which.uses_teacher else None
+    evaluation = next(fit(which, Run(student, losses, which.recipe), taught, split, split, cpu))
     assert evaluation.losses.keys() == {"ce", *names}
     assert student.asked == {frozenset(student_taps), frozenset()}  # none in the evaluation
     assert other.asked == (set() if teacher_taps is None else {frozenset(teacher_taps)})

@@ -57,6 +57,14 @@ def test_every_stage_runs_every_trial(launched: Path) -> None:
     assert all(row["step"] == row["steps_total"] for row in rows)
 
 
+def test_the_teacher_is_run_once_for_trials_of_one_seed(launched: Path) -> None:
+    """A launch shares its outputs: each of the steps is run, or read, and some are read."""
+    rows = [row for row in rows_of(launched) if row["teacher_network"]]
+    assert all(row["teacher_steps_run"] + row["teacher_steps_read"] >= row["step"] for row in rows)
+    assert sum(row["teacher_steps_read"] for row in rows) > 0
+    assert {row["teacher_steps_run"] for row in rows_of(launched) if not row["teacher_network"]} == {None}
+
+
 def test_one_value_from_yaml_to_parquet(launched: Path) -> None:
     rows = [row for row in rows_of(launched) if row["stage"] == "temperature"]
     assert sorted((row["temperature"], row["seed"]) for row in rows) == [(1, 1), (1, 2), (4, 1), (4, 2)]

@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import pytest
+
+from kdtune.base import UserError
+from kdtune.search.kept_teacher import digested_terms, teacher_store
 from kdtune.search.options import Options, adjusted
 from kdtune.study.settings import kept_searches
+from kdtune.study.spec import StudySpec
 from tests.support.small_study import small
+from tests.support.tiny import BASE, NETWORK
+
+PI = {"teacher": {"model": NETWORK, "checkpoint": "t.pth"}, "losses.pi": {"weight": 0.5}}
 
 
 def test_a_teacher_that_was_searched_is_not_set_again(tmp_path: Path) -> None:
@@ -24,3 +32,27 @@ def test_a_teacher_that_was_searched_is_not_set_again(tmp_path: Path) -> None:
     assert line == (
         "--set teacher.checkpoint=c.pt: in stage other only; distill searches it, and final starts from what is found"
     )
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, None), ("20GB", 20e9), ("1.5t", 1.5e12), ("300 MB", 3e8)])
+def test_the_teachers_store_has_a_size(given: str | None, limit: float | None, tmp_path: Path) -> None:
+    store = teacher_store(given, small(tmp_path))
+    assert store is not None
+    assert store.limit == limit
+
+
+def test_the_teachers_store_is_off_or_a_size(tmp_path: Path) -> None:
+    assert teacher_store("off", small(tmp_path)) is None
+    with pytest.raises(UserError, match=r"--teacher-store lots: neither a size, e\.g\. 20GB, nor off"):
+        teacher_store("lots", small(tmp_path))
+
+
+def test_digests_are_those_of_every_term_of_the_study() -> None:
+    """Once for each way in which a term is computed; a weight changes none."""
+    pools = {"losses.pa": {"weight": 1.0}, "losses.ifv": {"weight": 0.0}, "losses.fitnet": {"weight": 1.0}}
+    stages = [
+        {"name": "distill", "set": PI | pools, "grid": {"losses.pa.pool": [0.25, 0.5], "losses.pa.weight": [1, 2]}},
+    ]
+    spec = StudySpec.model_validate({"name": "tiny", "base": BASE, "stages": stages})
+    found = sorted(type(term).__name__ for term in digested_terms(spec))
+    assert found == ["IntraClassVariation", "PairWise", "PairWise"]

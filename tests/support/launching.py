@@ -61,7 +61,8 @@ TRIALS = {"teacher": 1, "student": 4, "distill": 4, "temperature": 4, "weight-pi
 
 # What two runs of the same study may differ in: when, where and how fast.
 INCIDENTAL = {
-    "train_seconds", "images_per_second", "peak_memory_mb", "energy_kwh", "co2_kg", "node", "started_at",
+    "train_seconds", "images_per_second", "peak_memory_mb", "teacher_steps_run", "teacher_steps_read",
+    "energy_alone_kwh", "energy_kwh", "co2_kg", "node", "started_at",
     "finished_at", "seconds", "inference_kwh", "inference_co2_kg", "inference_images",
     "attempt",
 }  # fmt: skip

@@ -20,10 +20,12 @@ from kdtune.loading.batches import train_batches
 from kdtune.loading.pack import Packed
 from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training import trial
+from kdtune.training.compiling import compiled
 from kdtune.training.energy import Amount
 from kdtune.training.evaluation import confusion, intersection_over_union, sliding
-from kdtune.training.loop import CHECK_EVERY, Run, compiled, fit, poly_rate
+from kdtune.training.loop import CHECK_EVERY, Run, fit, poly_rate
 from kdtune.training.site import Site, load_splits
+from kdtune.training.teaching import Live
 from kdtune.training.trial import frozen_teacher
 from kdtune.training.weights import weights_bytes
 from tests.support.alone import alone
@@ -75,7 +77,8 @@ def test_student_and_teacher_see_the_same_crop_each_in_its_own_way(tmp_path: Pat
         student = trial_config.student.build(12)
         losses = {name: term.build(student, teacher_network) for name, term in trial_config.losses.items()}
         run = Run(student, losses, trial_config.recipe)
-        return [e.losses["pi"] for e in fit(trial_config, run, teacher_network, train, val, CPU)]
+        taught = Live(trial_config, lambda: teacher_network, CPU)
+        return [e.losses["pi"] for e in fit(trial_config, run, taught, train, val, CPU)]
 
     told = values(which, network)
     assert values(turned, mirrored) == pytest.approx(told, rel=1e-4)
