@@ -25,6 +25,7 @@ import psutil
 
 from kdtune.training.energy import Amount, Spent, unmeasured
 from kdtune.training.energy_counter import Counter
+from kdtune.training.gpu_index import indices
 
 EVERY = 5.0  # seconds between two readings
 
@@ -235,5 +236,4 @@ def _visible_gpus() -> list[int]:
 
     if not torch.cuda.is_available():
         return []
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return [int(first)] if first.isdecimal() else []
+    return indices(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[:1])
