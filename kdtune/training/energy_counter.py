@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdtune.errors import UserError
+from kdtune.base import VISIBLE_GPUS, UserError
 from kdtune.training.gpu_index import indices
 
 NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice
@@ -101,7 +101,7 @@ class Counter:
             def out(self, total: Any, delta: Any) -> None:
                 news.append(delta)
 
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = os.environ.get(VISIBLE_GPUS)
         self._visible = indices(visible.split(",")) if visible else None  # codecarbon knows no part of a GPU
         with _no_files_of_others(), _known_processor():
             self._tracker = OfflineEmissionsTracker(

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from kdtune.base import VISIBLE_GPUS
 from kdtune.training.energy import Amount, Spent, unmeasured
 from kdtune.training.energy_counter import Counter
 from kdtune.training.gpu_index import indices
@@ -236,4 +237,4 @@ def _visible_gpus() -> list[int]:
 
     if not torch.cuda.is_available():
         return []
-    return indices(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[:1])
+    return indices(os.environ.get(VISIBLE_GPUS, "0").split(",")[:1])
