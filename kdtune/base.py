@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kdtune.modules import SegNet as SegNet
     from kdtune.modules import Stateless as Stateless
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"  # the variable by which CUDA is told; empty: none
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
 
 Split = Literal["train", "val"]
@@ -264,18 +265,23 @@ class SegmentationDataset(Config):
 
 
 def compute_device() -> "torch.device":
-    """Cuda if there, else cpu; cuda is set up so that equal trials come to equal digits.
+    """Cuda if there and not hidden, else cpu; cuda is set up so that equal trials come to equal digits.
 
     cuDNN takes algorithms that add in one order, always the same ones, and float32 means float32: TF32, which cuDNN
     takes unless told otherwise, has 10 bits of mantissa.
     """
     import torch
 
-    if not torch.cuda.is_available():
+    if os.environ.get(VISIBLE_GPUS) == "" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda")
+
+
+def hide_gpus() -> None:
+    """This process has no share of a GPU: ``compute_device`` is cpu from now on, whatever the machine has."""
+    os.environ[VISIBLE_GPUS] = ""  # CUDA itself reads it when it is first used, later only ``compute_device`` does
 
 
 def processors() -> int:

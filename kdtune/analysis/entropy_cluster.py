@@ -10,7 +10,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from kdtune.analysis.entropy_counts import Asked, Counts, count
-from kdtune.base import RunError, UserError
+from kdtune.base import RunError, UserError, hide_gpus
 from kdtune.cluster import session
 from kdtune.cluster.halt import Halt, interruptible, refuse_halted
 from kdtune.cluster.share import PROCESSOR_TRIALS, has_gpu
@@ -37,6 +37,8 @@ class Shard:
 def _shard(config: TrialConfig, source: str, asked: Asked, site: Site, part: tuple[int, int], threads: int) -> Shard:
     """On a node. A worker keeps teacher and images for its next shard."""
     torch.set_num_threads(threads)
+    if not ray.get_gpu_ids():
+        hide_gpus()  # Ray lets it see all GPUs of its node
     try:
         key = content_key(config.dataset, asked.split, dataset_root(config.dataset, site.root))
         return Shard(platform.node(), key, count(config, source, asked, site, part))

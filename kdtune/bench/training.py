@@ -1,6 +1,11 @@
 """``kdtune bench train``: step time and memory of each stage's first configuration."""
 
+import multiprocessing
+import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -12,13 +17,13 @@ from kdtune.records.rows import Row
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
 from kdtune.study.trial_config import TrialConfig, Value
-from kdtune.training.loop import Run, fit
-from kdtune.training.site import Site, load_splits
-from kdtune.training.teaching import Live
+from kdtune.training.site import Site
+from kdtune.training.trial import run
+from kdtune.training.weights import weights_bytes
 
 
 def training(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
-    """Step time and memory of each stage's first configuration; teachers have random weights here."""
+    """Step time and memory of each stage's first configuration, run as a trial is; all weights are random here."""
     spec = adjusted(load_study(study), Options(settings=settings))
     seen: dict[str, str] = {}
     measured = []
@@ -26,34 +31,41 @@ def training(study: str, data_root: str | None, settings: Mapping[str, Value], s
         short = config.replace({"recipe.num_steps": steps, "recipe.eval_every": steps // 2, "seed": 0})
         if short.config_id not in seen:
             seen[short.config_id] = name
-            measured.append({"stage": name, "method": config.method, **_steps(short, data_folder(data_root))})
+            measured.append({"stage": name, "method": config.method, **_alone(short, data_folder(data_root))})
     return told(f"training, {study}, {steps} steps", measured, output)
 
 
+def _alone(config: TrialConfig, data_root: str | None) -> Row:
+    """In a process of its own: what another configuration leaves in memory, its teacher say, is not counted."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_steps, config, data_root).result()
+
+
 def _steps(config: TrialConfig, data_root: str | None) -> Row:
-    device = compute_device()
-    train, val = load_splits(config, Site(data_root))
-    classes = config.dataset.num_classes
-    random = {"init": "random"}
-    student = config.student.model_copy(update=random).build(classes).to(device)
-    teacher = None
-    if config.uses_teacher and config.teacher is not None:
-        teacher = config.teacher.model.model_copy(update=random).build(classes).to(device)
-        teacher.eval().requires_grad_(False)
-    losses = {name: term.build(student, teacher).to(device) for name, term in config.active_losses.items()}
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    teaching = None if teacher is None else Live(config, lambda: teacher, device)
-    evaluations = list(fit(config, Run(student, losses, config.recipe), teaching, train, val, device))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        evaluations = [evaluation for evaluation, _ in run(_with_random_weights(config, folder), Site(data_root))]
     first, last = evaluations[0], evaluations[-1]  # the first half warms up
     seconds = (last.seconds - first.seconds) / (last.step - first.step)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    gpu = compute_device().type == "cuda"
     return {
         "batch": config.recipe.batch_size,
         "crop": "x".join(map(str, config.recipe.crop)),
         "step_ms": 1000 * seconds,
         "images_per_second": config.recipe.batch_size / seconds,
-        "memory_mb": memory / 2**20,
+        "memory_mb": (torch.cuda.max_memory_allocated() if gpu else psutil.Process().memory_info().rss) / 2**20,
         "threads": torch.get_num_threads(),
         "diverged": last.diverged,
     }
+
+
+def _with_random_weights(config: TrialConfig, folder: str) -> TrialConfig:
+    """The trial without files that others would have to make; its teacher's weights lie in the folder."""
+    changes: dict[str, Any] = {"student.init": "random", "warm_start": None}
+    if config.uses_teacher and config.teacher is not None:
+        file = Path(folder) / "teacher.safetensors"
+        model = config.teacher.model.model_copy(update={"init": "random"})
+        file.write_bytes(weights_bytes(model.build(config.dataset.num_classes)))
+        changes["teacher.checkpoint"] = str(file)
+    return config.replace(changes)

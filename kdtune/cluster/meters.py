@@ -24,6 +24,7 @@ from kdtune.cluster.looking import Looking
 from kdtune.cluster.nodes import able
 from kdtune.training.energy import Amount
 from kdtune.training.energy_meter import Meter, Totals
+from kdtune.training.gpu_index import indices
 
 LOOK_EVERY = 5.0  # seconds between the driver's looks at the nodes and their meters
 START_WITHIN = 60.0  # seconds for a node's meter to begin, before a trial goes on without
@@ -181,8 +182,7 @@ _waited = False  # in this process, for a meter that may never come
 
 def spent(gpus: float, trial: str) -> Spent:
     """The meter's view of the trial that begins in this worker, which has so many GPUs or such a share of one."""
-    found = [int(index) for index in ray.get_gpu_ids() if str(index).isdecimal()]  # MIG's have names
-    return Spent(_meter(), os.getpid()).begin(dict.fromkeys(found, min(gpus, 1.0)), trial)
+    return Spent(_meter(), os.getpid()).begin(dict.fromkeys(indices(ray.get_gpu_ids()), min(gpus, 1.0)), trial)
 
 
 def _meter() -> Any:

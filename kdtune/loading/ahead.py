@@ -4,7 +4,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -29,15 +28,3 @@ def in_order(function: Callable[[In], Out], items: Iterable[In], *, workers: int
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def prefetched(items: Iterable[Out], ahead: int) -> Generator[Out]:
-    """The same items in the same order, each made by a thread while an earlier one is used."""
-    source = iter(items)  # one worker: an iterator is advanced by one thread at a time
-    ticks = itertools.repeat(None)
-    end = object()
-    with closing(in_order(lambda _: next(source, end), ticks, workers=1, ahead=ahead)) as results:
-        for result in results:
-            if result is end:
-                return
-            yield result  # type: ignore[misc]

@@ -9,7 +9,7 @@ of other habits see the same one.
 
 import math
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdtune.base import IGNORE, Preprocessing
-from kdtune.loading.ahead import prefetched
 from kdtune.loading.images import Images
+from kdtune.loading.transfer import on_device
+from kdtune.loading.views import Axis, Views, axes, views
+from kdtune.loading.windows import Windows, windows
 from kdtune.study.recipe import Recipe
 
-PREFETCH = 3  # batches that a thread reads ahead of a GPU
 MAX_PIXELS = 2048 * 1024  # of one validation batch, see there
 SMALL = 128 * 128  # pixels of a crop below which one batched operation is faster on a processor, too
 
@@ -52,84 +53,28 @@ class Batch:
         return self._images[how, layout]
 
 
-@dataclass(frozen=True)
-class Views:
-    """How each image of a batch is seen, one entry per image."""
-
-    index: np.ndarray  # which image
-    scale: np.ndarray  # the factor by which it is enlarged
-    corner: np.ndarray  # (n, 2) top left of the crop, in pixels of the scaled (and padded) image
-    flip: np.ndarray  # mirrored left to right
-
-
-def views(recipe: Recipe, sizes: np.ndarray, seed: int, step: int) -> Views:
-    """The batch of a step (from 0). ``sizes`` (n, 2): height and width of every image of the split."""
-    index = _indices(len(sizes), recipe.batch_size, seed, step)
-    rng = np.random.default_rng((seed, 1, step))
-    num_scales = int((recipe.scale_max - recipe.scale_min) / recipe.scale_step + 1e-6) + 1  # none above scale_max
-    scale = recipe.scale_min + recipe.scale_step * rng.integers(num_scales, size=len(index))
-    scaled = np.maximum(np.round(sizes[index] * scale[:, None]), recipe.crop)
-    corner = np.floor(rng.random((len(index), 2)) * (scaled - recipe.crop + 1))
-    flip = (rng.random(len(index)) < 0.5) & recipe.flip
-    return Views(index, scale, corner, flip)
-
-
-def _indices(num_images: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Epochs of shuffled images laid end to end; a batch may span two epochs, so that no image is left out."""
-    first = step * batch_size
-    epochs = range(first // num_images, (first + batch_size - 1) // num_images + 1)
-    order = [np.random.default_rng((seed, 0, epoch)).permutation(num_images) for epoch in epochs]
-    start = first - epochs[0] * num_images
-    return np.concatenate(order)[start : start + batch_size]
-
-
 def train_batches(
     split: Images, recipe: Recipe, seed: int, start: int, device: torch.device, stop: int | None = None
 ) -> Iterator[Batch]:
-    """Batches from step ``start`` on, to the last or before ``stop``. A GPU's are read ahead by a thread."""
-    seen = (views(recipe, split.sizes, seed, step) for step in range(start, stop or recipe.num_steps))
-    if device.type == "cuda":
-        windows = (_windows(split, view, recipe.crop, pinned=True) for view in seen)
-        with closing(prefetched(windows, PREFETCH)) as ready:
-            for window in ready:
-                yield resample(window.to(device))
-    elif math.prod(recipe.crop) < SMALL:
-        for view in seen:
-            yield resample(_windows(split, view, recipe.crop))
+    """Batches from step ``start`` on, to the last or before ``stop``; a GPU's are read ahead by threads."""
+    steps, gpu = range(start, stop or recipe.num_steps), device.type == "cuda"
+
+    def seen(step: int) -> Views:
+        return views(recipe, split.sizes, seed, step)
+
+    if gpu or math.prod(recipe.crop) < SMALL:
+
+        def read(step: int) -> Windows:
+            return windows(split, seen(step), recipe.crop, pinned=gpu)
+
+        with closing(on_device(read, steps, device)) as ready:
+            for each in ready:
+                yield resample(Windows(*each))
     else:
         memory = Memory()
         with ThreadPoolExecutor(torch.get_num_threads(), "kdtune-crops") as pool:
-            for view in seen:
-                yield _crops(split, view, recipe.crop, pool, memory)
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of one crop: the source pixels that it needs, and where each of its own pixels lies among them."""
-
-    start: int
-    stop: int
-    at: np.ndarray  # (L,) float32, in pixels from ``start``
-    nearest: np.ndarray  # (L,) int64, likewise
-    inside: np.ndarray  # (L,) bool, whether the pixel is of the image
-
-
-def _axes(view: Views, i: int, sizes: np.ndarray, crop: tuple[int, int]) -> tuple[Axis, Axis]:
-    """Rows and columns of the i-th crop: centres map to centres (OpenCV's convention, as in SKD)."""
-    found = []
-    for axis in (0, 1):
-        position = (view.corner[i, axis] + np.arange(crop[axis]) + 0.5) / view.scale[i] - 0.5
-        at = position.astype(np.float32)
-        if axis == 1 and view.flip[i]:
-            at = at[::-1]
-        last = int(sizes[view.index[i], axis]) - 1  # a numpy integer would make float64 of what follows
-        inside = (at >= -0.5) & (at <= last + 0.5)
-        at = np.clip(at, 0, last)  # a pixel half outside takes its nearest neighbour
-        # rounded before the offset goes: which of two pixels equally near is taken must not depend on the window
-        nearest = np.floor(at + np.float32(0.5)).astype(np.int64)
-        start, stop = int(at.min()), min(int(at.max()) + 1, last) + 1  # one more, to interpolate with
-        found.append(Axis(start, stop, at - start, nearest - start, inside))
-    return found[0], found[1]
+            for step in steps:
+                yield _crops(split, seen(step), recipe.crop, pool, memory)
 
 
 def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, memory: "Memory") -> Batch:
@@ -139,7 +84,7 @@ def _crops(split: Images, view: Views, crop: tuple[int, int], pool: Executor, me
     inside, target = memory.array(size, np.bool_), memory.array(size, np.int64)
 
     def fill(i: int) -> bool:
-        rows, columns = _axes(view, i, split.sizes, crop)
+        rows, columns = axes(view, i, split.sizes, crop)
         _resized(split.image(view.index[i]), view, i, rows, columns, pixels[i])
         nearest = split.label(view.index[i])[rows.start : rows.stop, columns.start : columns.stop]
         nearest = nearest[rows.nearest][:, columns.nearest]
@@ -206,56 +151,17 @@ def _references(arrays: list[np.ndarray]) -> list[int]:
     return [sys.getrefcount(array) for array in arrays]
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The source pixels that the crops of a batch need, in windows of one size, and where the crops' pixels lie."""
-
-    images: Tensor  # (N, h, w, 3) uint8
-    labels: Tensor  # (N, h, w) uint8
-    at: tuple[Tensor, Tensor]  # rows (N, H) and columns (N, W), float32, in pixels of the window
-    nearest: tuple[Tensor, Tensor]  # int64
-    inside: tuple[Tensor, Tensor]  # bool
-
-    def to(self, device: torch.device) -> "Windows":
-        """On a device; asynchronous from pinned memory, which PyTorch does not hand out again before it was read."""
-
-        def moved(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            return pair[0].to(device, non_blocking=True), pair[1].to(device, non_blocking=True)
-
-        images, labels = moved((self.images, self.labels))
-        return Windows(images, labels, moved(self.at), moved(self.nearest), moved(self.inside))
-
-
-def _windows(split: Images, view: Views, crop: tuple[int, int], *, pinned: bool = False) -> Windows:
-    axes = [_axes(view, i, split.sizes, crop) for i in range(len(view.index))]
-    height, width = (max(each[axis].stop - each[axis].start for each in axes) for axis in (0, 1))
-    images = torch.zeros(len(axes), height, width, 3, dtype=torch.uint8, pin_memory=pinned)
-    labels = torch.zeros(len(axes), height, width, dtype=torch.uint8, pin_memory=pinned)
-    for index, image, label, (rows, columns) in zip(view.index, images.numpy(), labels.numpy(), axes, strict=True):
-        window = np.s_[rows.start : rows.stop, columns.start : columns.stop]
-        size = np.s_[: rows.stop - rows.start, : columns.stop - columns.start]
-        image[size], label[size] = split.image(index)[window], split.label(index)[window]
-
-    def both(name: str) -> tuple[Tensor, Tensor]:
-        stacked = [torch.from_numpy(np.stack([getattr(each[axis], name) for each in axes])) for axis in (0, 1)]
-        rows, columns = (tensor.pin_memory() if pinned else tensor for tensor in stacked)
-        return rows, columns
-
-    return Windows(images, labels, both("at"), both("nearest"), both("inside"))
-
-
-def resample(windows: Windows) -> Batch:
+def resample(seen: Windows) -> Batch:
     """Crops from windows, in one batched operation on their device; ``_crops`` gives the same but for the last bit."""
-    count, height, width = windows.labels.shape
-    (rows, columns), (row, column) = windows.at, windows.nearest
-    x = ((2 * columns + 1) / width - 1)[:, None, :].expand(-1, rows.shape[1], -1)
-    y = ((2 * rows + 1) / height - 1)[:, :, None].expand(-1, -1, columns.shape[1])
-    images = windows.images.permute(0, 3, 1, 2).float()
+    count, height, width = seen.labels.shape
+    x = ((2 * seen.columns + 1) / width - 1)[:, None, :].expand(-1, seen.rows.shape[1], -1)
+    y = ((2 * seen.rows + 1) / height - 1)[:, :, None].expand(-1, -1, seen.columns.shape[1])
+    images = seen.images.permute(0, 3, 1, 2).float()
     grid = torch.stack((x, y), dim=-1)  # (N, H, W, 2), -1 and 1 at the borders of the windows
     pixels = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    inside = windows.inside[0][:, :, None] & windows.inside[1][:, None, :]  # (N, H, W)
-    batch = torch.arange(count, device=row.device)[:, None, None]
-    target = windows.labels[batch, row[:, :, None], column[:, None, :]].long()
+    inside = seen.row_inside[:, :, None] & seen.column_inside[:, None, :]  # (N, H, W)
+    batch = torch.arange(count, device=seen.labels.device)[:, None, None]
+    target = seen.labels[batch, seen.nearest_row[:, :, None], seen.nearest_column[:, None, :]].long()
     return Batch(pixels.round().to(torch.uint8), inside, torch.where(inside, target, IGNORE), padded=True)
 
 
@@ -281,14 +187,23 @@ def validation_batches(split: Images, batch_size: int, device: torch.device) -> 
     half size, 270 MB per map), and for 19 classes 160 MB of enlarged logits. That is below 2 GB; two images would
     come close to 4.
     """
-    read = _whole(split, batch_size, pinned=device.type == "cuda")
-    with closing(prefetched(read, PREFETCH) if device.type == "cuda" else read) as ready:
+    gpu = device.type == "cuda"
+
+    def read(where: range) -> tuple[Tensor, Tensor]:
+        height, width = split.sizes[where[0]]
+        images = torch.empty(len(where), height, width, 3, dtype=torch.uint8, pin_memory=gpu)
+        labels = torch.empty(len(where), height, width, dtype=torch.uint8, pin_memory=gpu)
+        for image, label, i in zip(images.numpy(), labels.numpy(), where, strict=True):
+            image[:], label[:] = split.image(i), split.label(i)
+        return images, labels
+
+    with closing(on_device(read, _of_one_size(split, batch_size), device)) as ready:
         for images, labels in ready:
-            pixels = images.to(device, non_blocking=True).permute(0, 3, 1, 2)
-            yield pixels, labels.to(device, non_blocking=True).long()
+            yield images.permute(0, 3, 1, 2), labels.long()
 
 
-def _whole(split: Images, batch_size: int, *, pinned: bool) -> Generator[tuple[Tensor, Tensor]]:
+def _of_one_size(split: Images, batch_size: int) -> Iterator[range]:
+    """Which images are a validation batch, one batch after the other."""
     i = 0
     while i < len(split):
         height, width = split.sizes[i]
@@ -296,9 +211,5 @@ def _whole(split: Images, batch_size: int, *, pinned: bool) -> Generator[tuple[T
         j = i + 1
         while j < min(len(split), i + most) and (split.sizes[j] == split.sizes[i]).all():
             j += 1
-        images = torch.empty(j - i, height, width, 3, dtype=torch.uint8, pin_memory=pinned)
-        labels = torch.empty(j - i, height, width, dtype=torch.uint8, pin_memory=pinned)
-        for k in range(i, j):
-            images.numpy()[k - i], labels.numpy()[k - i] = split.image(k), split.label(k)
-        yield images, labels
+        yield range(i, j)
         i = j

@@ -1,5 +1,6 @@
 """The network that a Python function built, looked at and wrapped so that its feature maps can be had."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from kdtune.base import SegNet, SegOutput, Tap, UserError, did_you_mean
 from kdtune.models.builders import find, first_line
 from kdtune.models.external import ExternalModel
+from kdtune.models.last_layers import last_layers, make_precise
 
 PREFIX = "network."  # of every key of the state: the rest is the key that the network itself uses
 SIZES = (64, 224, 512)  # sides of the image of the first look, tried in turn: some networks refuse small ones
@@ -37,7 +39,13 @@ def called(config: ExternalModel, num_classes: int) -> nn.Module:
 
 
 class External(SegNet):
-    """The network of an ``ExternalModel``. Logits stay at its own resolution."""
+    """The network of an ``ExternalModel``. Logits stay at its own resolution.
+
+    Within autocast they are float32, as PSPNet's: the layers that they and the auxiliary ones come from compute in it.
+    Autograd tells in the first look which these are. Of a network that it cannot follow, since its weights are frozen
+    as it is built, say, only the ``classifier`` that the study names computes in float32; without a name its logits
+    have the precision that autocast gives them.
+    """
 
     def __init__(self, network: nn.Module, config: ExternalModel, num_classes: int) -> None:
         super().__init__()
@@ -58,6 +66,9 @@ class External(SegNet):
                 f"classes_argument (now '{config.classes_argument}') is the builder's name for the number"
             )
         self.channels = {tap: value.shape[1] for tap, value in found.taps.items()}
+        named = [] if config.classifier is None else [self.classifier]
+        for layer in (*last_layers(network, found.logits, found.aux), *named):
+            make_precise(layer, num_classes)
 
     # The parts are properties: registered as modules, their weights would stand in the state twice.
 
@@ -128,10 +139,11 @@ class External(SegNet):
         if self.config.aux_output is not None:
             wanted |= {"aux"}
         error: Exception | None = None
-        with resting(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for side in SIZES:
+        with resting(self), torch.random.fork_rng(devices=[]):
+            for side, recorded in itertools.product(SIZES, (True, False)):  # some refuse autograd
                 try:
-                    found = self(torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype), wanted)
+                    with torch.set_grad_enabled(recorded):
+                        found = self(torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype), wanted)
                     break
                 except UserError:
                     raise

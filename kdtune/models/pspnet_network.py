@@ -1,13 +1,12 @@
 """PSPNet as torch computes it: its pyramid, heads and backbone."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from kdtune.base import SegNet, SegOutput, Tap
 from kdtune.models.backbones import LAYERS, Backbone, Conv, InvertedResiduals, ResNet, conv1x1, conv3x3
 from kdtune.models.pspnet import BackboneName, PSPNetModel, Variant
+from kdtune.modules import precisely
 from kdtune.resize import enlarged, pooled
 
 SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' leaky ReLU below zero
@@ -58,19 +57,11 @@ class PSPNet(SegNet):
         with_aux = self.training or "aux" in taps
         maps = self.backbone(image, {"layer4", *taps, *(["layer3"] if with_aux else [])})
         maps["psp"] = self.pyramid(maps["layer4"])  # (N, C, h, w)
-        logits = _precisely(self.classifier, maps["psp"])  # (N, K, h, w)
+        logits = precisely(self.classifier, maps["psp"])  # (N, K, h, w)
         aux = None
         if with_aux:
-            aux = maps["aux"] = _precisely(self.auxiliary[-1], self.auxiliary[:-1](maps["layer3"]))  # (N, K, h, w)
+            aux = maps["aux"] = precisely(self.auxiliary[-1], self.auxiliary[:-1](maps["layer3"]))  # (N, K, h, w)
         return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
-
-
-def _precisely(classifier: nn.Module, features: Tensor) -> Tensor:
-    """Logits in float32 at least: bfloat16 rounds those of 16 and more by 0.06, in the losses and before the argmax."""
-    device = features.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        logits: Tensor = classifier(features.to(torch.promote_types(features.dtype, torch.float32)))
-        return logits
 
 
 class Average(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from ray import tune
 
 from kdtune import signs
-from kdtune.base import UserError
+from kdtune.base import UserError, hide_gpus
 from kdtune.cluster import loggers, meters, metrics
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import may_be_of
@@ -29,8 +29,7 @@ LASTING = NO_ROOM | {
 def run_trial(point: Point, context: StageContext) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
     torch.set_num_threads(context.threads)  # here, in the thread that computes: OpenMP counts per thread
-    if context.gpus and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(context.gpus, 1.0))  # the rest is others'
+    _take_share(context.gpus)
     planned = context.planned(point)
     notes: list[str] = []
     context.storage.folder.expected()
@@ -60,6 +59,14 @@ def run_trial(point: Point, context: StageContext) -> None:
         if torch.cuda.is_available():
             gc.collect()  # what an error's traceback held
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
+
+
+def _take_share(gpus: float) -> None:
+    """Of a GPU no more than was given; without a share none: Ray lets a worker see all GPUs of its node then."""
+    if not gpus:
+        hide_gpus()
+    elif torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))  # the rest is others'
 
 
 def _followed(

@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdtune.errors import UserError
+from kdtune.base import VISIBLE_GPUS, UserError
+from kdtune.training.gpu_index import indices
 
 NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice
 
@@ -83,7 +85,7 @@ def _known_processor() -> Iterator[None]:
 
 
 class Counter:
-    """codecarbon's tracker of the whole machine, read when asked."""
+    """codecarbon's tracker of the whole machine, of whose GPUs those that are visible here; read when asked."""
 
     def __init__(self, country: str) -> None:
         _quiet()
@@ -99,6 +101,8 @@ class Counter:
             def out(self, total: Any, delta: Any) -> None:
                 news.append(delta)
 
+        visible = os.environ.get(VISIBLE_GPUS)
+        self._visible = indices(visible.split(",")) if visible else None  # codecarbon knows no part of a GPU
         with _no_files_of_others(), _known_processor():
             self._tracker = OfflineEmissionsTracker(
                 country_iso_code=country,
@@ -108,6 +112,7 @@ class Counter:
                 output_methods=[],
                 output_handlers=[Kept()],
                 log_level="critical",
+                gpu_ids=self._visible,
                 allow_multiple_runs=True,  # of another user of this machine, say
             )
             self._tracker.start()
@@ -126,12 +131,16 @@ class Counter:
         return {"cpu": delta.cpu_energy, "ram": delta.ram_energy, "gpus": gpus, "co2": delta.emissions}
 
     def _by_gpu(self, kwh: float) -> dict[int, float]:
-        """The energy of all GPUs by GPU: codecarbon sums them up, but tells each one's, too."""
+        """The energy of the visible GPUs by GPU: codecarbon sums them up, but tells each one's, too."""
         from codecarbon.core.units import Time
 
         seconds, self._at = time.monotonic() - self._at, time.monotonic()
         found = self._gpus.get_delta(Time.from_seconds(seconds)) if self._gpus is not None else []
-        each = {gpu["gpu_index"]: gpu["delta_energy_consumption"].kWh for gpu in found}
+        each = {
+            gpu["gpu_index"]: gpu["delta_energy_consumption"].kWh
+            for gpu in found
+            if self._visible is None or gpu["gpu_index"] in self._visible
+        }
         total = sum(each.values())
         if not each or not kwh:
             return {}

@@ -23,8 +23,10 @@ from typing import Any
 
 import psutil
 
+from kdtune.base import VISIBLE_GPUS
 from kdtune.training.energy import Amount, Spent, unmeasured
 from kdtune.training.energy_counter import Counter
+from kdtune.training.gpu_index import indices
 
 EVERY = 5.0  # seconds between two readings
 
@@ -235,5 +237,4 @@ def _visible_gpus() -> list[int]:
 
     if not torch.cuda.is_available():
         return []
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return [int(first)] if first.isdecimal() else []
+    return indices(os.environ.get(VISIBLE_GPUS, "0").split(",")[:1])

@@ -48,7 +48,8 @@ def confusion(
 
     Logits are upsampled to the label's size (bilinear, align_corners=True) before the argmax, as SKD does.
 
-    ``of_each``: gets what ``image_counts.collected`` makes the matrices of single images of; a GPU waits at each.
+    ``of_each``: gets what ``image_counts.collected`` makes the matrices of single images of; a GPU is waited for once
+    per batch then, and else not at all.
     """
     network.eval()
     classes = network.num_classes
@@ -62,16 +63,32 @@ def confusion(
         signs.alive()
         image = normalise(pixels, preprocessing)
         logits = logits_of(image) if recipe.eval_window is None else sliding(logits_of, image, recipe.eval_window)
-        for each, label in zip(logits, target, strict=True):  # one by one: K values per pixel are most of the memory
-            # (H, W); on a processor ``argmax`` takes eight times as long for the same
-            predicted = enlarged(each[None], label.shape).max(dim=1).indices[0]
-            pairs = torch.where(label == IGNORE, classes * classes, label * classes + predicted)
-            of_image = torch.bincount(pairs.flatten(), minlength=len(counts))
-            counts += of_image
-            if of_each is not None:
-                cells = of_image.nonzero().flatten()
-                of_each.append((cells.cpu().numpy(), of_image[cells].cpu().numpy()))
+        of_images = counted(logits, target)
+        counts += of_images.sum(0)
+        if of_each is not None:
+            for found in of_images.cpu().numpy():
+                cells = np.flatnonzero(found)
+                of_each.append((cells, found[cells]))
     return counts[:-1].view(classes, classes)
+
+
+def counted(logits: Tensor, target: Tensor) -> Tensor:
+    """(n, K * K + 1) int64: the pixels of each image by ``label * K + predicted``, the last those that are ignored.
+
+    Args:
+        logits: (n, K, h, w), enlarged here.
+        target: (n, H, W) int64.
+    """
+    classes = logits.shape[1]
+    found = torch.zeros(len(target), classes * classes + 1, dtype=torch.int64, device=logits.device)
+    one = torch.ones((), dtype=torch.int64, device=logits.device)
+    # one by one: K values per pixel are most of the memory
+    for each, label, counts in zip(logits, target, found, strict=True):
+        # (H, W); on a processor ``argmax`` takes eight times as long for the same
+        predicted = enlarged(each[None], label.shape).max(dim=1).indices[0]
+        pairs = torch.where(label == IGNORE, classes * classes, label * classes + predicted).flatten()
+        counts.scatter_add_(0, pairs, one.expand(len(pairs)))  # ``bincount`` would wait for a GPU, to find the largest
+    return found
 
 
 def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int]) -> Tensor:
@@ -86,10 +103,12 @@ def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[
     rows, columns = (_places(whole, tile) for whole, tile in zip(image.shape[-2:], window, strict=True))
     places = [np.s_[..., y : y + window[0], x : x + window[1]] for y in rows for x in columns]
     tiles = [(i, where) for i in range(len(image)) for where in places]
-    total, count = torch.zeros(()), torch.zeros(image.shape[-2:])
+    total, count = torch.zeros(()), torch.zeros(image.shape[-2:], device=image.device)
+    covered = torch.zeros(image.shape[-2:], dtype=torch.bool)  # here, where to look makes no GPU wait
     for where in places:
         count[where] += 1
-    if not bool(count.all()):
+        covered[where] = True
+    if not bool(covered.all()):
         raise AssertionError(f"tiles of {window} leave out pixels of an image of {tuple(image.shape[-2:])}")
     at_once = max(1, MAX_PIXELS // (window[0] * window[1]))  # as many pixels as a batch of whole images may have
     for first in range(0, len(tiles), at_once):
@@ -99,7 +118,7 @@ def sliding(logits_of: Callable[[Tensor], Tensor], image: Tensor, window: tuple[
             total = logits.new_zeros(len(image), logits.shape[1], *image.shape[-2:])
         for (i, where), each in zip(chosen, logits, strict=True):
             total[i][where] += each
-    return total.div_(count.to(total))[..., : size[0], : size[1]]
+    return total.div_(count)[..., : size[0], : size[1]]
 
 
 def _places(whole: int, tile: int) -> list[int]:

@@ -11,15 +11,14 @@ from kdtune.base import IGNORE, Preprocessing
 from kdtune.loading import batches
 from kdtune.loading.batches import (
     Memory,
-    Views,
-    _windows,
     normalise,
     resample,
     train_batches,
     validation_batches,
-    views,
 )
 from kdtune.loading.pack import Packed
+from kdtune.loading.views import Views, views
+from kdtune.loading.windows import windows
 from kdtune.study.recipe import Recipe
 from tests.support.tiny import config, noise
 
@@ -175,9 +174,9 @@ def test_windows_are_no_larger_than_needed() -> None:
     split = noise([(200, 220)] * 4)
     for scale in (0.5, 1.0, 2.0, 2.1):
         view = views(recipe(scale_min=scale, scale_max=scale), split.sizes, 0, 0)
-        windows = _windows(split, view, (16, 20))
-        assert windows.images.shape[:3] == windows.labels.shape
-        assert (np.array(windows.labels.shape[1:]) <= np.ceil(np.array([16, 20]) / scale) + 2).all()
+        seen = windows(split, view, (16, 20))
+        assert seen.images.shape[:3] == seen.labels.shape
+        assert (np.array(seen.labels.shape[1:]) <= np.ceil(np.array([16, 20]) / scale) + 2).all()
 
 
 def test_scales_are_the_recipes_set() -> None:
@@ -228,7 +227,7 @@ def test_what_a_gpu_does_gives_the_same_crops(scale: float, monkeypatch: pytest.
     split = noise(MIXED)
     how = recipe(scale_min=scale, scale_max=scale, flip=True, crop=(21, 42), batch_size=8)
     for step, batch in enumerate(train_batches(split, how, 0, 0, CPU)):
-        batched = resample(_windows(split, views(how, split.sizes, 0, step), how.crop).to(CPU))
+        batched = resample(windows(split, views(how, split.sizes, 0, step), how.crop))
         torch.testing.assert_close(batched.image(IMAGENET), batch.image(IMAGENET), **CLOSE)
         assert torch.equal(batched.inside, batch.inside)
         assert torch.equal(batched.target, batch.target)

@@ -16,6 +16,7 @@ from kdtune.models.external import ExternalModel
 from kdtune.training.weights import load_weights, weights_bytes
 
 CLASSES = 5
+HERE = "tests.models.test_external"
 LRASPP = {
     "builder": "torchvision.models.segmentation:lraspp_mobilenet_v3_large",
     "arguments": {"weights": None, "weights_backbone": None},
@@ -33,7 +34,7 @@ UNET = {
     "backbone": "encoder",
 }
 OWN = {
-    "builder": "tests.models.test_external:Small",
+    "builder": f"{HERE}:Small",
     "taps": {"layer1": "first", "psp": "second"},
     "classifier": "last",
     "backbone": "first",
@@ -142,6 +143,54 @@ def test_on_the_meta_device(fields: dict[str, Any]) -> None:
     assert network.channels == built(fields).channels
 
 
+@pytest.mark.parametrize("named", [True, False])
+@EVERY
+def test_logits_are_in_float32_under_autocast(fields: dict[str, Any], named: bool) -> None:
+    """Named or not: LRASPP's are a sum of two layers' maps, of which a study names one."""
+    network = built(fields if named else {k: v for k, v in fields.items() if k != "classifier"})
+    image, taps = torch.randn(2, 3, 64, 96), frozenset[Tap](["psp"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = network(image, taps)
+    assert (made.logits.dtype, made.taps["psp"].dtype) == (torch.float32, torch.bfloat16)
+    assert made.aux is None or made.aux.dtype == torch.float32
+    if fields is not LRASPP:
+        layer = network.network.get_submodule(fields["classifier"])  # type: ignore[union-attr, operator]
+        assert torch.equal(made.logits, layer(made.taps["psp"].float()))
+
+
+class Frozen(Small):
+    """No gradient is recorded, and so nothing tells where the logits come from."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.requires_grad_(False)
+
+
+class Refusing(Small):
+    """It only infers."""
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("no gradients here")
+        return super().forward(image)
+
+
+@pytest.mark.parametrize("kind", ["Frozen", "Refusing"])
+@pytest.mark.parametrize(("classifier", "dtype"), [("last", torch.float32), (None, torch.bfloat16)])
+def test_what_autograd_does_not_tell_is_precise_where_it_is_named(
+    kind: str, classifier: str | None, dtype: torch.dtype
+) -> None:
+    network = built(OWN | {"builder": f"{HERE}:{kind}", "classifier": classifier}).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.randn(2, 3, 32, 32)).logits.dtype == dtype
+
+
+def test_a_named_layer_that_gives_no_value_per_class_is_as_it_was() -> None:
+    network = built(OWN | {"classifier": "first.0"})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(torch.randn(2, 3, 32, 32), frozenset[Tap](["layer1"])).taps["layer1"].dtype == torch.bfloat16
+
+
 def test_an_auxiliary_head_runs_in_training_or_when_asked_for() -> None:
     network = built(OWN)
     image = torch.randn(2, 3, 32, 32)
@@ -176,9 +225,6 @@ def test_it_can_be_hashed() -> None:
     assert hash(one) == hash(same)
     assert one == same
     assert one != other
-
-
-HERE = "tests.models.test_external"
 
 
 @pytest.mark.parametrize(

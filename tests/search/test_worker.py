@@ -1,5 +1,6 @@
 """What a worker does with a trial, without Ray."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from kdtune.base import VISIBLE_GPUS, compute_device
 from kdtune.records.journal import Planned
 from kdtune.records.storage import Storage
 from kdtune.search.stage_context import StageContext
-from kdtune.search.worker import _followed
+from kdtune.search.worker import _followed, _take_share
 from kdtune.study.stage import Stage
 from kdtune.training import trial
 from kdtune.training.loop import Evaluation, Run
@@ -57,6 +59,31 @@ def test_a_gpu_that_was_full_once_costs_no_trial(tmp_path: Path) -> None:
     assert [note.partition(": ")[2] for note in notes] == [
         "the GPU's memory was full; tried once more from its last state"
     ]
+
+
+def test_a_trial_without_a_share_leaves_the_gpus_of_its_node_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a node has GPUs that Ray was not given; the trial's row says what it ran on."""
+    monkeypatch.setenv(VISIBLE_GPUS, "0,1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compute_device().type == "cuda"
+    _take_share(0.0)
+    assert os.environ[VISIBLE_GPUS] == ""
+    assert compute_device().type == "cpu"
+    rows, _ = followed(tmp_path, Full(0))
+    assert (rows[-1]["status"], rows[-1]["device"]) == ("completed", "cpu")
+
+
+def test_a_share_of_a_gpu_is_all_the_memory_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[float] = []
+    monkeypatch.delenv(VISIBLE_GPUS, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
+    _take_share(0.25)
+    _take_share(2.0)
+    assert taken == [0.25, 1.0]
+    assert VISIBLE_GPUS not in os.environ
 
 
 def test_a_gpu_that_stays_full_fails_it_and_says_what_would_take_less(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kdtune.base import SegOutput
+from kdtune.base import IGNORE, SegOutput
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training.evaluation import confusion
+from kdtune.training.evaluation import confusion, counted
 from kdtune.training.image_counts import SCHEMA, Cells, collected, counts_of
 from kdtune.training.loop import Evaluation
 from kdtune.training.site import Site
@@ -48,6 +49,23 @@ def test_each_image_is_counted_by_itself() -> None:
     assert (matrix(counts, 12) == whole.numpy()).all()
     pixels = [sum(row["pixels"] for row in counts.table().to_pylist() if row["image"] == name) for name in split.names]
     assert pixels == [h * w for h, w in sizes]  # void ones, too
+
+
+def test_counting_waits_for_no_gpu() -> None:
+    """A value, or a shape that depends on one, would be an error: fake tensors have none."""
+    with FakeTensorMode():
+        logits = torch.randn(3, 12, 4, 6, device="cuda", dtype=torch.bfloat16)
+        found = counted(logits, torch.zeros(3, 32, 48, dtype=torch.int64, device="cuda"))
+    assert (found.shape, found.dtype, found.device.type) == ((3, 145), torch.int64, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_counts_as_a_processor_does() -> None:
+    logits, target = torch.randn(2, 12, 64, 96), torch.randint(0, 12, (2, 64, 96))
+    target[:, :5] = IGNORE
+    expected = counted(logits, target)
+    assert all(torch.equal(counted(logits.cuda(), target.cuda()).cpu(), expected) for _ in range(3))
 
 
 def test_a_trials_last_evaluation_has_them_and_no_other() -> None:
