@@ -45,7 +45,8 @@ def by_products(source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _is_last(source: Tensor) -> bool:
-    return source.is_contiguous(memory_format=torch.channels_last) and not source.is_contiguous()
+    last = source.is_contiguous(memory_format=torch.channels_last)
+    return last and source.stride(1) < source.stride(3)  # of a single cell only strides tell
 
 
 def between(before: int, after: int, device: torch.device) -> Tensor:

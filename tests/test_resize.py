@@ -84,6 +84,17 @@ def test_half_precision_and_layout_are_kept_and_the_product_is_not_in_it() -> No
     assert (made.double() - precise).abs().max() <= 2**-8 * precise.abs().max()  # of the last rounding alone
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_single_cell_is_enlarged_in_its_layout(layout: torch.memory_format) -> None:
+    """As the pyramid has it, whose parts would else be copied to be of one layout."""
+    source = torch.randn(2, 3, 9, 13).to(memory_format=layout)
+    cell = by_products(source, windows(9, 1, CPU), windows(13, 1, CPU))
+    large = by_products(cell, between(1, 9, CPU), between(1, 13, CPU))
+    assert large.is_contiguous(memory_format=layout)
+    assert torch.cat([source, large], dim=1).is_contiguous(memory_format=layout)
+    torch.testing.assert_close(large, source.mean((2, 3), keepdim=True).expand(-1, -1, 9, 13))
+
+
 class Operations(TorchDispatchMode):
     """The names of all that is run."""
 
