@@ -54,7 +54,7 @@ def check_validation(network: SegNet, name: str, sizes: np.ndarray, recipe: Reci
 
 def cells(network: SegNet, taps: frozenset[Tap], recipe: Recipe, device: torch.device) -> dict[Tap, tuple[int, int]]:
     """The sizes (h, w) of a network's maps at the size of training; see ``_pass``."""
-    found = _pass(network, recipe.crop, recipe, device, taps)
+    found = _pass(network, _black(recipe.crop, device), recipe, device, taps)
     return {tap: (int(found.taps[tap].shape[-2]), int(found.taps[tap].shape[-1])) for tap in taps}
 
 
@@ -68,8 +68,9 @@ def _different(sizes: np.ndarray) -> list[tuple[int, int]]:
 
 def _fault(network: SegNet, size: tuple[int, int], recipe: Recipe, device: torch.device) -> str | None:
     """What the network raises at a black image of this size."""
+    image = _black(size, device)
     try:
-        _pass(network, size, recipe, device)
+        _pass(network, image, recipe, device)
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -78,16 +79,15 @@ def _fault(network: SegNet, size: tuple[int, int], recipe: Recipe, device: torch
 
 
 def _pass(
-    network: SegNet,
-    size: tuple[int, int],
-    recipe: Recipe,
-    device: torch.device,
-    taps: frozenset[Tap] = frozenset(),
+    network: SegNet, image: Tensor, recipe: Recipe, device: torch.device, taps: frozenset[Tap] = frozenset()
 ) -> SegOutput:
-    """What it makes of a black image; it changes no weight, no statistic, no random number."""
-    image: Tensor = torch.zeros(1, 3, *size, device=device)
+    """What it makes of an image; it changes no weight, no statistic, no random number."""
     with resting(network), torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(recipe, device):
         return network(image, taps)
+
+
+def _black(size: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.zeros(1, 3, *size, device=device)
 
 
 def _written(size: tuple[int, int]) -> str:
