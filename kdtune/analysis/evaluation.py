@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 
+from kdtune.analysis.weights_file import named_network
 from kdtune.base import Model, UserError, compute_device
-from kdtune.filesystem.folder import Folder, absolute, read_file
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
-from kdtune.records.storage import WEIGHTS
 from kdtune.study.faults import told
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.built import built
@@ -24,11 +23,8 @@ from kdtune.training.evaluation import confusion, intersection_over_union
 from kdtune.training.image_counts import Cells, ImageCounts, collected
 from kdtune.training.site import Site, load_split
 from kdtune.training.sizes import check_validation
-from kdtune.training.teacher_import import given_model
-from kdtune.training.teachers import check_classes, model_from
-from kdtune.training.weights import WeightsRecord, read_record, read_weights
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
+from kdtune.training.teachers import check_classes
+from kdtune.training.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -141,9 +137,8 @@ def evaluate(
         UserError: data or weights are missing, do not fit each other, or nothing says which network it is.
     """
     check_country(country)
-    file = _weights_file(checkpoint)
-    record = read_record(file)
-    config = _config(dataset, _network(file, record, model), settings)
+    file, record, network_model = named_network(checkpoint, model)
+    config = _config(dataset, network_model, settings)
     if record is not None:
         check_classes(file, record, config.dataset)
     device = compute_device()
@@ -167,24 +162,6 @@ def evaluate(
         sequences = [config.dataset.sequence(each) for each in val.names]
         counts = collected(val.names, sequences, of_each, config.dataset.num_classes)
     return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted(), counts)
-
-
-def _weights_file(checkpoint: str) -> str:
-    inside = (Folder(absolute(checkpoint)) / WEIGHTS).uri
-    return inside if not checkpoint.endswith(SUFFIXES) and read_file(inside) is not None else checkpoint
-
-
-def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
-    if model is not None:
-        return model_from(given_model(model), f"--model {model}")
-    if record is None:
-        raise UserError(
-            f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
-            "convert the file with `kdtune teacher import`"
-        )
-    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
-        raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
-    return model_from(record.model, f"{file}: its kdtune record")
 
 
 def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialConfig:

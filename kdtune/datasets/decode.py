@@ -38,11 +38,7 @@ def read_pair(
     """
     image_path, label_path = sample.files
     image, label = _load(image_path), _load(label_path, grey=8)
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = _upright(image, label.size)
-    if image.mode not in PHOTOGRAPHS:
-        kind = "a palette image (mode P)" if image.mode == "P" else f"of mode {image.mode}"
-        raise BadFile(image_path, f"is {kind}, but photographs are RGB or grey with 8 bits: convert it to RGB")
+    image = _photograph(image, image_path, label.size)
     if label.mode not in LABELS:
         advice = "convert coloured labels to class indices first"
         raise BadFile(label_path, f"pixels are {label.mode}, but labels are 8-bit indices (modes L or P): {advice}")
@@ -58,6 +54,30 @@ def read_pair(
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         raw = np.asarray(Image.fromarray(raw).resize((size[1], size[0]), Image.Resampling.NEAREST))
     return np.array(image, np.uint8), values.astype(np.uint8)[raw]
+
+
+def photograph(path: Path) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) uint8 RGB, upright as its camera says.
+
+    Raises:
+        UserError: it cannot be read, or is another kind of image.
+    """
+    return np.array(_photograph(_load(path), path).convert("RGB"), np.uint8)
+
+
+def resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """An image (H, W, 3) at another size, as datasets resize theirs: bilinear, with averaging when it shrinks."""
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR), np.uint8)
+
+
+def _photograph(image: Image.Image, path: Path, label: Size | None = None) -> Image.Image:
+    """The image, upright if it is a photograph; ``label``: the size (W, H) of its label, if it has one."""
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = _upright(image, label)
+    if image.mode not in PHOTOGRAPHS:
+        kind = "a palette image (mode P)" if image.mode == "P" else f"of mode {image.mode}"
+        raise BadFile(path, f"is {kind}, but photographs are RGB or grey with 8 bits: convert it to RGB")
+    return image
 
 
 def _load(path: Path, grey: int = 1) -> Image.Image:
@@ -87,7 +107,7 @@ def _load(path: Path, grey: int = 1) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image, label: Size) -> Image.Image:
+def _upright(image: Image.Image, label: Size | None) -> Image.Image:
     """A photograph as its camera says it was held, and so as those who labelled it saw it.
 
     Unless only the stored pixels fit the label's size (W, H): then it was labelled as it is stored.
