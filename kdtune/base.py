@@ -207,6 +207,16 @@ class SegmentationDataset(Config):
     name: str
 
     @property
+    def folder(self) -> str:
+        """Where it lies below the folder of all datasets; one that says its own place gives that, or a path."""
+        return self.name
+
+    @property
+    def settings(self) -> str:
+        """What its pixels depend on beside its files, as JSON: all fields but the place."""
+        return self.model_dump_json(exclude={"root"})
+
+    @property
     def num_classes(self) -> int:
         """K, void not counted."""
         return len(self.class_names)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from kdtune.base import Model, UserError, compute_device
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
 from kdtune.study.faults import told
+from kdtune.study.file import dataset_named
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.built import built
 from kdtune.training.energy import Amount, Bill
@@ -126,7 +128,7 @@ def evaluate(
 
     Args:
         checkpoint: a file of weights, or the folder of a trial's checkpoint.
-        dataset: its name.
+        dataset: its name, or the file of its settings.
         site: where the data lies.
         settings: ``dataset.*`` and ``recipe.*`` by dotted path, e.g. ``recipe.eval_window``.
         model: the network as YAML; none: as the file's record says.
@@ -170,7 +172,7 @@ def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialC
     if foreign:
         raise UserError(f"--set {foreign[0]}: an evaluation has only dataset.* and recipe.*")
     data = {
-        "dataset": {"name": dataset},
+        "dataset": _fields(dataset),
         "student": model.model_copy(update={"init": "random"}),
         "losses": {"ce": {"weight": 1.0}},
         "recipe": {"lr": 1.0, "weight_decay": 0.0, "num_steps": 0},
@@ -182,3 +184,8 @@ def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialC
         path = ".".join(str(part) for part in fault["loc"])
         where = f"--data {dataset}" if path.startswith("dataset.name") else f"--set {path}"
         raise UserError(f"{where}: {told(fault)}") from None
+
+
+def _fields(dataset: str) -> Any:
+    """The dataset of a name, or of a file."""
+    return dataset_named(dataset) if dataset.endswith((".yaml", ".yml")) else {"name": dataset}
