@@ -35,7 +35,7 @@ def hand_out(study: str, storage: str | None, stage: str | None, method: str | N
     folder, name = Folder(absolute(output)).split()
     if not name.endswith(SUFFIX):
         raise UserError(f"-o {output}: the output is a safetensors file: give it a name that ends so")
-    where = StoredStudy(storage_root(storage), study_name(study))
+    where = StoredStudy(storage_root(storage), study_name(study), study)
     found = gathered([where], history=False, superseded=False)
     best = winner(where.study, found, stage, method, where.words)
     config = _config(best)
