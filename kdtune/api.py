@@ -116,4 +116,4 @@ class Results:
 
 def results(name: str, storage: str | None = None) -> Results:
     """The results of a study by its name (or its file)."""
-    return Results(Storage(storage_root(storage), study_name(name)))
+    return Results(Storage(storage_root(storage), study_name(name), name))

@@ -230,10 +230,21 @@ class SegmentationDataset(Config):
     class_names: ClassVar[Sequence[str]]
     palette: ClassVar[Sequence[tuple[int, int, int]]]  # one RGB colour per class
     needs_files: ClassVar[bool] = True  # False: the project draws it, no root is needed
+    terms: ClassVar[str] = ""  # under which the images may be used, one line; that of an archive stands with it
     obtain: ClassVar[str] = ""  # where the data comes from and how to get it, one clause for error messages
     version: ClassVar[int] = 1  # raised whenever the same files (or seed) would give other pixels
 
     name: str
+
+    @property
+    def folder(self) -> str:
+        """Where it lies below the folder of all datasets; one that says its own place gives that, or a path."""
+        return self.name
+
+    @property
+    def settings(self) -> str:
+        """What its pixels depend on beside its files, as JSON: all fields but the place."""
+        return self.model_dump_json(exclude={"root"})
 
     @property
     def num_classes(self) -> int:

@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 def stored(study: str, storage: str | None) -> Storage:
     """Where a study's results are, by its name or its file."""
     name = load_study(study).name if study.endswith((".yaml", ".yml")) else study
-    return Storage(storage_root(storage), name)
+    return Storage(storage_root(storage), name, study)
 
 
 def detach(

@@ -26,7 +26,13 @@ def pooled(source: Tensor, cells: int) -> Tensor:
     """Means of ``source`` (N, C, h, w) over ``cells`` x ``cells`` windows, as ``nn.AdaptiveAvgPool2d`` has them."""
     if source.device.type not in UNORDERED:
         return F.adaptive_avg_pool2d(source, cells)
-    rows, columns = (windows(length, cells, source.device) for length in source.shape[-2:])
+    return pooled_by_products(source, (cells, cells))
+
+
+def pooled_by_products(source: Tensor, cells: tuple[int, int]) -> Tensor:
+    """The same over rows and columns of windows, by products on any device."""
+    lengths = zip(source.shape[-2:], cells, strict=True)
+    rows, columns = (windows(length, count, source.device) for length, count in lengths)
     return by_products(source, rows, columns)
 
 

@@ -3,18 +3,19 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 
+from kdtune.analysis.weights_file import named_network
 from kdtune.base import Model, UserError, compute_device
-from kdtune.filesystem.folder import Folder, absolute, read_file
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
-from kdtune.records.storage import WEIGHTS
 from kdtune.study.faults import told
+from kdtune.study.file import dataset_named
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.built import built
 from kdtune.training.energy import Amount, Bill
@@ -24,11 +25,8 @@ from kdtune.training.evaluation import confusion, intersection_over_union
 from kdtune.training.image_counts import Cells, ImageCounts, collected
 from kdtune.training.site import Site, load_split
 from kdtune.training.sizes import check_validation
-from kdtune.training.teacher_import import given_model
-from kdtune.training.teachers import check_classes, model_from
-from kdtune.training.weights import WeightsRecord, read_record, read_weights
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
+from kdtune.training.teachers import check_classes
+from kdtune.training.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def evaluate(
 
     Args:
         checkpoint: a file of weights, or the folder of a trial's checkpoint.
-        dataset: its name.
+        dataset: its name, or the file of its settings.
         site: where the data lies.
         settings: ``dataset.*`` and ``recipe.*`` by dotted path, e.g. ``recipe.eval_window``.
         model: the network as YAML; none: as the file's record says.
@@ -141,9 +139,8 @@ def evaluate(
         UserError: data or weights are missing, do not fit each other, or nothing says which network it is.
     """
     check_country(country)
-    file = _weights_file(checkpoint)
-    record = read_record(file)
-    config = _config(dataset, _network(file, record, model), settings)
+    file, record, network_model = named_network(checkpoint, model)
+    config = _config(dataset, network_model, settings)
     if record is not None:
         check_classes(file, record, config.dataset)
     device = compute_device()
@@ -169,31 +166,13 @@ def evaluate(
     return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted(), counts)
 
 
-def _weights_file(checkpoint: str) -> str:
-    inside = (Folder(absolute(checkpoint)) / WEIGHTS).uri
-    return inside if not checkpoint.endswith(SUFFIXES) and read_file(inside) is not None else checkpoint
-
-
-def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
-    if model is not None:
-        return model_from(given_model(model), f"--model {model}")
-    if record is None:
-        raise UserError(
-            f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
-            "convert the file with `kdtune teacher import`"
-        )
-    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
-        raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
-    return model_from(record.model, f"{file}: its kdtune record")
-
-
 def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialConfig:
     """A trial that trains nothing."""
     foreign = [path for path in settings if not path.startswith(("dataset.", "recipe."))]
     if foreign:
         raise UserError(f"--set {foreign[0]}: an evaluation has only dataset.* and recipe.*")
     data = {
-        "dataset": {"name": dataset},
+        "dataset": _fields(dataset),
         "student": model.model_copy(update={"init": "random"}),
         "losses": {"ce": {"weight": 1.0}},
         "recipe": {"lr": 1.0, "weight_decay": 0.0, "num_steps": 0},
@@ -205,3 +184,8 @@ def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialC
         path = ".".join(str(part) for part in fault["loc"])
         where = f"--data {dataset}" if path.startswith("dataset.name") else f"--set {path}"
         raise UserError(f"{where}: {told(fault)}") from None
+
+
+def _fields(dataset: str) -> Any:
+    """The dataset of a name, or of a file."""
+    return dataset_named(dataset) if dataset.endswith((".yaml", ".yml")) else {"name": dataset}

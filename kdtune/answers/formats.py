@@ -152,22 +152,23 @@ def markdown(blocks: Sequence[Block]) -> str:
     for block in blocks:
         columns = range(len(block.header))
         over = {column: f"{name} " for name, first, end in block.over() for column in range(first, end)}
-        lines = [[_escaped(over.get(column, "") + name) for column, name in enumerate(block.header)]]
+        lines = [[as_markdown(over.get(column, "") + name) for column, name in enumerate(block.header)]]
         lines.append(["---:" if block.right(column) else ":---" for column in columns])
-        lines += [[_in_markdown(cell.text, cell.mark) + _escaped(cell.tail) for cell in row] for row in block.rows]
-        words = legend(block, "**bold**", "<u>underlined</u>", _escaped)
+        lines += [[_in_markdown(cell.text, cell.mark) + as_markdown(cell.tail) for cell in row] for row in block.rows]
+        words = legend(block, "**bold**", "<u>underlined</u>", as_markdown)
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        remarks = "\n".join(f"* {_escaped(remark)}" for remark in block.remarks)
-        parts += [_escaped(block.title), table, *filter(None, [words, remarks])]
+        remarks = "\n".join(f"* {as_markdown(remark)}" for remark in block.remarks)
+        parts += [as_markdown(block.title), table, *filter(None, [words, remarks])]
     return "\n\n".join(parts) + "\n"
 
 
-def _escaped(word: str) -> str:
+def as_markdown(word: str) -> str:
+    """A word as Markdown shows it, whatever is in it."""
     return re.sub(r"([\\|*_<>`\[\]~])", r"\\\1", printable(word))
 
 
 def _in_markdown(word: str, mark: Mark) -> str:
-    word = _escaped(word)
+    word = as_markdown(word)
     return {"": word, "best": f"**{word}**", "near": f"<u>{word}</u>"}[mark]
 
 

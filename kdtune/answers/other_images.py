@@ -131,6 +131,20 @@ def bootstrap(runs: Mapping[str, Sequence[Run]], reference: str) -> OtherImages:
     return OtherImages({name: (float(low), float(high)) for name, low, high, r in ends if r > EXACT}, found.words)
 
 
+def of_run(run: Run) -> tuple[tuple[float, float] | None, str]:
+    """The interval of one run's own mIoU [percent] and what it is over; or none, and why."""
+    found = units(run.counts)
+    count = len(found.places)
+    if count < LEAST:
+        return None, f"{found.words}: too few"
+    hits, union = sums(run, found.places)
+    drawn = np.concatenate([mious(each, hits, union, run.absent) for each in _draws(count)])
+    if not np.isfinite(drawn).all():
+        return None, f"{found.words}: too many of them are void"
+    reach = float(_reach(drawn[:, None], count)[0])
+    return (float(drawn[0]) - reach, float(drawn[0]) + reach), found.words
+
+
 def _draws(count: int) -> Iterator[Numbers]:
     """The units as they are, then draws of them: the same ones each time, a few at once."""
     chance, left = np.random.default_rng(0), DRAWS

@@ -26,6 +26,7 @@ from kdtune.training.image_counts import ImageCounts
 
 READABLE = 500  # values of a table that the end of a launch still shows
 SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
+OF_A_STAGE = ("final", "initialization")  # tables that are named after the stage they show
 GONE = "superseded"  # the table of trials that a changed study no longer has; a study may have none
 NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
     "optimal": ("optimal",),
@@ -134,11 +135,13 @@ def table_in_format(
     if published:
         data = paper.published(study, table) if study else paper.published_all(table)
     else:
-        root = storage_root(storage)
+        root, given = storage_root(storage), study
         study = study_name(study) if study else None
         one = partial(gathered, history=False, superseded=table == "cost")
-        found = one([StoredStudy(root, study)]) if study else _of_all(root, table)
+        found = one([StoredStudy(root, study, given)]) if study else _of_all(root, table)
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
+        if not data.num_rows:
+            _refuse_unplanned(study, table, found)
     if form == "parquet":
         return formats.parquet_bytes(data)
     if compare:
@@ -146,9 +149,22 @@ def table_in_format(
     return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table])
 
 
+def _refuse_unplanned(study: str | None, table: str, found: Tables) -> None:
+    """A table of one stage, which the study does not have, would stay empty for good.
+
+    Raises:
+        UserError: this is one.
+    """
+    if study is None or table not in OF_A_STAGE or study not in found.planned:
+        return
+    stages = found.planned[study].stages
+    if stages and table not in stages:
+        refuse(f"study '{study}' has no stage '{table}', of which this table is; its stages: {', '.join(stages)}")
+
+
 def remarks(study: str, storage: str | None) -> list[str]:
     """What is to be known before the trials of a study are compared, see ``unlike``."""
-    return unlike(StoredStudy(storage_root(storage), study_name(study)).table("trials"))
+    return unlike(StoredStudy(storage_root(storage), study_name(study), study).table("trials"))
 
 
 def _compared(study: str | None, table: str, found: Tables) -> pa.Table:

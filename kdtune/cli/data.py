@@ -27,16 +27,21 @@ def data_synth(name: str, root: str, images: int) -> None:
 
 
 def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
-    """A dataset by name, with ``--set`` fields."""
+    """A dataset by name or by the file of its settings, with ``--set`` fields."""
     from pydantic import ValidationError
 
     from kdtune.base import UserError
     from kdtune.datasets import DATASETS
     from kdtune.study.faults import told
+    from kdtune.study.file import dataset_named
     from kdtune.study.settings import parse_set
 
+    changes = parse_set(settings)
     try:
-        return DATASETS.resolve(name).model_validate({"name": name, **parse_set(settings)})
+        if not changes:
+            return dataset_named(name)
+        known = dataset_named(name).model_dump(mode="json", exclude_unset=True) if "." in name else {"name": name}
+        return DATASETS.resolve(known["name"]).model_validate({**known, **changes})
     except ValidationError as error:
         fault = error.errors()[0]
         raise UserError(f"--set {'.'.join(map(str, fault['loc']))}: {told(fault)}") from None
@@ -44,12 +49,42 @@ def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
         raise UserError(str(error)) from None
 
 
-def _own_folder(name: str, root: str | None) -> Any:
+def _own_folder(dataset: Any, root: str | None) -> Any:
     from pathlib import Path
 
+    if root is None and Path(dataset.folder).is_absolute():
+        return Path(dataset.folder)
     if root is None:
-        raise BadInput(f"dataset '{name}' needs --root DIR, its own folder")
+        raise BadInput(f"dataset '{dataset.name}' needs --root DIR, its own folder")
     return Path(root).expanduser()
+
+
+@data.command("init", epilog="Example: kdtune data init photographs -o photographs.yaml")
+@click.argument("folder", metavar="DIR")
+@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; ends in .yaml.")
+@click.option("--force", is_flag=True, help="Replace FILE.")
+def data_init(folder: str, output: str, force: bool) -> None:
+    """Look at a folder of images and masks and write its description, which a study takes as its dataset.
+
+    Found are the pairs, the splits and the classes in the masks. Correct FILE, above all the names of the classes.
+    """
+    from pathlib import Path
+
+    from kdtune.cli.errors import write_file
+    from kdtune.datasets.describe import described
+
+    if not output.endswith((".yaml", ".yml")):
+        raise BadInput(f"-o {output}: give it a name that ends in .yaml")
+    if not force and Path(output).exists():
+        raise BadInput(f"{output}: is there already; --force replaces it")
+    found = described(Path(folder))
+    write_file(output, found.text.encode())
+    for line in found.lines:
+        say(line, err=True)
+    say(
+        f"next: name the classes in {output}, then `kdtune data check {output}`; in a study: `dataset: {output}`",
+        err=True,
+    )
 
 
 @data.command("pack", epilog="Example: kdtune data pack cityscapes --root data/cityscapes")
@@ -64,7 +99,9 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
     from kdtune.loading.pack import pack_lines
 
     dataset = _dataset(name, settings)
-    folder = absolute(str(_own_folder(name, root))) if dataset.needs_files else None  # a launch makes it absolute, too
+    folder = (
+        absolute(str(_own_folder(dataset, root))) if dataset.needs_files else None
+    )  # a launch makes it absolute, too
 
     for line in pack_lines(dataset, folder):
         say(line)
@@ -83,7 +120,7 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain} and nothing to check", err=True)
         return
-    report = check(dataset, _own_folder(name, root), strict=strict)
+    report = check(dataset, _own_folder(dataset, root), strict=strict)
     say(report.summary())
     for note in report.notes:
         say(f"note: {note}", err=True)
@@ -107,5 +144,5 @@ def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool)
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain}", err=True)
         return
-    for line in fetch(dataset, _own_folder(name, root), url=url, keep_archive=keep_archive):
+    for line in fetch(dataset, _own_folder(dataset, root), url=url, keep_archive=keep_archive):
         say(line, err=True)

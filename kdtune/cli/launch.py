@@ -10,6 +10,7 @@ import click
 
 from kdtune.cli.options import (
     address_option,
+    country_option,
     data_option,
     module_option,
     pack_option,
@@ -45,7 +46,7 @@ Examples:
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--gpus-per-trial", metavar="F", type=click.FloatRange(min=0, min_open=True), help="Share of a GPU.")
 @threads_option
-@click.option("--country", metavar="ISO", help="Whose electricity is used, three letters; default: the study's, DEU.")
+@country_option("Whose electricity is used, three letters; default: the study's, DEU.")
 @click.option(
     "--log",
     "loggers",
@@ -210,20 +211,23 @@ def stop(study: str, storage: str | None, address: str | None, timeout: float) -
     epilog="""\b
 Examples:
   kdtune pull s3://bucket/runs results
-  kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints"""
+  kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints --best"""
 )
 @click.argument("uri")
 @click.argument("dest")
 @click.option("--checkpoints", is_flag=True, help="The trained weights, too.")
+@click.option("--best", is_flag=True, help="Of these only the best configuration's, by stage and method.")
 @click.option("--study", metavar="NAME", help="Only this study of the storage.")
-def pull(uri: str, dest: str, checkpoints: bool, study: str | None) -> None:
+def pull(uri: str, dest: str, checkpoints: bool, best: bool, study: str | None) -> None:
     """Copy the tables of a study from URI to the folder DEST, for `kdtune results NAME --storage DEST`.
 
     URI is a storage, then all its studies are copied, or one study's folder in it. What is there already stays.
     """
+    if best and not checkpoints:
+        raise click.UsageError("--best goes with --checkpoints.")
     from kdtune.records.pull import pull
 
-    found = pull(uri, dest, study=study, checkpoints=checkpoints, say=lambda name: say(name, err=True))
+    found = pull(uri, dest, study=study, checkpoints=checkpoints, best=best, say=lambda name: say(name, err=True))
     say(f"{found.copied} files copied ({found.megabytes:.1f} MB), {found.present} there already", err=True)
     for name in found.studies:
         say(f"  {shlex.join(['kdtune', 'results', name, '--storage', dest])}", err=True)

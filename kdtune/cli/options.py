@@ -1,9 +1,12 @@
 """Options that several commands share, each with the one sentence that says what it does."""
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 storage_option = click.option(
     "--storage",
@@ -51,6 +54,20 @@ pack_option = click.option(
     show_default=True,
     help="Decode the images once into $KDTUNE_CACHE; fallback: only where there is room; never: at each access.",
 )
+
+
+def _country(_: Any, parameter: click.Parameter, given: str | None) -> str | None:
+    """Three capital letters; whether there is such a country is seen where its electricity is looked up."""
+    if given is not None and not re.fullmatch("[A-Z]{3}", given):
+        raise click.UsageError(f"--country {given}: needs three capital letters (ISO 3166-1 alpha-3), such as DEU.")
+    return given
+
+
+def country_option(text: str, **more: Any) -> Callable[[F], F]:
+    """``--country``, with a sentence of its own."""
+    return click.option("--country", metavar="ISO", callback=_country, help=text, **more)
+
+
 address_option = click.option(
     "--address",
     metavar="ADDR",

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdtune.cli.errors import write_file
+from kdtune.cli.errors import BadInput, write_file
 from kdtune.cli.options import data_option, storage_option
 from kdtune.cli.streams import say
 
@@ -55,6 +55,8 @@ def results(
         raise click.UsageError("Missing argument 'STUDY', or --all.")
     if published and compare:
         raise click.UsageError("--published and --compare exclude each other.")
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise BadInput("--format parquet: would fill the terminal with bytes; give -o FILE, or pipe it somewhere")
     from kdtune.answers import query
 
     styled = output is None and sys.stdout.isatty()

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from kdtune.cli.options import (
+    country_option,
     data_option,
     figures_option,
     module_option,
@@ -162,7 +163,7 @@ def teacher_entropy(
     multiple=True,
     help="The network as a study has it; default: as the file's record says. Of two files: for both, or given twice.",
 )
-@click.option("--country", metavar="ISO", default="DEU", show_default=True, help="Whose electricity is used.")
+@country_option("Whose electricity is used.", default="DEU", show_default=True)
 @pack_option
 @module_option
 @figures_option

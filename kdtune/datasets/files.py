@@ -160,7 +160,7 @@ def pair(
         expected.add(label)
         if name in named:
             found.faults.append(BadFile(listed, f"has the same name as {named[name]}: remove one of them"))
-        elif not _is_text(name):
+        elif not is_text(name):
             found.faults.append(BadFile(listed, "its name is not text in UTF-8: rename it and its label"))
         elif image is None:
             fault = f"is listed (its label: {label_of(listed)}), but there is no such image"
@@ -176,12 +176,31 @@ def pair(
     return found
 
 
+def lines_of(listed: Path, advice: str) -> list[str]:
+    """The lines of a list of names.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    try:
+        return listed.read_text(encoding="utf-8-sig").splitlines()  # an editor may mark it
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise BadFile(listed, f"cannot be read ({reason}): {advice}") from None
+
+
+def bare(name: str) -> str:
+    """A name without the suffix of an image; it may have dots of its own."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem and dot + suffix.lower() in IMAGES else name
+
+
 def _small_suffix(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     return stem + dot + suffix.lower()
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a file's name is text: others have parts that only the system can read."""
     try:
         name.encode()

@@ -121,20 +121,10 @@ def _names(listed: Path, advice: str, found: files.Found) -> list[str]:
     Raises:
         BadFile: there is no such list, or nothing in it.
     """
-    try:
-        lines = [line.split() for line in listed.read_text(encoding="utf-8-sig").splitlines()]  # an editor may mark it
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise files.BadFile(listed, f"cannot be read ({reason}): {advice}") from None
-    names = sorted(_bare(Path(words[0]).name) for words in lines if words)
+    lines = [line.split() for line in files.lines_of(listed, advice)]
+    names = sorted(files.bare(Path(words[0]).name) for words in lines if words)
     if not names:
         raise files.BadFile(listed, f"names no image: {advice}")
     for name in sorted({one for one, other in pairwise(names) if one == other}):
         found.faults.append(files.BadFile(listed, f"names '{name}' more than once: remove all such lines but one"))
     return list(dict.fromkeys(names))
-
-
-def _bare(name: str) -> str:
-    """Without the suffix of an image; a name may have dots of its own."""
-    path = Path(name)
-    return path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".png") else name

@@ -254,9 +254,10 @@ def absolute(uri: str) -> str:
     """A local path as workers in other folders must write it; a URI as it is.
 
     Raises:
-        UserError: it holds credentials, or is a path that is no text.
+        UserError: it holds credentials, is a path that is no text, or a URI but for its slashes.
     """
     object_stores.refuse_credentials(uri)
+    object_stores.refuse_misspelt(uri)
     try:
         uri.encode()
     except UnicodeEncodeError:

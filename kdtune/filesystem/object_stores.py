@@ -59,6 +59,18 @@ def scheme_of(uri: str) -> str:
     return uri.partition("://")[0].lower() if "://" in uri else ""
 
 
+def refuse_misspelt(uri: str) -> None:
+    """``s3:/bucket`` would be a folder of that name, here.
+
+    Raises:
+        UserError: it looks like a URI, and is none.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme.lower() in (*PLACES, "file", "abfs", "abfss", "hdfs") and not rest.startswith("//"):
+        meant = f"{scheme.lower()}://{rest.lstrip('/')}"
+        raise UserError(f"{uri}: is no URI, which has two slashes: {meant}; a folder of that name is ./{uri}")
+
+
 def refuse_credentials(uri: str) -> None:
     """A URI is logged, written into files and seen by every user of the machine: it must not hold credentials.
 

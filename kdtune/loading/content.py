@@ -110,7 +110,7 @@ def digest(source: Sources, sample: Sample) -> bytes:
 
 def summed(source: Sources, digests: Iterable[bytes]) -> Content:
     """The content of a split from the digests of its samples."""
-    head = ["content", source.dataset.model_dump_json(), source.dataset.version, source.split]
+    head = ["content", source.dataset.settings, source.dataset.version, source.split]
     whole = hashlib.sha256(json.dumps(head).encode())
     images = []
     for sample, each in zip(source.samples, digests, strict=True):

@@ -66,19 +66,21 @@ def data_folder(given: str | None = None) -> str | None:
 
 
 def dataset_root(dataset: SegmentationDataset, data_root: str | None) -> Path | None:
-    """The dataset's own folder, ``data_root/<name>``; none for a dataset that the project draws.
+    """The dataset's own folder, ``data_root/<name>`` unless it says another; none for one that the project draws.
 
     Raises:
         UserError: it needs files and no data root is given.
     """
     if not dataset.needs_files:
         return None
+    if Path(dataset.folder).is_absolute():
+        return Path(dataset.folder)
     if data_root is None:
         raise UserError(
             f"dataset '{dataset.name}' needs --data-root DIR (or KDTUNE_DATA_ROOT) with the folder "
-            f"DIR/{dataset.name}; {dataset.obtain}. The study 'demo' needs no data"
+            f"DIR/{dataset.folder}; {dataset.obtain}. The study 'demo' needs no data"
         )
-    return Path(data_root).expanduser() / dataset.name
+    return Path(data_root).expanduser() / dataset.folder
 
 
 def open_images(

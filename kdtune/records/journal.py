@@ -31,7 +31,7 @@ from kdtune.training.numerics import NUMERICS
 from kdtune.training.site import Site
 from kdtune.training.trial import Trainer
 from kdtune.training.trial import run as train_and_evaluate
-from kdtune.training.weights import WeightsRecord
+from kdtune.training.weights_record import record_of
 
 LESS_MEMORY = (
     "run fewer trials at once (--max-concurrent, or a larger --gpus-per-trial), or lower recipe.batch_size; "
@@ -221,21 +221,11 @@ def _end(record: Record, status: str, storage: Storage) -> Record:
 
 def _left(planned: Planned, evaluation: Evaluation, run: Run, storage: Storage) -> dict[str, str | None]:
     """Writes what a completed trial leaves; returns the columns with the digests of it."""
-    digests = {"weights_sha256": storage.write_weights(planned.trial_id, run.student, _weights_record(planned))}
+    record = record_of(planned.config, {"study": planned.study, "trial": planned.trial_id})
+    digests = {"weights_sha256": storage.write_weights(planned.trial_id, run.student, record)}
     if planned.stage == FINAL and evaluation.images is not None:
         digests["image_counts_sha256"] = storage.write_image_counts(planned.trial_id, evaluation.images)
     return digests
-
-
-def _weights_record(planned: Planned) -> WeightsRecord:
-    config = planned.config
-    return WeightsRecord(
-        model=config.student.model_dump(mode="json"),
-        num_classes=config.dataset.num_classes,
-        dataset=config.dataset.name,
-        classes=tuple(config.dataset.class_names),
-        source={"study": planned.study, "trial": planned.trial_id},
-    )
 
 
 def _place() -> dict[str, Any]:

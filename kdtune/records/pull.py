@@ -9,8 +9,9 @@ from pathlib import Path
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute, leads_out
 from kdtune.records.at_once import at_once
+from kdtune.records.rows import Row, best_config
 from kdtune.records.storage import WEIGHTS
-from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS
+from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS, StoredStudy
 from kdtune.study.names import FINAL
 
 STUDY = "study.yaml"
@@ -43,8 +44,12 @@ class Pulled:
     megabytes: float  # that were copied
 
 
-def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Callable[[str], None]) -> Pulled:
+def pull(
+    uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Callable[[str], None], best: bool = False
+) -> Pulled:
     """Copies what tables need of a study, or of all of a storage, and figures; with ``checkpoints`` the weights, too.
+
+    ``best``: of these only what the best configuration of each stage and method has left.
 
     A file that is there already, of the same size and time, is not copied again. All names are looked at first: what
     somebody else wrote there must not decide where files of this machine go, nor which of them are copied.
@@ -54,7 +59,8 @@ def pull(uri: str, dest: str, *, study: str | None, checkpoints: bool, say: Call
     """
     target = Path(absolute(dest))
     studies = _studies(Folder(absolute(uri)), study)
-    files = _files(studies, checkpoints=checkpoints)
+    kept = {name: _best(folder) for name, folder in studies.items()} if best else None
+    files = _files(studies, checkpoints=checkpoints, kept=kept)
     for file in files:
         _refuse_link(studies[file.below[0]], *file.below[1:], file.name)
     copied, size = 0, 0
@@ -99,8 +105,24 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
     return found
 
 
-def _files(studies: Mapping[str, Folder], *, checkpoints: bool) -> list[File]:
-    """All that is to be copied, study after study: first its tables, then what its trials left."""
+def _best(folder: Folder) -> set[str]:
+    """The trials of the best configuration of each stage and method, all seeds of it."""
+    where, name = folder.split()
+    table = StoredStudy(where.uri, name).table("trials")
+    wanted = ("stage", "method", "start", "config_id", "trial_id", "status", "miou")
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in table.select(wanted).to_pylist():
+        groups.setdefault((row["stage"], row["method"]), []).append(row)
+    return {row["trial_id"] for rows in groups.values() for row in best_config(rows)}
+
+
+def _files(
+    studies: Mapping[str, Folder], *, checkpoints: bool, kept: Mapping[str, set[str]] | None = None
+) -> list[File]:
+    """All that is to be copied, study after study: first its tables, then what its trials left.
+
+    ``kept``: the trials whose weights are wanted; none: all.
+    """
     found: dict[str, list[File]] = {study: [] for study in studies}
     for study, files in zip(studies, at_once(lambda item: _tables(*item), list(studies.items())), strict=True):
         found[study] += files
@@ -113,8 +135,11 @@ def _files(studies: Mapping[str, Folder], *, checkpoints: bool) -> list[File]:
         for trial in names
         if checkpoints or trial.startswith(f"{FINAL}-")
     ]
-    wanted = (IMAGE_COUNTS, WEIGHTS) if checkpoints else (IMAGE_COUNTS,)
-    of_trials = at_once(lambda place: _of_trial(studies[place[0]], *place, wanted), places)
+
+    def wanted(study: str, trial: str) -> Sequence[str]:
+        return (IMAGE_COUNTS, WEIGHTS) if checkpoints and (kept is None or trial in kept[study]) else (IMAGE_COUNTS,)
+
+    of_trials = at_once(lambda place: _of_trial(studies[place[0]], *place, wanted(*place)), places)
     for (study, _), files in zip(places, of_trials, strict=True):
         found[study] += files
     return [file for files in found.values() for file in files]

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +51,7 @@ class StoredStudy:
 
     root: str  # URI of the storage
     study: str
+    given: str | None = field(default=None, compare=False)  # its name or its file, as a user gave it
 
     def __post_init__(self) -> None:
         if not re.fullmatch(STUDY_NAME, self.study):
@@ -67,7 +68,7 @@ class StoredStudy:
     def words(self) -> str:
         """The study as a command names it: with its storage, unless commands look there anyway."""
         usual = absolute(os.environ.get("KDTUNE_STORAGE") or "~/kdtune")
-        return shlex.join([self.study, *(["--storage", self.root] if self.root != usual else [])])
+        return shlex.join([self.given or self.study, *(["--storage", self.root] if self.root != usual else [])])
 
     def table(self, name: str, known: Digests | None = None) -> pa.Table:
         """A table as it was last written. ``known``: ``digests`` as they were read before, for several tables.

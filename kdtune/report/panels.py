@@ -1,29 +1,25 @@
 """What networks make of a few validation images: image, label and predictions in the dataset's colours, as PNG."""
 
-import colorsys
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from kdtune.base import IGNORE, SegmentationDataset, SegNet, UserError, compute_device
-from kdtune.loading.batches import normalise
+from kdtune.datasets.colours import Colour, palette_of
 from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
-from kdtune.resize import enlarged
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.built import built
-from kdtune.training.evaluation import autocast, sliding
+from kdtune.training.prediction import classes_of
 from kdtune.training.weights import read_weights
 
-Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
 
 IMAGES = 4
@@ -49,19 +45,6 @@ class Panel:
     pictures: tuple[Picture, ...]
     classes: frozenset[int]
     void: bool
-
-
-def palette_of(dataset: SegmentationDataset) -> list[Colour]:
-    """The dataset's colours; of one that has none, or too few, colours that are easily told apart."""
-    own = list(getattr(dataset, "palette", ()))
-    return own if len(own) >= dataset.num_classes else [_colour(i) for i in range(dataset.num_classes)]
-
-
-def _colour(index: int) -> Colour:
-    """A colour of its own for each class: hues by the golden ratio, lightness and saturation in turn."""
-    hue, light, vivid = index * 0.618034 % 1, (0.9, 0.6, 0.75)[index % 3], (0.85, 0.5)[index // 3 % 2]
-    red, green, blue = colorsys.hsv_to_rgb(hue, vivid, light)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def panels(
@@ -107,19 +90,7 @@ def _network(where: Storage, trial_id: str, config: TrialConfig) -> SegNet:
 
 def predicted(network: SegNet, config: TrialConfig, image: Pixels) -> Pixels:
     """Classes (H, W) of an image (H, W, 3), as a trial's evaluations get them."""
-    device = compute_device()
-
-    def logits_of(pixels: torch.Tensor) -> torch.Tensor:
-        with autocast(config.recipe, device):
-            return network(pixels).logits.float()
-
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None]  # (1, 3, H, W)
-    pixels = normalise(pixels, config.student.preprocessing)
-    window = config.recipe.eval_window
-    with torch.inference_mode():
-        logits = logits_of(pixels) if window is None else sliding(logits_of, pixels, window)
-        classes: Pixels = enlarged(logits, image.shape[:2]).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-    return classes
+    return classes_of(network, config.student.preprocessing, config.recipe, image)
 
 
 def _panel(

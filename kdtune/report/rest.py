@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from kdtune.answers.layouts import CHOSEN
 from kdtune.answers.ranking import Row
 from kdtune.base import SegmentationDataset, UserError
+from kdtune.datasets.colours import palette_of
 from kdtune.report import dots, facts
 from kdtune.report.page import Section, details, escape, figure, grid, image, note, number, paragraph, preformatted
-from kdtune.report.panels import VOID, Panel, palette_of, panels
+from kdtune.report.panels import VOID, Panel, panels
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
 from kdtune.report.thinning import LINES

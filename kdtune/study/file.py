@@ -1,19 +1,20 @@
 """YAML to ``StudySpec`` and back; every error is one line with file, line, field and what is allowed."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import kdtune
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import SegmentationDataset, UserError, did_you_mean
+from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.study import loader
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
-from kdtune.study.trial_config import Value
+from kdtune.study.trial_config import AnyDataset, Value
 
 
 def search_spaces() -> Path:
@@ -65,6 +66,25 @@ def load_study(study: str | Path, overrides: Mapping[str, Value] | None = None) 
 
 def read(path: Path) -> tuple[list[str], StudySpec | None]:
     """All faults of a file, one line each, or the study."""
+    faults, tree, data = _parsed(path)
+    if faults:
+        return faults, None
+    if tree is None or not isinstance(data, dict):
+        return [f"{path}:1: a study is a mapping with name, base and stages; see `kdtune studies show demo`"], None
+    base = data.get("base")
+    if isinstance(base, dict) and _is_file(base.get("dataset")):
+        try:
+            data = {**data, "base": {**base, "dataset": _dataset_beside(path, base["dataset"])}}
+        except UserError as error:
+            return [f"{path}:{_place(tree, ['base', 'dataset'])}: {error}"], None
+    try:
+        return [], StudySpec.model_validate(data)
+    except ValidationError as error:
+        return _lines(path, tree, error), None
+
+
+def _parsed(path: Path) -> tuple[list[str], yaml.Node | None, Any]:
+    """A YAML file: what is wrong with it, or its tree and what it says."""
     try:
         text = path.read_text(encoding="utf-8")
         document = loader.Document(text)
@@ -72,24 +92,79 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
         data = None if wrong else document.value()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
-        return [f"{path}: cannot be read: {reason}"], None
+        return [f"{path}: cannot be read: {reason}"], None, None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        return [f"{path}:{line}: not valid YAML: {error.reason}: character #x{error.character:04x}"], None
+        return [f"{path}:{line}: not valid YAML: {error.reason}: character #x{error.character:04x}"], None, None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return [f"{path}:{mark.line + 1 if mark else 1}: {loader.told(error)}"], None
-    if wrong:
-        return [f"{path}:{wrong}"], None
-    if document.tree is None or not isinstance(data, dict):
-        return [f"{path}:1: a study is a mapping with name, base and stages; see `kdtune studies show demo`"], None
+        return [f"{path}:{mark.line + 1 if mark else 1}: {loader.told(error)}"], None, None
+    return ([f"{path}:{wrong}"] if wrong else []), document.tree, data
+
+
+def _lines(path: Path, tree: yaml.Node, error: ValidationError) -> list[str]:
+    faults = error.errors()
+    # a fault that lies inside a place makes what is said of the whole untrue
+    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [_line(path, tree, fault) for fault in faults if fault["loc"] not in around]
+
+
+def dataset_named(given: str) -> SegmentationDataset:
+    """A dataset by its name, or by a file of its block, such as ``kdtune data init`` writes.
+
+    Raises:
+        UserError: no such name or file, or a fault in it.
+    """
+    if _is_file(given):
+        return _read_dataset(Path(given).expanduser())
     try:
-        return [], StudySpec.model_validate(data)
+        found: SegmentationDataset = TypeAdapter(AnyDataset).validate_python({"name": given})
+        return found
     except ValidationError as error:
-        faults = error.errors()
-        # a fault that lies inside a place makes what is said of the whole untrue
-        around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-        return [_line(path, document.tree, fault) for fault in faults if fault["loc"] not in around], None
+        fault = error.errors()[0]
+        if fault["loc"][-1:] == ("name",):
+            raise UserError(told(fault)) from None
+        raise UserError(
+            f"dataset '{given}' has settings of its own: give the file of them, which `kdtune data init` writes"
+        ) from None
+
+
+def _is_file(given: Any) -> bool:
+    return isinstance(given, str) and given.endswith((".yaml", ".yml"))
+
+
+def _dataset_beside(study: Path, given: str) -> SegmentationDataset:
+    """The dataset of a file that a study names: with the study, or in a folder there, and nowhere else.
+
+    Raises:
+        UserError: it lies elsewhere, or has a fault.
+    """
+    parts, folder = PurePosixPath(given).parts, study.absolute().parent
+    if given.startswith(("/", "~")) or ".." in parts or leads_out(Folder(str(folder)), *parts):
+        raise UserError(f"base.dataset: '{given}' is not below the study's own folder: put the dataset's file there")
+    return _read_dataset(study.parent / given)
+
+
+def _read_dataset(path: Path) -> SegmentationDataset:
+    faults, tree, data = _parsed(path)
+    if not faults and (tree is None or not isinstance(data, dict)):
+        faults = [f"{path}:1: a dataset's file is a mapping with name and its settings; see `kdtune data init --help`"]
+    if not faults and tree is not None:
+        try:
+            found: SegmentationDataset = TypeAdapter(AnyDataset).validate_python(data)
+            return found
+        except ValidationError as error:
+            faults = _lines(path, tree, error)
+    raise UserError(faults[0])
+
+
+def _place(tree: yaml.Node, keys: Sequence[str]) -> int:
+    """The line of what lies at these keys."""
+    node, line = tree, 1
+    for key in keys:
+        child = _child(node, key)
+        _, node, line = child if child else (key, node, line)
+    return line
 
 
 def _bad_key(node: yaml.Node | None, above: Sequence[yaml.Node] = ()) -> str | None:

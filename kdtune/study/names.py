@@ -15,8 +15,11 @@ MOST_TRIALS = 100_000  # of a stage: all are planned, and listed, before the fir
 
 
 def config_id(data: Mapping[str, Any]) -> str:
-    """Hash of all of a configuration but its seed."""
-    text = json.dumps({key: value for key, value in data.items() if key != "seed"}, sort_keys=True)
+    """Hash of all of a configuration but its seed, and but where its data lies."""
+    told = {key: value for key, value in data.items() if key != "seed"}
+    if isinstance(told.get("dataset"), Mapping) and "root" in told["dataset"]:
+        told["dataset"] = {key: value for key, value in told["dataset"].items() if key != "root"}
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

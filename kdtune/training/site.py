@@ -17,12 +17,12 @@ from kdtune.study.trial_config import TrialConfig
 
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
 
-Part = tuple[str, Split]  # a split of a dataset, the latter by its config's JSON
+Part = tuple[str, Split]  # a split of a dataset, the latter by its settings
 
 
 def part(dataset: SegmentationDataset, split: Split) -> Part:
     """How a split of a dataset is named where places do not matter."""
-    return dataset.model_dump_json(), split
+    return dataset.settings, split
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, di
 from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
+from kdtune.study.file import dataset_named
 from kdtune.study.loader import Ambiguous, Document, Refused
 from kdtune.training.built import built
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
@@ -69,7 +70,7 @@ def import_weights(asked: Import) -> Iterator[str]:
     record = WeightsRecord(
         model=model.model_dump(mode="json"),
         num_classes=classes,
-        dataset=asked.dataset,
+        dataset=dataset.name if dataset else None,
         classes=tuple(dataset.class_names) if dataset else None,
         source={"layout": asked.layout, "sha256": hashlib.sha256(read_file(asked.file) or b"").hexdigest()},
     )
@@ -145,9 +146,9 @@ def _dataset(name: str | None, file: str, classes: int) -> SegmentationDataset |
     if name is None:
         return None
     known = DATASETS.names()
-    if name not in known:
+    if name not in known and not name.endswith((".yaml", ".yml")):
         raise UserError(f"--dataset {name}: unknown{did_you_mean(name, known)}; there are: {', '.join(known)}")
-    found: SegmentationDataset = DATASETS.resolve(name).model_validate({"name": name})
+    found = dataset_named(name)
     if found.num_classes != classes:
         raise UserError(f"{file}: tells {classes} classes apart, dataset '{name}' has {found.num_classes}")
     return found

@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from kdtune.base import Config, SegNet, UserError
@@ -17,6 +18,7 @@ from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_dama
 from kdtune.training.weights_refused import refusal, refuse_inflated, refuse_packed
 
 Weights = dict[str, Tensor]
+Size = tuple[PositiveInt, PositiveInt]
 
 HEADS = ("fc.", "classifier.")  # of torchvision's classification networks
 # under which training scripts save a state dict beside other things; an average of weights where there is nothing else
@@ -35,6 +37,12 @@ class WeightsRecord(Config):
     dataset: str | None = None
     classes: tuple[str, ...] | None = None  # names, in the order of the logits
     source: dict[str, str] = {}  # what it was made from: layout and sha256 of another file, or a trial
+    # left out of what is written where there is none: files from before they were there keep their digests
+    size: Size | None = Field(default=None, exclude_if=operator.not_)  # H, W that its images were resized to
+    window: Size | None = Field(default=None, exclude_if=operator.not_)  # H, W of the tiles that it was evaluated in
+    # RGB of each class, where the dataset's name does not tell
+    palette: tuple[tuple[int, int, int], ...] | None = Field(default=None, exclude_if=operator.not_)
+    result: dict[str, Any] = Field(default={}, exclude_if=operator.not_)  # what a study found of it
 
 
 def trusted_weights(reference: str, uri: str) -> Weights:
@@ -97,9 +105,14 @@ def _bare(key: str) -> str:
 
 def weights_bytes(network: SegNet, record: WeightsRecord | None = None) -> bytes:
     """The network's parameters and buffers as safetensors, with a record of whose they are, and their digest."""
+    return recorded_bytes(network.state_dict(), record)
+
+
+def recorded_bytes(weights: Weights, record: WeightsRecord | None) -> bytes:
+    """The same of weights that are in no network."""
     tensors: Weights = {}
     seen: set[int] = set()
-    for key, value in network.state_dict().items():
+    for key, value in weights.items():
         tensor = value.detach().cpu().contiguous()
         place = tensor.untyped_storage().data_ptr()
         tensors[key] = tensor.clone() if place in seen else tensor  # safetensors refuses memory that is shared

@@ -90,7 +90,7 @@ def test_what_it_refuses(trained: tuple[Path, float], tmp_path: Path) -> None:
         evaluate(checkpoint, "demo", SITE, {"dataset.sise": [32, 48]})
     with pytest.raises(UserError, match=r"--set student\.width: an evaluation has only dataset\.\* and recipe\.\*"):
         evaluate(checkpoint, "demo", SITE, {"student.width": 1})
-    with pytest.raises(UserError, match=r"nothing: no such weights file"):
+    with pytest.raises(UserError, match=r"nothing: no such file, nor the folder of a trial"):
         evaluate(str(tmp_path / "nothing"), "demo", SITE, {}, yaml)
 
 

@@ -29,6 +29,14 @@ def miniature(
     root = tmp_path_factory.mktemp(name)
     if name == "demo":
         dataset = DATASETS.resolve(name)(name=name, size=SIZE, num_train=IMAGES, num_val=IMAGES)
+    elif name == "folder":
+        write_synthetic("camvid", root, IMAGES, size=SIZE)
+        patterns = {
+            "images": {"train": "train/*", "val": "val/*"},
+            "masks": {"train": "trainannot/*", "val": "valannot/*"},
+        }
+        classes = list(CamVid.class_names)
+        dataset = DATASETS.resolve(name)(name=name, root=str(root), classes=classes, ignore=[11], **patterns)
     else:
         dataset = DATASETS.resolve(name)(name=name)
         write_synthetic(name, root, IMAGES, size=SIZE)
@@ -36,7 +44,7 @@ def miniature(
 
 
 def test_the_table_has_a_miniature_of_each_dataset() -> None:
-    assert set(WRITERS) | {"demo"} == set(DATASETS.table)
+    assert set(WRITERS) | {"demo", "folder"} == set(DATASETS.table)
 
 
 def test_classes_and_palette_go_together(miniature: tuple[SegmentationDataset, Path]) -> None:

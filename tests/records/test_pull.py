@@ -11,6 +11,7 @@ from kdtune.cli import main
 from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.records.logbook import Launched, write_launch
 from kdtune.records.storage import IMAGE_COUNTS, WEIGHTS, Storage
+from tests.support import report_study
 from tests.support.image_counts import drawn
 from tests.support.s3 import Server, use
 from tests.support.tiny import config, finished, study, write_tables
@@ -202,3 +203,22 @@ def test_a_key_cannot_lead_out_of_the_folder(server: Server, bucket: str, tmp_pa
     assert done.exit_code == 2
     assert "nothing is copied" in done.stderr
     assert not (tmp_path / "here").exists()
+
+
+def test_of_the_weights_only_the_best(tmp_path: Path) -> None:
+    """Of each stage and method, all seeds of its best configuration."""
+    where = Storage(str(tmp_path / "there"), "demo")
+    for record in report_study.write(where, report_study.demo()):
+        (where.folder / "checkpoints" / record["row"]["trial_id"]).write("student.safetensors", b"weights")
+    done = pull(tmp_path / "there", tmp_path / "here", "--checkpoints", "--best")
+    assert done.exit_code == 0, done.output
+    copied = {path.parent.name for path in (tmp_path / "here").rglob("student.safetensors")}
+    rows = where.table("trials").to_pylist()
+    final = [row for row in rows if row["stage"] == "final"]
+    assert {row["trial_id"] for row in final} <= copied  # one configuration of each method
+    grid = [row for row in rows if row["stage"] == "student"]
+    assert len(grid) > 1
+    assert {row["trial_id"] for row in grid} & copied == {max(grid, key=lambda row: row["miou"])["trial_id"]}
+    told = pull(tmp_path / "there", tmp_path / "here", "--best")
+    assert told.exit_code == 2
+    assert "--best goes with --checkpoints" in told.output

@@ -22,12 +22,13 @@ from kdtune.answers import significance, tables
 from kdtune.answers.published import published
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
+from kdtune.datasets.colours import palette_of
 from kdtune.datasets.demo import Demo
 from kdtune.loading.images import read_directly
 from kdtune.records.storage import Record, Storage
 from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
-from kdtune.report.panels import palette_of, panels, predicted
+from kdtune.report.panels import panels, predicted
 from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig

@@ -13,8 +13,9 @@ from PIL import Image
 
 from kdtune.base import IGNORE, SegmentationDataset
 from kdtune.datasets.ade20k import Ade20k
+from kdtune.datasets.colours import palette_of
 from kdtune.report import dots, figures
-from kdtune.report.panels import VOID, _coloured, _thinned, palette_of
+from kdtune.report.panels import VOID, _coloured, _thinned
 from kdtune.report.style import THEMED
 from kdtune.report.svg import drawing, inline_svg
 

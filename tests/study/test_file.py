@@ -119,13 +119,13 @@ def faults(path: Path) -> list[str]:
             "{name: demo",
             "{name: dmo",
             "3: base.dataset.name: unknown dataset 'dmo' (did you mean 'demo'?); there are: demo, camvid, "
-            "cityscapes, voc, ade20k",
+            "cityscapes, voc, ade20k, folder",
         ),
         (
             "name: demo, size: [32, 48], num_train: 4, num_val: 2",
             "size: 3",
-            "3: base.dataset: needs a mapping with a 'name', one of: demo, camvid, cityscapes, voc, ade20k; got "
-            "{'size': 3}",
+            "3: base.dataset: needs a mapping with a 'name', one of: demo, camvid, cityscapes, voc, ade20k, folder; "
+            "got {'size': 3}",
         ),
         (
             "{name: pspnet, backbone: resnet18, width: 0.125}",

@@ -1,0 +1,78 @@
+"""A file of weights that a user names, and the network that it holds."""
+
+from dataclasses import dataclass
+
+from kdtune.base import Model, SegNet, UserError, compute_device
+from kdtune.filesystem.folder import Folder, absolute
+from kdtune.records.storage import WEIGHTS
+from kdtune.training.built import built
+from kdtune.training.teacher_import import given_model
+from kdtune.training.teachers import model_from
+from kdtune.training.weights import WeightsRecord, read_record, read_weights
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network from a file, ready to answer."""
+
+    file: str
+    model: Model
+    record: WeightsRecord
+    network: SegNet
+
+
+def named_network(checkpoint: str, model: str | None) -> tuple[str, WeightsRecord | None, Model]:
+    """The file of a checkpoint, what it says of itself, and its network.
+
+    Args:
+        checkpoint: a file of weights, or the folder of a trial's checkpoint.
+        model: the network as YAML; none: as the file's record says.
+
+    Raises:
+        UserError: no such file, or nothing says which network it is.
+    """
+    file = _file(checkpoint)
+    record = read_record(file)
+    return file, record, _network(file, record, model)
+
+
+def opened_network(checkpoint: str, model: str | None) -> Opened:
+    """The network of a checkpoint with its weights, on this machine's device; see ``named_network``.
+
+    Raises:
+        UserError: as ``named_network``, and weights that do not fit, or a file that says not how many classes it has.
+    """
+    file, record, found = named_network(checkpoint, model)
+    if record is None:
+        raise UserError(
+            f"{file}: says not which classes it tells apart: convert it with `kdtune teacher import {file} -o "
+            "OUT.safetensors --layout kdtune --dataset NAME`, or another layout"
+        )
+    network = built(found, record.num_classes, read_weights(file), file)
+    return Opened(file, found, record, network.to(compute_device()).eval().requires_grad_(False))
+
+
+def _file(checkpoint: str) -> str:
+    """The file itself, or that in the folder of a trial's checkpoint."""
+    folder, name = Folder(absolute(checkpoint.rstrip("/") or "/")).split()
+    if folder.exists(name):
+        return checkpoint
+    inside = folder / name
+    if not name.endswith(SUFFIXES) and inside.exists(WEIGHTS):
+        return (inside / WEIGHTS).uri
+    raise UserError(f"{checkpoint}: no such file, nor the folder of a trial's checkpoint, which has a {WEIGHTS}")
+
+
+def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
+    if model is not None:
+        return model_from(given_model(model), f"--model {model}")
+    if record is None:
+        raise UserError(
+            f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
+            "convert the file with `kdtune teacher import`"
+        )
+    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
+        raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
+    return model_from(record.model, f"{file}: its kdtune record")
