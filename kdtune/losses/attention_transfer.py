@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, FeatureTap, LossTerm, Published, SegOutput, Tap, align, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,8 @@ class AttentionTransfer(LossTerm):
 
     symbol: ClassVar[str] = "L_AT"
     source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based, as in CIRKD's code"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(1e4, "CIRKD's script")
 
     tap: FeatureTap = "psp"
 
