@@ -18,5 +18,9 @@ LOSSES = Registry(
         "cwd": "kdtune.losses.channel_wise:ChannelWise",
         "fitnet": "kdtune.losses.feature_mse:FeatureMse",
         "at": "kdtune.losses.attention_transfer:AttentionTransfer",
+        "dist": "kdtune.losses.dist:Dist",
+        "nfd": "kdtune.losses.nfd:NormalisedFeatures",
+        "logit_std": "kdtune.losses.logit_std:StandardisedLogits",
+        "dkd": "kdtune.losses.dkd:Decoupled",
     },
 )

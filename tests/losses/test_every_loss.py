@@ -26,13 +26,14 @@ class SmallNet(SegNet):
         self.channels = {**dict.fromkeys(("layer1", "layer2", "layer3", "layer4", "psp"), width), "aux": classes}
         self.backbone = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
+        self.auxiliary = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, image: torch.Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
         """Every tap is the one feature map, but ``aux``."""
         feature = torch.tanh(self.backbone(image))
-        logits = self.classifier(feature)
-        made = {**dict.fromkeys(taps, feature), **({"aux": 2 * logits} if "aux" in taps else {})}
-        return SegOutput(logits, taps=made, aux=2 * logits)
+        logits, aux = self.classifier(feature), self.auxiliary(feature)
+        made = {**dict.fromkeys(taps, feature), **({"aux": aux} if "aux" in taps else {})}
+        return SegOutput(logits, taps=made, aux=aux)
 
 
 class Scene:
