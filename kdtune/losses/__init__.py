@@ -22,5 +22,10 @@ LOSSES = Registry(
         "nfd": "kdtune.losses.nfd:NormalisedFeatures",
         "logit_std": "kdtune.losses.logit_std:StandardisedLogits",
         "dkd": "kdtune.losses.dkd:Decoupled",
+        "dsd_pixel": "kdtune.losses.dsd_pixel:PixelSimilarity",
+        "dsd_category": "kdtune.losses.dsd_category:CategorySimilarity",
+        "consistency": "kdtune.losses.consistency:Consistency",
+        "csc": "kdtune.losses.csc:ChannelSpaceCorrelation",
+        "ace": "kdtune.losses.ace:AdaptiveCrossEntropy",
     },
 )

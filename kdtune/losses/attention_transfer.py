@@ -43,17 +43,9 @@ class AttentionTransfer(LossTerm):
         """See the class."""
         import torch.nn.functional as F
 
+        from kdtune.losses.attention import attention
+
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.taps[self.tap], teacher.taps[self.tap].detach())
         from_teacher = align(from_teacher, from_student)
-        return F.mse_loss(_attention(from_student), _attention(from_teacher))
-
-
-def _attention(feature: "Tensor") -> "Tensor":
-    """(N, C, h, w) to (N, P), each row of length 1."""
-    import torch
-    import torch.nn.functional as F
-
-    # The norm over the channels reduces without a squared copy of the features.
-    activity = torch.linalg.vector_norm(feature, dim=1).square() / feature.shape[1]  # (N, h, w)
-    return F.normalize(activity.flatten(1), dim=1, eps=1e-12)
+        return F.mse_loss(attention(from_student), attention(from_teacher))

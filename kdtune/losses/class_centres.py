@@ -1,4 +1,4 @@
-"""What L_IFV computes: how similar each cell is to the centre of its class."""
+"""Centres of classes in the features of an image, and how similar each cell is to that of its class."""
 
 from typing import Any
 
@@ -15,6 +15,14 @@ def labels_of(target: Tensor, like: Tensor, classes: int) -> Tensor:
     """Labels (N, P) of the cells of ``like``; ``classes`` where the cell is ignored."""
     labels = F.interpolate(target[:, None].float(), size=like.shape[-2:], mode="nearest")  # (N, 1, h, w)
     return labels.flatten(1).long().clamp(max=classes)
+
+
+def centres(feature: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The mean (N, C, K) of each class's cells, 0 where it has none, and their number (N, K); ignored ones are none."""
+    feature = feature.flatten(2)  # (N, C, P)
+    total: Tensor = _SumByClass.apply(feature, labels, classes + 1)  # (N, C, K + 1)
+    count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1)[:, 0, :classes]  # (N, K)
+    return total[..., :classes] / count[:, None].clamp(min=1), count
 
 
 def to_centre(feature: Tensor, labels: Tensor, classes: int) -> Tensor:
