@@ -27,5 +27,8 @@ LOSSES = Registry(
         "consistency": "kdtune.losses.consistency:Consistency",
         "csc": "kdtune.losses.csc:ChannelSpaceCorrelation",
         "ace": "kdtune.losses.ace:AdaptiveCrossEntropy",
+        "mgd": "kdtune.losses.mgd:MaskedGeneration",
+        "idd_distance": "kdtune.losses.idd_distance:InterClassDistance",
+        "idd_position": "kdtune.losses.idd_position:PositionInformation",
     },
 )

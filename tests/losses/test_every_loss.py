@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator
 from typing import get_args
 
@@ -53,9 +54,13 @@ class Scene:
         self.target[:, :20] = IGNORE
 
     def build(self) -> Loss:
-        """The term, with the same new parameters each time."""
+        """The term, with the same new parameters each time, after its stage before training."""
         torch.manual_seed(1)
-        return self.term.build(self.student, self.teacher)
+        loss = self.term.build(self.student, self.teacher)
+        with torch.no_grad():
+            seen = self.teacher(self.image, self.term.teacher_taps) if self.term.needs_teacher else None
+        loss.before_training(itertools.repeat((seen, self.target)))
+        return loss
 
     def outputs(self, image: torch.Tensor | None = None) -> tuple[SegOutput, SegOutput]:
         """Of student and teacher, both with a graph: a term must not lean on the caller's no_grad."""
@@ -83,7 +88,7 @@ def test_says_what_it_is(name: str) -> None:
     assert term.source
     assert "confidence" in vars(term)
     assert term.confidence in get_args(Confidence)
-    assert ("our reconstruction" in term.__doc__) == (term.confidence == "reconstruction")
+    assert ("our reconstruction" in " ".join(term.__doc__.lower().split())) == (term.confidence == "reconstruction")
     assert "Source:" in term.__doc__
     assert ".. math::" in term.__doc__
 
