@@ -30,5 +30,7 @@ LOSSES = Registry(
         "mgd": "kdtune.losses.mgd:MaskedGeneration",
         "idd_distance": "kdtune.losses.idd_distance:InterClassDistance",
         "idd_position": "kdtune.losses.idd_position:PositionInformation",
+        "sstkd_structural": "kdtune.losses.sstkd_structural:StructuralTexture",
+        "sstkd_statistical": "kdtune.losses.sstkd_statistical:StatisticalTexture",
     },
 )
