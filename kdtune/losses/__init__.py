@@ -32,5 +32,8 @@ LOSSES = Registry(
         "idd_position": "kdtune.losses.idd_position:PositionInformation",
         "sstkd_structural": "kdtune.losses.sstkd_structural:StructuralTexture",
         "sstkd_statistical": "kdtune.losses.sstkd_statistical:StatisticalTexture",
+        "salc_attention": "kdtune.losses.salc_attention:SelfAttention",
+        "salc_layerwise": "kdtune.losses.salc_layerwise:LayerwiseContext",
+        "fakd": "kdtune.losses.fakd:FeatureAugmented",
     },
 )

@@ -34,10 +34,16 @@ def to_centre(feature: Tensor, labels: Tensor, classes: int) -> Tensor:
     count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1) + 1e-6  # (N, 1, K + 1)
     norm = torch.maximum(torch.linalg.vector_norm(total, dim=1, keepdim=True), EPS * count)
     length = torch.linalg.vector_norm(feature, dim=1)  # (N, P)
-    product = (feature * _AtCells.apply(total, labels)).sum(dim=1)  # (N, P)
-    cosine = product / (length.clamp(min=EPS) * _AtCells.apply(norm, labels)[:, 0])
+    product = (feature * at_cells(total, labels)).sum(dim=1)  # (N, P)
+    cosine = product / (length.clamp(min=EPS) * at_cells(norm, labels)[:, 0])
     with_itself = (length / length.clamp(min=EPS)).square()  # 1, or 0 where nothing is active
     return torch.where(labels == classes, with_itself, cosine)
+
+
+def at_cells(rows: Tensor, labels: Tensor) -> Tensor:
+    """The row of each cell's class, (N, C, bins) to (N, C, P); its gradient is the same each time, on a GPU too."""
+    found: Tensor = _AtCells.apply(rows, labels)
+    return found
 
 
 class _SumByClass(torch.autograd.Function):
