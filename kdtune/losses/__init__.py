@@ -35,5 +35,8 @@ LOSSES = Registry(
         "salc_attention": "kdtune.losses.salc_attention:SelfAttention",
         "salc_layerwise": "kdtune.losses.salc_layerwise:LayerwiseContext",
         "fakd": "kdtune.losses.fakd:FeatureAugmented",
+        "cirkd_batch": "kdtune.losses.cirkd_batch:CrossImage",
+        "cirkd_memory_pixel": "kdtune.losses.cirkd_memory_pixel:PixelMemory",
+        "cirkd_memory_region": "kdtune.losses.cirkd_memory_region:RegionMemory",
     },
 )
