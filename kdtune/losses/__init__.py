@@ -38,5 +38,7 @@ LOSSES = Registry(
         "cirkd_batch": "kdtune.losses.cirkd_batch:CrossImage",
         "cirkd_memory_pixel": "kdtune.losses.cirkd_memory_pixel:PixelMemory",
         "cirkd_memory_region": "kdtune.losses.cirkd_memory_region:RegionMemory",
+        "apd_kl": "kdtune.losses.apd_kl:PerspectiveKl",
+        "apd_prototype": "kdtune.losses.apd_prototype:PrototypeAlignment",
     },
 )
