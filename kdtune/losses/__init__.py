@@ -40,5 +40,7 @@ LOSSES = Registry(
         "cirkd_memory_region": "kdtune.losses.cirkd_memory_region:RegionMemory",
         "apd_kl": "kdtune.losses.apd_kl:PerspectiveKl",
         "apd_prototype": "kdtune.losses.apd_prototype:PrototypeAlignment",
+        "ka_adaptation": "kdtune.losses.ka_adaptation:KnowledgeAdaptation",
+        "ka_affinity": "kdtune.losses.ka_affinity:KnowledgeAffinity",
     },
 )
