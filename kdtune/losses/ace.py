@@ -17,9 +17,10 @@ class AdaptiveCrossEntropy(LossTerm):
 
     in nats: summed over the K classes, averaged over all labelled pixels of the batch. Both logits are enlarged to the
     label's size first (bilinear, align_corners=True); with ``enlarged: false`` the labels are resized to the student's
-    cells by nearest in its place, and the teacher's logits bilinearly. Ignored pixels count nowhere; a batch of nothing
-    else gives 0. Equal networks do not give 0, but the teacher's entropy. Where the teacher is wrong this is L_CE
-    again: its weight changes that term's too. Float32 at least.
+    cells by nearest in its place, and the teacher's logits bilinearly. Of two classes that the teacher holds for equal,
+    either is right. Ignored pixels count nowhere; a batch of nothing else gives 0. Equal networks do not give 0, but
+    the teacher's entropy. Where the teacher is wrong this is L_CE again: its weight changes that term's too. Float32 at
+    least.
 
     No weight is known; whether the authors blend the two targets could not be read: our reconstruction from the
     abstract. The patent that L_CSC names is of the same authors.
@@ -36,7 +37,6 @@ class AdaptiveCrossEntropy(LossTerm):
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
-        import torch
         import torch.nn.functional as F
 
         assert teacher is not None
@@ -46,8 +46,13 @@ class AdaptiveCrossEntropy(LossTerm):
         else:
             target = F.interpolate(target[:, None].float(), size=from_student.shape[-2:], mode="nearest")[:, 0].long()
         from_teacher = align(from_teacher, from_student)
-        log_student = from_student.log_softmax(dim=1)
-        by_teacher = -(from_teacher.softmax(dim=1) * log_student).sum(dim=1)  # (N, H, W)
-        by_label = F.nll_loss(log_student, target, ignore_index=IGNORE, reduction="none")
-        each = torch.where(from_teacher.argmax(dim=1) == target, by_teacher, by_label)  # 0 where ignored
-        return each.sum() / (target != IGNORE).sum().clamp(min=1)
+        labelled = (target != IGNORE)[:, None]  # (N, 1, H, W)
+        goal = _goal(from_teacher, target[:, None].where(labelled, 0), labelled)
+        return -(goal * from_student.log_softmax(dim=1)).sum() / labelled.sum().clamp(min=1)
+
+
+def _goal(teacher: "Tensor", label: "Tensor", labelled: "Tensor") -> "Tensor":
+    """The targets (N, K, H, W), 0 where nothing is labelled. One tensor: at this size memory is what takes time."""
+    right = teacher.gather(1, label) == teacher.amax(dim=1, keepdim=True)  # argmax takes longer than a softmax
+    goal = teacher.softmax(dim=1).mul_(right & labelled)
+    return goal.scatter_(1, label, goal.gather(1, label).where(right, labelled.to(goal.dtype)))

@@ -45,3 +45,10 @@ def test_the_labels_can_come_to_the_cells() -> None:
 def test_gradcheck() -> None:
     teacher, target = maps(2, 3, 2, 2, seed=1), labels(2, 8, 8, classes=3)
     assert torch.autograd.gradcheck(lambda z: value_of(z, teacher, target), maps(2, 3, 4, 4).requires_grad_(True))
+
+
+def test_of_two_equal_classes_either_is_right() -> None:
+    student, teacher = maps(1, 3, 1, 2), torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64).view(1, 3, 1, 1)
+    value = value_of(student, teacher.expand(1, 3, 1, 2).clone(), torch.tensor([[[0, 1]]]))
+    soft = -(teacher.softmax(1) * student.log_softmax(1)).sum() / 2
+    torch.testing.assert_close(value, soft)
