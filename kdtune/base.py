@@ -1,7 +1,8 @@
 """The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune but its errors.
 
 Torch takes a second to import, and a study is read without it: it is imported where something is computed, and the
-classes that are made of its modules (``Loss``, ``SegNet``, ``Stateless``; in ``kdtune.modules``) when asked for.
+classes that are made of its modules (``Loss``, ``Drawing``, ``SegNet``, ``Stateless``; in ``kdtune.modules``) when
+asked for.
 
 Shape letters, everywhere in the package: N images, K classes, C channels, H W pixels of the crop, h w cells of a
 network's output (about H/8 x W/8), P = h w.
@@ -14,7 +15,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError, model_validator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from kdtune.modules import Drawing as Drawing
     from kdtune.modules import Loss as Loss
     from kdtune.modules import SegNet as SegNet
     from kdtune.modules import Stateless as Stateless
@@ -44,7 +46,7 @@ FeatureTap = Literal["layer1", "layer2", "layer3", "layer4", "psp"]
 
 def __getattr__(name: str) -> Any:
     """The classes that need torch."""
-    if name in ("Loss", "SegNet", "Stateless"):
+    if name in ("Drawing", "Loss", "SegNet", "Stateless"):
         return getattr(importlib.import_module("kdtune.modules"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -126,24 +128,56 @@ class Model(Config):
         raise TypeError(f"{type(self).__name__} has no build")
 
 
+# What a term's formula is taken from: code that was published, by the authors or in their name; the equations of the
+# paper, with no code to compare; neither, so that it is our reconstruction from an abstract or a note.
+Confidence = Literal["code", "paper", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The weight that a publication gives a term, converted to what ``weight`` multiplies here."""
+
+    weight: float
+    source: str  # whose, where it was used, and what it was before the conversion
+
+
 class LossTerm(Config):
     """One weighted term of the training loss, as a study file writes it.
 
     What it declares here is all that it is given: a tap that no term names is not kept, a teacher that none needs is
     neither loaded nor run. A subclass gives a fixed set of taps as a ``ClassVar``, one that follows its fields as a
     property.
+
+    A term is a function of what it is given. It reads no global generator once it is built, and the order of the
+    images in a batch is nothing to it. One that draws (a mask per image, a sample of a queue) declares ``draws``: its
+    numbers come from a generator of its own, which is part of its state (``kdtune.modules.Drawing``), so that neither
+    another term nor a restart changes them. Of these the order of the images may change the value.
+
+    A term that reads the networks' weights gets the networks in ``build``. It keeps them in a tuple,
+    ``self.networks = (student,)``: a module that is assigned by itself becomes part of the term, is saved with it and
+    trained twice. If it reads a classifier it declares ``needs_classifier``.
     """
 
     symbol: ClassVar[str]  # as papers write it, e.g. "L_PI"
     source: ClassVar[str]  # paper and equation
+    confidence: ClassVar[Confidence] = "reconstruction"  # a term that says nothing claims nothing
+    published_weight: ClassVar[Published | None] = None
+    patent: ClassVar[str] = ""  # that claims the method; a study then says ``acknowledge_patent: true``
     task: ClassVar[bool] = False  # it learns from the labels alone: every method has it, so none is named after it
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
+    needs_classifier: ClassVar[bool] = False  # the student's
+    draws: ClassVar[bool] = False
     owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"
-    live_teacher: ClassVar[bool] = False  # it reads the teacher's weights, or runs the teacher itself, at each step
+    live_teacher: ClassVar[bool] = False  # it reads the teacher's weights, or runs it: kept outputs would not do
     digested: ClassVar[bool] = False  # it has a ``digest``
 
     weight: NonNegativeFloat  # lambda, on the term as its docstring normalises it
+
+    @classmethod
+    def plain(cls, **fields: Any) -> Self:
+        """With weight 1 and otherwise its defaults, a patent acknowledged: for measurements and lists."""
+        return cls(weight=1.0, **({"acknowledge_patent": True} if cls.patent else {}), **fields)
 
     @property
     def taps(self) -> frozenset[Tap]:

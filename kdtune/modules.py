@@ -1,12 +1,15 @@
 """What a built network and a built loss term are: classes on torch's modules, to be had from ``kdtune.base``."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from kdtune.base import LossTerm, SegOutput, Tap
+from kdtune.base import LossTerm, SegOutput, Tap, UserError
 
 
 class SegNet(nn.Module):
@@ -25,6 +28,36 @@ class SegNet(nn.Module):
         """Typed ``nn.Module.__call__``."""
         output: SegOutput = super().__call__(image, taps)
         return output
+
+    def after(self, tap: Tap, feature: Tensor) -> Tensor:
+        """The logits (N, K, h, w) that the rest of the network makes of ``feature`` in the place of its map at ``tap``.
+
+        It leaves no trace in the network but gradients. In training, batch norm takes the statistics of ``feature``
+        and keeps its running ones; dropout is off, for it draws from torch's global generator.
+
+        Raises:
+            UserError: what follows ``tap`` cannot be run by itself.
+        """
+        raise UserError(f"{type(self).__name__} cannot run what follows '{tap}' by itself; take a term that needs none")
+
+
+@contextmanager
+def without_trace(module: nn.Module) -> Iterator[None]:
+    """In this block batch norm keeps its running statistics, and dropout is off."""
+    training = [each for each in module.modules() if each.training]
+    norms = [each for each in training if isinstance(each, _BatchNorm) and each.track_running_stats]
+    dropouts = [each for each in training if isinstance(each, _DropoutNd)]
+    for norm in norms:
+        norm.track_running_stats = False  # in training it then takes the batch's statistics and notes nothing
+    for dropout in dropouts:
+        dropout.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        for dropout in dropouts:
+            dropout.training = True
 
 
 class Loss(nn.Module):
@@ -51,6 +84,31 @@ class Loss(nn.Module):
 
     def after_step(self, student: SegOutput, teacher: SegOutput | None, target: Tensor, progress: float) -> None:
         """What happens after the student's step, e.g. a critic's own. ``progress``: share of steps done, 0 to 1."""
+
+
+def own_generator() -> torch.Generator:
+    """A new generator, seeded from torch's global one; on the processor, so that every device draws the same."""
+    seed = int(torch.randint(2**62, (), device="cpu"))
+    return torch.Generator(device="cpu").manual_seed(seed)
+
+
+class Drawing(Loss):
+    """A term that draws: it sets ``self.generator = own_generator()`` when it is built."""
+
+    generator: torch.Generator
+
+    def drawn(self, *size: int, like: Tensor) -> Tensor:
+        """Numbers drawn evenly from 0 to 1, 1 not included, in the precision and on the device of ``like``."""
+        numbers = torch.rand(size, generator=self.generator, device="cpu", pin_memory=like.is_cuda)
+        return numbers.to(like, non_blocking=True)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Where the generator stands; a term with more to save adds to it."""
+        return {"generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.generator.set_state(state["generator"].cpu())
 
 
 class Stateless(Loss):

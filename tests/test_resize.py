@@ -131,12 +131,12 @@ def step(which: TrialConfig, seen: Operations) -> None:
             loss.after_step(ours, theirs, target, 0.5)
 
 
-@pytest.mark.parametrize("term", LOSSES.names())
+@pytest.mark.parametrize("term", LOSSES.table)
 def test_no_step_adds_in_any_order(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where these operations add with atomics, forward or backward."""
     monkeypatch.setattr(resize, "UNORDERED", ("cpu", "cuda"))
     taught = {"teacher": {"model": NETWORK, "checkpoint": "none"}}
-    extra = {} if term == "ce" else taught | {f"losses.{term}": {"weight": 1.0}}
+    extra = {} if term == "ce" else taught | {f"losses.{term}": LOSSES.resolve(term).plain().model_dump()}
     seen = Operations()
     step(config(extra), seen)
     assert not {name for name in seen.names if name.startswith(UNORDERED)}

@@ -117,7 +117,7 @@ class Bench:
         self.terms: dict[str, Loss] = {"ce": CrossEntropy(weight=1.0).build(self.student, None)}
         self.taps = self.teacher_taps = frozenset[Tap]()
         if name != "ce":
-            term: LossTerm = LOSSES.resolve("ifv" if name == LOOP else name)(weight=1.0)
+            term: LossTerm = LOSSES.resolve("ifv" if name == LOOP else name).plain()
             self.taps, self.teacher_taps = term.taps, term.teacher_taps
             if term.needs_teacher:
                 self.teacher = _network(setting.teacher_backbone, setting.classes, self.device)

@@ -3,6 +3,7 @@
 import click
 
 from kdtune.cli.streams import say
+from kdtune.errors import UserError
 
 
 @click.group(epilog="Example: kdtune studies list")
@@ -78,8 +79,22 @@ def losses() -> None:
 
 @losses.command("list", epilog="Example: kdtune losses list")
 def losses_list() -> None:
-    """List the loss terms: symbol, source, parameters with their defaults, what they need and own."""
+    """List the loss terms: symbol, basis, published weight, what they need, source, parameters."""
     from kdtune.losses.catalogue import loss_lines
 
     for line in loss_lines():
+        say(line)
+
+
+@losses.command("show", epilog="Example: kdtune losses show cwd")
+@click.argument("name")
+def losses_show(name: str) -> None:
+    """Show one term: source, published weight and where it is from, parameters with defaults, needs, what it owns."""
+    from kdtune.losses.catalogue import described
+
+    try:
+        lines = described(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    for line in lines:
         say(line)

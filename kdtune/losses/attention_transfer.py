@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import FeatureTap, LossTerm, SegOutput, Tap, at_least_float32, resized
+from kdtune.base import Confidence, FeatureTap, LossTerm, Published, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,8 @@ class AttentionTransfer(LossTerm):
 
     symbol: ClassVar[str] = "L_AT"
     source: ClassVar[str] = "Zagoruyko and Komodakis 2017, arXiv:1612.03928, activation-based, as in CIRKD's code"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(1e4, "CIRKD's script")
     digested: ClassVar[bool] = True
 
     tap: FeatureTap = "psp"
@@ -43,22 +45,16 @@ class AttentionTransfer(LossTerm):
         """See the class."""
         import torch.nn.functional as F
 
+        from kdtune.losses.attention import attention
+
         assert teacher is not None
         feature = student.taps[self.tap]
-        own = _attention(*at_least_float32(feature))
+        own = attention(*at_least_float32(feature))
         return F.mse_loss(own, self.of_teacher(teacher, feature.shape[-2:], target))
 
     def digest(self, teacher: SegOutput, cells: Sequence[int], target: "Tensor") -> "Tensor":
         """The teacher's a, (N, P)."""
+        from kdtune.losses.attention import attention
+
         (feature,) = at_least_float32(teacher.taps[self.tap].detach())
-        return _attention(resized(feature, cells))
-
-
-def _attention(feature: "Tensor") -> "Tensor":
-    """(N, C, h, w) to (N, P), each row of length 1."""
-    import torch
-    import torch.nn.functional as F
-
-    # The norm over the channels reduces without a squared copy of the features.
-    activity = torch.linalg.vector_norm(feature, dim=1).square() / feature.shape[1]  # (N, h, w)
-    return F.normalize(activity.flatten(1), dim=1, eps=1e-12)
+        return attention(resized(feature, cells))

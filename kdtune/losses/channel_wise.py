@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from kdtune.base import FeatureTap, LossTerm, Tap
+from kdtune.base import Confidence, FeatureTap, LossTerm, Published, Tap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
@@ -38,6 +38,8 @@ class ChannelWise(LossTerm):
 
     symbol: ClassVar[str] = "L_CWD"
     source: ClassVar[str] = "Shu et al. 2021, arXiv:2011.13256, channel-wise KL divergence"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(3.0, "TorchDistiller's script, on logits at temperature 4")
     owns: ClassVar[str] = "a 1x1 adapter, on features whose widths differ"
 
     temperature: PositiveFloat = 4.0  # tau

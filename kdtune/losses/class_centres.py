@@ -1,4 +1,4 @@
-"""What L_IFV computes: how similar each cell is to the centre of its class."""
+"""Centres of classes in the features of an image, and how similar each cell is to that of its class."""
 
 from typing import Any
 
@@ -17,6 +17,14 @@ def labels_of(target: Tensor, like: Tensor, classes: int) -> Tensor:
     return labels.flatten(1).long().clamp(max=classes)
 
 
+def centres(feature: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The mean (N, C, K) of each class's cells, 0 where it has none, and their number (N, K); ignored ones are none."""
+    feature = feature.flatten(2)  # (N, C, P)
+    total: Tensor = _SumByClass.apply(feature, labels, classes + 1)  # (N, C, K + 1)
+    count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1)[:, 0, :classes]  # (N, K)
+    return total[..., :classes] / count[:, None].clamp(min=1), count
+
+
 def to_centre(feature: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The cosine (N, P) of each cell with the centre of its class in its image; of an ignored one with itself."""
     feature = feature.flatten(2)  # (N, C, P)
@@ -26,10 +34,16 @@ def to_centre(feature: Tensor, labels: Tensor, classes: int) -> Tensor:
     count = _sum_by_class(torch.ones_like(feature[:, :1]), labels, classes + 1) + 1e-6  # (N, 1, K + 1)
     norm = torch.maximum(torch.linalg.vector_norm(total, dim=1, keepdim=True), EPS * count)
     length = torch.linalg.vector_norm(feature, dim=1)  # (N, P)
-    product = (feature * _AtCells.apply(total, labels)).sum(dim=1)  # (N, P)
-    cosine = product / (length.clamp(min=EPS) * _AtCells.apply(norm, labels)[:, 0])
+    product = (feature * at_cells(total, labels)).sum(dim=1)  # (N, P)
+    cosine = product / (length.clamp(min=EPS) * at_cells(norm, labels)[:, 0])
     with_itself = (length / length.clamp(min=EPS)).square()  # 1, or 0 where nothing is active
     return torch.where(labels == classes, with_itself, cosine)
+
+
+def at_cells(rows: Tensor, labels: Tensor) -> Tensor:
+    """The row of each cell's class, (N, C, bins) to (N, C, P); its gradient is the same each time, on a GPU too."""
+    found: Tensor = _AtCells.apply(rows, labels)
+    return found
 
 
 class _SumByClass(torch.autograd.Function):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import NonNegativeFloat
 
-from kdtune.base import IGNORE, LossTerm, SegOutput, align
+from kdtune.base import IGNORE, Confidence, LossTerm, Published, SegOutput, align
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,8 @@ class CrossEntropy(LossTerm):
 
     symbol: ClassVar[str] = "L_CE"
     source: ClassVar[str] = "Niemann et al. 2023, arXiv:2309.03659, eq. 2"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(1.0, "every script")
     task: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True

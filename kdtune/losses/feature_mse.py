@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import FeatureTap, LossTerm, Tap
+from kdtune.base import Confidence, FeatureTap, LossTerm, Published, Tap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
@@ -26,6 +26,8 @@ class FeatureMse(LossTerm):
 
     symbol: ClassVar[str] = "L_FitNet"
     source: ClassVar[str] = "Romero et al. 2015, arXiv:1412.6550, hint loss, as in CIRKD's code"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(10.0, "CIRKD's script")
     owns: ClassVar[str] = "a 1x1 adapter"
 
     tap: FeatureTap = "psp"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from kdtune.base import LossTerm
+from kdtune.base import Confidence, LossTerm, Published
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
@@ -46,6 +46,9 @@ class Holistic(LossTerm):
 
     symbol: ClassVar[str] = "L_HO"
     source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, holistic distillation, as in its code"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(0.1, "SKD's script; IFVD's has 0.001")
+    draws: ClassVar[bool] = True
     owns: ClassVar[str] = "a critic with its optimiser"
 
     convention: Literal["skd", "ifvd", "cirkd"] = "skd"

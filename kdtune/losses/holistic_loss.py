@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import Loss, SegOutput, align
+from kdtune.base import Drawing, SegOutput, align
 from kdtune.losses.holistic import SMALLEST_MAP, Holistic, Preprocessing
+from kdtune.modules import own_generator
 from kdtune.resize import enlarged
 
 WIDTHS = (64, 128, 256, 512)  # channels after each halving
@@ -17,7 +18,7 @@ SLOPE = 0.1  # of the critic's leaky ReLU
 logger = logging.getLogger(__name__)
 
 
-class HolisticLoss(Loss):
+class HolisticLoss(Drawing):
     """L_HO with its critic, the critic's optimiser and the generator of the penalty's coefficient."""
 
     def __init__(self, term: Holistic, num_classes: int) -> None:
@@ -26,8 +27,7 @@ class HolisticLoss(Loss):
         self.critic = Critic(num_classes, term.preprocessing, term.critic_width)
         self.critic.requires_grad_(False)  # but for its own step: the student's loss leaves no gradient in it
         self.optimizer = _optimizer(term, self.critic)
-        seed = int(torch.randint(2**62, (), device="cpu"))
-        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.generator = own_generator()
         self.said_resized = False
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
@@ -50,8 +50,7 @@ class HolisticLoss(Loss):
             fake = self.fit(student.logits.detach())
             real = self.fit(align(teacher.logits.detach().to(fake.dtype), student.logits))
             for _ in range(self.term.critic_steps):
-                alpha = torch.rand(len(fake), generator=self.generator, device="cpu", pin_memory=fake.is_cuda)  # (N,)
-                alpha = alpha.to(fake, non_blocking=True)
+                alpha = self.drawn(len(fake), like=fake)
                 torch.autograd.backward(self.critic_loss(real, fake, alpha))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -82,12 +81,12 @@ class HolisticLoss(Loss):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is neither parameter nor buffer: the optimiser's momenta and the generator."""
-        return {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        return {**super().get_extra_state(), "optimizer": self.optimizer.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse, once the critic is on its device."""
+        super().set_extra_state(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
 
 
 def _optimizer(term: Holistic, critic: nn.Module) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kdtune.base import LossTerm, SegOutput, Tap, at_least_float32, resized
+from kdtune.base import Confidence, LossTerm, Published, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,8 @@ class IntraClassVariation(LossTerm):
 
     symbol: ClassVar[str] = "L_IFV"
     source: ClassVar[str] = "Wang et al. 2020, ECCV, as in its code (CriterionIFV)"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(200.0, "IFVD's script; CIRKD's has 20")
     needs_labels: ClassVar[bool] = True
     taps: ClassVar[frozenset[Tap]] = frozenset({"psp"})
     digested: ClassVar[bool] = True

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kdtune.base import LossTerm, SegOutput, Tap, at_least_float32, resized
+from kdtune.base import Confidence, LossTerm, Published, SegOutput, Tap, at_least_float32, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +39,8 @@ class PairWise(LossTerm):
 
     symbol: ClassVar[str] = "L_PA"
     source: ClassVar[str] = "Liu et al. 2019, arXiv:1903.04197, pair-wise distillation, as in its code"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(0.5, "SKD's script, pool 0.5")
     taps: ClassVar[frozenset[Tap]] = frozenset({"psp"})
     digested: ClassVar[bool] = True
 

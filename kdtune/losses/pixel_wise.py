@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from kdtune.base import LossTerm, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput, align, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,10 @@ class PixelWise(LossTerm):
 
     symbol: ClassVar[str] = "L_PI"
     source: ClassVar[str] = "Niemann et al. 2023, arXiv:2309.03659, eq. 3"
+    confidence: ClassVar[Confidence] = "code"
+    published_weight: ClassVar[Published | None] = Published(
+        1.0, "CIRKD's script; SKD's 10 is 10 N of this, IFVD's 10 is 10 / K"
+    )
 
     temperature: PositiveFloat = 1.0  # tau
     convention: Literal["paper", "skd", "ifvd", "cirkd"] = "paper"

@@ -58,7 +58,7 @@ class External(SegNet):
         for key, path in paths.items():
             if path not in known:
                 raise UserError(f"{config.builder}: {key}: no submodule '{path}'{did_you_mean(path, known)}")
-        found = self._look()
+        found, classified = self._look()
         classes = found.logits.shape[1]
         if classes != num_classes:
             raise UserError(
@@ -66,6 +66,7 @@ class External(SegNet):
                 f"classes_argument (now '{config.classes_argument}') is the builder's name for the number"
             )
         self.channels = {tap: value.shape[1] for tap, value in found.taps.items()}
+        self.classified = classified
         named = [] if config.classifier is None else [self.classifier]
         for layer in (*last_layers(network, found.logits, found.aux), *named):
             make_precise(layer, num_classes)
@@ -100,6 +101,16 @@ class External(SegNet):
                 maps["aux"] = aux
         return SegOutput(logits, maps, aux)
 
+    def after(self, tap: Tap, feature: Tensor) -> Tensor:
+        """See ``SegNet.after``: of the tap that the classifier reads; at the feature's own cells."""
+        if tap not in self.classified:
+            raise UserError(
+                f"{self.config.builder}: only the classifier can be run by itself, and it does not read '{tap}'; name "
+                "the submodule that gives its input in taps, and the classifier"
+            )
+        logits: Tensor = self.classifier(feature)
+        return logits
+
     def _hook(self, tap: Tap, maps: dict[str, Tensor]) -> Any:
         """For one pass only: a hook that stays would keep the map, and go with every copy of the network."""
         path = self.config.taps[tap]
@@ -132,14 +143,18 @@ class External(SegNet):
             )
         return found
 
-    def _look(self) -> SegOutput:
-        """One pass over a black image that changes no weight, no statistic and no random number."""
+    def _look(self) -> tuple[SegOutput, frozenset[Tap]]:
+        """One pass over a black image that changes no weight, no statistic and no random number.
+
+        Beside the output, the taps whose map is what the classifier reads.
+        """
         first = next(self.network.parameters(), torch.zeros(0))
         wanted = frozenset[Tap](self.config.taps)
         if self.config.aux_output is not None:
             wanted |= {"aux"}
         error: Exception | None = None
-        with resting(self), torch.random.fork_rng(devices=[]):
+        read: list[Any] = []
+        with self._reading(read), resting(self), torch.random.fork_rng(devices=[]):
             for side, recorded in itertools.product(SIZES, (True, False)):  # some refuse autograd
                 try:
                     with torch.set_grad_enabled(recorded):
@@ -157,7 +172,19 @@ class External(SegNet):
             tap = min(missing)
             path = self.config.taps[tap]
             raise UserError(f"{self.config.builder}: taps.{tap}: the network does not call '{path}'; name another")
-        return found
+        return found, frozenset(tap for tap in self.config.taps if any(found.taps[tap] is each for each in read))
+
+    @contextmanager
+    def _reading(self, read: list[Any]) -> Iterator[None]:
+        """What the classifier, if the study names one, is given in this block goes to ``read``."""
+        if self.config.classifier is None:
+            yield
+            return
+        hook = self.classifier.register_forward_pre_hook(lambda module, given: read.extend(given))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from kdtune.base import SegNet, SegOutput, Tap
 from kdtune.models.backbones import LAYERS, Backbone, Conv, InvertedResiduals, ResNet, conv1x1, conv3x3
 from kdtune.models.pspnet import BackboneName, PSPNetModel, Variant
-from kdtune.modules import precisely
+from kdtune.modules import precisely, without_trace
 from kdtune.resize import enlarged, pooled
 
 SLOPES: dict[Variant, float] = {"skd": 0.01, "semseg": 0.0}  # of the heads' leaky ReLU below zero
@@ -62,6 +62,13 @@ class PSPNet(SegNet):
         if with_aux:
             aux = maps["aux"] = precisely(self.auxiliary[-1], self.auxiliary[:-1](maps["layer3"]))  # (N, K, h, w)
         return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
+
+    def after(self, tap: Tap, feature: Tensor) -> Tensor:
+        """See ``SegNet.after``: of ``psp`` the classifier, of ``layer4`` the pyramid too."""
+        if tap not in ("layer4", "psp"):
+            return super().after(tap, feature)
+        with without_trace(self.pyramid):
+            return precisely(self.classifier, self.pyramid(feature) if tap == "layer4" else feature)
 
 
 class Average(nn.Module):

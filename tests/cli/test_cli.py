@@ -150,9 +150,22 @@ def test_studies_validate_of_a_file_that_is_not_there() -> None:
 def test_losses_list() -> None:
     result = kdtune("losses", "list")
     assert result.exit_code == 0
-    for name in LOSSES.names():
-        assert any(line.startswith(f"{name} ") and "L_" in line for line in result.stdout.splitlines())
-    assert "arXiv:2309.03659" in result.stdout
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 120
+    for name, where in LOSSES.table.items():
+        (row,) = (line.split() for line in lines if line.startswith(f"{name} "))
+        term = LOSSES.resolve(name)
+        assert row[:2] == [name, term.symbol], where
+        assert row[2] == {"code": "code", "paper": "paper", "reconstruction": "ours"}[term.confidence]
+        assert row[3] == (f"{term.published_weight.weight:.3g}" if term.published_weight else "-")
+    assert "Liu 2019, 1903.04197" in result.stdout
+
+
+def test_losses_show() -> None:
+    shown = kdtune("losses", "show", "ho").stdout
+    for part in ("arXiv:1903.04197", "critic_lr=0.0004", "0.1 (SKD's script; IFVD's has 0.001)", "a critic with its"):
+        assert part in shown
+    assert refused("losses", "show", "hoo").startswith("unknown loss 'hoo' (did you mean 'ho'?); there are: ce, pi")
 
 
 @pytest.mark.parametrize("words", [["launch"], ["train"], ["studies", "show"]])

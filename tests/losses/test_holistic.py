@@ -301,3 +301,13 @@ def test_builds_on_meta() -> None:
     with torch.device("meta"):
         term = HolisticLoss(Holistic(weight=1), 150)
     assert all(p.is_meta for p in term.parameters())
+
+
+def test_the_order_of_the_images_is_nothing_to_the_critic() -> None:
+    """What is drawn for each image is for the critic's own step."""
+    logits = torch.randn(3, 5, 65, 65)
+    values = []
+    for maps in (logits, logits.flip(0)):
+        torch.manual_seed(0)
+        values.append(holistic(5)(SegOutput(maps), None, torch.zeros(3, 1, 1)))
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-7)

@@ -95,6 +95,21 @@ def test_taps_logits_and_classifier(fields: dict[str, Any]) -> None:
 
 
 @EVERY
+def test_after_the_tap_that_the_classifier_reads(fields: dict[str, Any]) -> None:
+    network = built(fields).eval()
+    with torch.no_grad():
+        made = network(torch.randn(2, 3, 64, 96), frozenset[Tap](fields["taps"]))
+    first = next(iter(fields["taps"]))
+    with pytest.raises(UserError, match=f"only the classifier can be run by itself, and it does not read '{first}'"):
+        network.after(first, made.taps[first])
+    if fields is LRASPP:  # between the tap and the classifier it is scaled
+        with pytest.raises(UserError, match="does not read 'psp'"):
+            network.after("psp", made.taps["psp"])
+    else:
+        assert torch.equal(network.after("psp", made.taps["psp"]), made.logits)
+
+
+@EVERY
 def test_building_draws_weights_once_and_leaves_statistics_alone(fields: dict[str, Any]) -> None:
     network, again = built(fields), built(fields)
     after = torch.rand(1)

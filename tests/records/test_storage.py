@@ -17,6 +17,7 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.logbook import read_launch
+from kdtune.records.rows import distillation_terms
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.records.stored_study import TABLES
 from kdtune.remote import logs
@@ -24,7 +25,7 @@ from kdtune.training.weights import read_weights
 from tests.support.tiny import NETWORK, config, finished, study
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
-LAMBDAS = {f"lambda_{name}": REAL for name in ("pi", "pa", "ho", "ifv", "cwd", "fitnet", "at")}
+LAMBDAS = {f"lambda_{name}": REAL for name in distillation_terms()}
 HYPERPARAMETERS = {"lr": REAL, "weight_decay": REAL, "temperature": REAL, **LAMBDAS}
 SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANGELOG.md
     "trials": {
