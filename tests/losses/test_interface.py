@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, LossTerm, SegNet, SegOutput, Tap
+from kdtune.losses import LOSSES
 from kdtune.records.rows import hyperparameters
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
@@ -223,6 +224,26 @@ def test_trains_and_resumes_as_if_undisturbed(with_teacher: TrialConfig, name: s
         rest, last = history(which, states[step - 1])
         assert rest == told[step:]
         assert same(last[-1], states[-1])
+
+
+def test_all_of_the_packages_terms_at_once_resume_as_if_undisturbed(with_teacher: TrialConfig) -> None:
+    """Also with a memory that a step fills and more, and an encoder that two terms learn alike."""
+    small = {"size": 20, "batches": 2, "critic_width": 0.125}
+    terms = {}
+    for name in LOSSES.table:
+        term = LOSSES.resolve(name)
+        terms[name] = term.plain(**{key: value for key, value in small.items() if key in term.model_fields})
+    which = with_teacher.model_copy(update={"losses": terms})
+    told, states = history(which)
+    assert [name for name in terms for row in told if row["losses"][name] is None] == []
+    torch.manual_seed(1)
+    rest, last = history(which, states[1])
+    assert rest == told[2:]
+    assert same(last[-1], states[-1])
+    learnt, pair = states[-1]["losses"], ("ka_adaptation", "ka_affinity")
+    encoders = [{key: value for key, value in learnt.items() if key.startswith(f"{name}.encoder.")} for name in pair]
+    assert encoders[0]
+    assert all(torch.equal(*both) for both in zip(*(each.values() for each in encoders), strict=True))
 
 
 def test_terms_do_not_disturb_each_other(with_teacher: TrialConfig) -> None:
