@@ -94,7 +94,7 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with zipfile.ZipFile(tmp_path / "sent.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             archive.write(code / path, path)
-    assert (tmp_path / "sent.zip").stat().st_size < 500_000
+    assert (tmp_path / "sent.zip").stat().st_size < 700_000  # the code of 300 modules, and no data
     words = [sys.executable, "-c", "import kdtune.cli; print(kdtune.cli.__file__); kdtune.cli.main()"]
     words += ["launch", "study.yaml", "--dry-run", "--storage", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(code.parent)}
