@@ -8,11 +8,9 @@ Shape letters, everywhere in the package: N images, K classes, C channels, H W p
 network's output (about H/8 x W/8), P = h w.
 """
 
-import difflib
 import hashlib
 import importlib
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -26,9 +24,9 @@ from kdtune.errors import Lost as Lost
 from kdtune.errors import RunError as RunError
 from kdtune.errors import Stuck as Stuck
 from kdtune.errors import UserError as UserError
+from kdtune.text import did_you_mean
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from kdtune.modules import Drawing as Drawing
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from kdtune.modules import SegNet as SegNet
     from kdtune.modules import Stateless as Stateless
 
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"  # the variable by which CUDA is told; empty: none
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
 
 Split = Literal["train", "val"]
@@ -49,12 +46,6 @@ def __getattr__(name: str) -> Any:
     if name in ("Drawing", "Loss", "SegNet", "Stateless"):
         return getattr(importlib.import_module("kdtune.modules"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> InitErrorDetails:
@@ -307,28 +298,3 @@ class SegmentationDataset(Config):
             UserError: an unreadable file or a label value out of range; the line names the file.
         """
         raise TypeError(f"{type(self).__name__} has no read")
-
-
-def compute_device() -> "torch.device":
-    """Cuda if there and not hidden, else cpu; cuda is set up so that equal trials come to equal digits.
-
-    cuDNN takes algorithms that add in one order, always the same ones, and float32 means float32: TF32, which cuDNN
-    takes unless told otherwise, has 10 bits of mantissa.
-    """
-    import torch
-
-    if os.environ.get(VISIBLE_GPUS) == "" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda")
-
-
-def hide_gpus() -> None:
-    """This process has no share of a GPU: ``compute_device`` is cpu from now on, whatever the machine has."""
-    os.environ[VISIBLE_GPUS] = ""  # CUDA itself reads it when it is first used, later only ``compute_device`` does
-
-
-def processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

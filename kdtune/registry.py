@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoints, entry_points
 from pkgutil import resolve_name
 from typing import Any
 
-from kdtune.base import did_you_mean
+from kdtune.text import did_you_mean
 
 
 @cache  # looks at every installed package, which takes 10 ms, and is asked for with every trial

@@ -4,8 +4,10 @@ Names, errors, paths and addresses come out of files that somebody else made. A 
 them, a log takes a line break for its next line, and an address may hold a password.
 """
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # Unicode's own: they let a text look like another one. U+2028 and U+2029 are line breaks to some programs
 DIRECTIONS = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -39,3 +41,9 @@ def _written(character: str) -> str:
 def without_credentials(text: str) -> str:
     """The text without what its addresses tell of users, passwords and keys."""
     return _KEY.sub(r"\1...", _USER.sub(r"\1\2", text))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -10,10 +10,11 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from kdtune.analysis.entropy_counts import Asked, Counts, count
-from kdtune.base import RunError, UserError, hide_gpus
+from kdtune.base import RunError, UserError
 from kdtune.cluster import session
 from kdtune.cluster.halt import Halt, interruptible, refuse_halted
 from kdtune.cluster.share import PROCESSOR_TRIALS, has_gpu
+from kdtune.devices import hide_gpus
 from kdtune.loading.content import content_key
 from kdtune.loading.pack import dataset_root
 from kdtune.study.spec import StudySpec

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdtune.base import Split, UserError, compute_device
+from kdtune.base import Split, UserError
+from kdtune.devices import compute_device
 from kdtune.loading.batches import normalise
 from kdtune.loading.images import Images
 from kdtune.resize import enlarged

@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from kdtune.analysis.weights_file import named_network
-from kdtune.base import Model, UserError, compute_device
+from kdtune.base import Model, UserError
+from kdtune.devices import compute_device
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
 from kdtune.study.faults import told

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from kdtune.base import Model, SegNet, UserError, compute_device
+from kdtune.base import Model, SegNet, UserError
+from kdtune.devices import compute_device
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.storage import WEIGHTS
 from kdtune.training.built import built

@@ -16,7 +16,7 @@ from typing import Self
 from ray.tune.schedulers import TrialScheduler
 
 from kdtune.api import launch
-from kdtune.base import RunError, UserError, did_you_mean
+from kdtune.base import RunError, UserError
 from kdtune.bench.figures import told
 from kdtune.records.progress import Lines
 from kdtune.records.rows import Row, best_config
@@ -28,6 +28,7 @@ from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Halving, Stage, shuffled
 from kdtune.study.trial_config import STAGE_REFERENCE, Value
+from kdtune.text import did_you_mean
 
 CANDIDATES = tuple(Halving(grace=g, reduction_factor=f) for f in (2.0, 3.0, 4.0) for g in (0.1, 0.2, 0.34, 0.5))
 

@@ -11,9 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from kdtune.base import UserError, compute_device
+from kdtune.base import UserError
 from kdtune.bench.gpu_parts import FULL, PARTS, SMALLEST, Part, where, written_teacher
 from kdtune.bench.own_cache import own_cache
+from kdtune.devices import compute_device
 
 SECONDS = 480.0  # after which no part is begun
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from kdtune.base import IGNORE, Preprocessing, SegNet, compute_device
+from kdtune.base import IGNORE, Preprocessing, SegNet
 from kdtune.bench.figures import told
 from kdtune.datasets.opened import FORMATS
+from kdtune.devices import compute_device
 from kdtune.loading.batches import normalise, train_batches
 from kdtune.loading.images import Images
 from kdtune.loading.pack import data_folder, dataset_root

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import Loss, LossTerm, SegNet, SegOutput, Tap, UserError, compute_device
+from kdtune.base import Loss, LossTerm, SegNet, SegOutput, Tap, UserError
 from kdtune.bench.figures import told
+from kdtune.devices import compute_device
 from kdtune.losses import LOSSES
 from kdtune.losses.cross_entropy import CrossEntropy
 from kdtune.models import MODELS

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import torch
 
-from kdtune.base import compute_device
 from kdtune.bench.figures import told
+from kdtune.devices import compute_device
 from kdtune.loading.pack import data_folder
 from kdtune.records.rows import Row
 from kdtune.search.options import Options, adjusted

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError, processors
+from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar
 from kdtune.datasets.files import BadFile, FolderDataset
+from kdtune.devices import processors
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 FEW = 4  # sizes that are listed one by one

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from kdtune import signs
-from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
+from kdtune.base import Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar
+from kdtune.devices import processors
 from kdtune.filesystem import json_text
 from kdtune.loading.ahead import in_order
 from kdtune.loading.alone import alone

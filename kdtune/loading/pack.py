@@ -17,8 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from kdtune.base import Sample, SegmentationDataset, Split, UserError, processors
+from kdtune.base import Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar
+from kdtune.devices import processors
 from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.loading.ahead import in_order

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import UserError
+from kdtune.text import did_you_mean
 
 VOUCHED = "KDTUNE_PY_MODULES"  # what ``--py-module`` named, for the processes that a launch starts
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtune.base import SegNet, SegOutput, Tap, UserError, did_you_mean
+from kdtune.base import SegNet, SegOutput, Tap, UserError
 from kdtune.models.builders import find, first_line
 from kdtune.models.external import ExternalModel
 from kdtune.models.last_layers import last_layers, make_precise
+from kdtune.text import did_you_mean
 
 PREFIX = "network."  # of every key of the state: the rest is the key that the network itself uses
 SIZES = (64, 224, 512)  # sides of the image of the first look, tried in turn: some networks refuse small ones

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 import kdtune
-from kdtune.base import UserError, compute_device
+from kdtune.base import UserError
+from kdtune.devices import compute_device
 from kdtune.filesystem.patience import AWAY
 from kdtune.records import rows
 from kdtune.records.journal_files import Record

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import UserError
 from kdtune.records.storage import Storage
+from kdtune.text import did_you_mean
 
 LONGEST = 100_000  # characters that are kept of a trial's output, the last ones, and of a traceback
 

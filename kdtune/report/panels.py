@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdtune.base import IGNORE, SegmentationDataset, SegNet, UserError, compute_device
+from kdtune.base import IGNORE, SegmentationDataset, SegNet, UserError
 from kdtune.datasets.colours import Colour, palette_of
+from kdtune.devices import compute_device
 from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
 from kdtune.records.storage import Storage

@@ -3,11 +3,12 @@
 import fnmatch
 from collections.abc import Collection, Iterable, Sequence
 
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import UserError
 from kdtune.records.journal import Planned, new_record
 from kdtune.records.journal_files import Record
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
+from kdtune.text import did_you_mean
 from kdtune.training.numerics import NUMERICS
 from kdtune.training.weights import read_noted
 

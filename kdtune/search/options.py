@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.search.added_seeds import with_seeds
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Value
+from kdtune.text import did_you_mean
 
 if TYPE_CHECKING:
     from kdtune.loading.pack import PackMode

@@ -10,8 +10,9 @@ import torch
 from ray import tune
 
 from kdtune import signs
-from kdtune.base import UserError, hide_gpus
+from kdtune.base import UserError
 from kdtune.cluster import loggers, meters, metrics
+from kdtune.devices import hide_gpus
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import may_be_of
 from kdtune.filesystem.patience import NO_ROOM

@@ -8,13 +8,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import kdtune
-from kdtune.base import SegmentationDataset, UserError, did_you_mean
+from kdtune.base import SegmentationDataset, UserError
 from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.study import loader
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import AnyDataset, Value
+from kdtune.text import did_you_mean
 
 
 def search_spaces() -> Path:

@@ -7,11 +7,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from kdtune.base import UserError, did_you_mean
+from kdtune.base import UserError
 from kdtune.study import loader
 from kdtune.study.faults import told
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.text import did_you_mean
 
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Value]:

@@ -18,11 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from kdtune.base import Config, Seed, did_you_mean, error_at
+from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.study.stage import Halving, SchedulerName, Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
+from kdtune.text import did_you_mean
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdtune.base import VISIBLE_GPUS, UserError
+from kdtune.base import UserError
+from kdtune.devices import VISIBLE_GPUS
 from kdtune.training.gpu_index import indices
 
 NEVER = 1e6  # seconds; codecarbon's own clock is not used: two readers would count an interval twice

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from kdtune.base import VISIBLE_GPUS
+from kdtune.devices import VISIBLE_GPUS
 from kdtune.training.energy import Amount, Spent, unmeasured
 from kdtune.training.energy_counter import Counter
 from kdtune.training.gpu_index import indices

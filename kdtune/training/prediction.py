@@ -5,7 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdtune.base import Preprocessing, SegNet, compute_device
+from kdtune.base import Preprocessing, SegNet
+from kdtune.devices import compute_device
 from kdtune.loading.batches import normalise
 from kdtune.resize import enlarged
 from kdtune.study.recipe import Recipe

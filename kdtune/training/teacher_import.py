@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError, did_you_mean
+from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError
 from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
 from kdtune.study.file import dataset_named
 from kdtune.study.loader import Ambiguous, Document, Refused
+from kdtune.text import did_you_mean
 from kdtune.training.built import built
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
 from kdtune.training.teachers import in_yaml, model_from, preprocessing_words

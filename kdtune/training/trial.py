@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from kdtune.base import Loss, Model, SegNet, Tap, compute_device
+from kdtune.base import Loss, Model, SegNet, Tap
+from kdtune.devices import compute_device
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import Teacher, TrialConfig

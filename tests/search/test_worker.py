@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdtune.base import VISIBLE_GPUS, compute_device
+from kdtune.devices import VISIBLE_GPUS, compute_device
 from kdtune.records.journal import Planned
 from kdtune.records.storage import Storage
 from kdtune.search.stage_context import StageContext
