@@ -21,7 +21,7 @@ from kdtune.answers.final_layout import final_blocks
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
-from kdtune.records.energy_tables import SHARED
+from kdtune.study.names import SHARED
 
 Layout = Callable[[pa.Table], list[Block]]
 

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.records.rows import EMISSIONS, NODES, Row, best_config
+from kdtune.study.names import SHARED
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
 
 IMAGES = 10_000  # of inference, as in the paper's table 8
 KD = "student+kd"
-SHARED = "training, teacher shared"  # what a distilled training took here, where others had run the teacher
 
 
 def nodes_table(rows: Sequence[Row]) -> pa.Table:

@@ -10,6 +10,7 @@ STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
 TRIAL_ID = r"[a-z0-9-]+-[0-9a-f]+-s\d+"  # the folder of its weights
 
 FINAL = "final"  # the stage that compares methods over new seeds
+SHARED = "training, teacher shared"  # phase of `emissions`: a distilled training as it was, others ran the teacher
 
 MOST_TRIALS = 100_000  # of a stage: all are planned, and listed, before the first runs
 
