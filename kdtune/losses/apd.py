@@ -4,20 +4,14 @@ from typing import ClassVar
 
 from pydantic import PositiveFloat
 
-from kdtune.base import FeatureTap, LossTerm, Tap
+from kdtune.losses.one_tap import OneTap
 
 
-class Perspective(LossTerm):
+class Perspective(OneTap):
     """A term that compares features by prototypes of the classes, through an adapter on each side."""
 
     needs_labels: ClassVar[bool] = True
     owns: ClassVar[str] = "adapters of two 1x1 convolutions; the teacher's has its own optimiser"
 
-    tap: FeatureTap = "psp"
     scale: PositiveFloat = 10.0  # kappa
     adapter_lr: PositiveFloat = 1e-5  # of the teacher's adapter
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})

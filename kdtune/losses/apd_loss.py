@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import IGNORE, Loss, SegOutput, align, at_least_float32
+from kdtune.base import IGNORE, Loss, SegOutput, align
 from kdtune.losses.apd import Perspective
 from kdtune.losses.class_centres import centres, labels_of
+from kdtune.losses.side_by_side import side_by_side
 
 ABSENT = -1e4  # the similarity to a class that is not there: 0 after a softmax, and no NaN before
 
@@ -31,12 +32,12 @@ class PerspectiveLoss(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the term."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
         classes = student.logits.shape[1]
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
             ours = Seen(self.student_adapter(from_student), target, classes)
-            theirs = Seen(self.teacher_adapter(align(from_teacher, from_student)), target, classes)
+            theirs = Seen(self.teacher_adapter(from_teacher), target, classes)
             return self.compared(ours, theirs)
 
     def compared(self, ours: "Seen", theirs: "Seen") -> Tensor:
@@ -47,9 +48,9 @@ class PerspectiveLoss(Loss):
         """A step of the teacher's adapter."""
         assert teacher is not None
         self.teacher_adapter.requires_grad_(True)
-        feature = teacher.taps[self.term.tap].detach()
-        with torch.autocast(feature.device.type, enabled=False):
-            feature = align(*at_least_float32(feature, student.taps[self.term.tap].detach()))
+        maps = student.taps[self.term.tap].detach(), teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            _, feature = side_by_side(*maps)
             torch.autograd.backward(self.adapters_loss(feature, target, student.logits.shape[1]))
         self.optimizer.step()
         self.optimizer.zero_grad()

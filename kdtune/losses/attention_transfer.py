@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, SegOutput, Tap, at_least_float32, resized
+from kdtune.base import Confidence, Published, SegOutput, at_least_float32, resized
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class AttentionTransfer(LossTerm):
+class AttentionTransfer(OneTap):
     r"""Attention transfer: the map of squared activations, as a unit vector over the cells, copies the teacher's.
 
     .. math::
@@ -33,13 +34,6 @@ class AttentionTransfer(LossTerm):
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(1e4, "CIRKD's script")
     digested: ClassVar[bool] = True
-
-    tap: FeatureTap = "psp"
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""

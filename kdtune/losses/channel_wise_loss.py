@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdtune.base import Loss, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegOutput
 from kdtune.losses.channel_wise import ChannelWise
+from kdtune.losses.side_by_side import adapter, side_by_side
 
 
 class ChannelWiseLoss(Loss):
@@ -14,16 +15,14 @@ class ChannelWiseLoss(Loss):
     def __init__(self, term: ChannelWise, student_width: int, teacher_width: int) -> None:
         super().__init__()
         self.term = term
-        same = student_width == teacher_width
-        self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student_width, teacher_width, 1, bias=False)
+        self.adapter = adapter(student_width, teacher_width)
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``ChannelWise``."""
         assert teacher is not None
         maps = [out.logits if self.term.tap == "logits" else out.taps[self.term.tap] for out in (student, teacher)]
         with torch.autocast(maps[0].device.type, enabled=False):
-            own, from_teacher = at_least_float32(maps[0], maps[1].detach())
-            from_teacher = align(from_teacher, own)  # (N, C_T, h, w)
+            own, from_teacher = side_by_side(*maps)  # the latter (N, C_T, h, w)
             from_student: Tensor = self.adapter(own)  # (N, C_T, h, w)
             total = self._divergence(from_student.flatten(2), from_teacher.flatten(2))
         images, compared = from_student.shape[:2]

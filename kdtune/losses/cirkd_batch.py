@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, Published, SegOutput
+from kdtune.losses.one_tap import OneTap
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class CrossImage(LossTerm):
+class CrossImage(OneTap):
     r"""Mini-batch pixel-to-pixel distillation: relations between the cells of any two images copy the teacher's.
 
     .. math::
@@ -37,14 +39,8 @@ class CrossImage(LossTerm):
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(1.0, "its script, without pooling")
 
-    tap: FeatureTap = "psp"
     temperature: PositiveFloat = 0.1  # tau
     pool: PositiveInt = 2  # [cells] a side of what is averaged; 1: as published
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
@@ -52,10 +48,9 @@ class CrossImage(LossTerm):
         import torch.nn.functional as F
 
         assert teacher is not None
-        from_student = student.taps[self.tap]  # (N, C, h, w)
-        with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(from_student, teacher.taps[self.tap].detach())
-            ours, theirs = (self._log_relations(f) for f in (from_student, align(from_teacher, from_student)))
+        maps = student.taps[self.tap], teacher.taps[self.tap]  # (N, C, h, w)
+        with torch.autocast(maps[0].device.type, enabled=False):  # it would multiply matrices in bfloat16
+            ours, theirs = map(self._log_relations, side_by_side(*maps))
             return F.kl_div(ours, theirs, log_target=True, reduction="sum") / ours[:, :, 0].numel()
 
     def _log_relations(self, feature: "Tensor") -> "Tensor":

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 from pydantic import PositiveFloat
 
-from kdtune.base import FeatureTap, LossTerm, Published, Tap
+from kdtune.base import Published
+from kdtune.losses.one_tap import OneTap
 
 
-class Memory(LossTerm):
+class Memory(OneTap):
     """A term that compares cells with a sample of a memory."""
 
     published_weight: ClassVar[Published | None] = Published(0.1, "its script on Cityscapes; its author on VOC: 0.01")
@@ -15,10 +16,4 @@ class Memory(LossTerm):
     draws: ClassVar[bool] = True
     owns: ClassVar[str] = "a memory of the teacher's features; a projection of two 1x1 convolutions"
 
-    tap: FeatureTap = "psp"
     temperature: PositiveFloat = 0.1  # tau
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})

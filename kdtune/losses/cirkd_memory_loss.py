@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import Drawing, SegOutput, align, at_least_float32
+from kdtune.base import Drawing, SegOutput
 from kdtune.losses.cirkd_memory_pixel import PixelMemory
 from kdtune.losses.cirkd_memory_region import RegionMemory
 from kdtune.losses.class_centres import centres, labels_of
+from kdtune.losses.side_by_side import side_by_side
 from kdtune.modules import own_generator
 
 
@@ -38,10 +39,10 @@ class MemoryLoss(Drawing):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the term; what it remembers of this batch, it compares with already."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
-            theirs = unit_cells(align(from_teacher, from_student))  # (N, P, C_T)
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
+            theirs = unit_cells(from_teacher)  # (N, P, C_T)
             labels = labels_of(target, from_student, len(self.rows))
             with torch.no_grad():
                 self.remember(theirs, labels)

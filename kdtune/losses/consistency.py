@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import Confidence, LossTerm, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, SegOutput
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,8 @@ class Consistency(LossTerm):
         import torch.nn.functional as F
 
         assert teacher is not None
-        from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
-        return F.mse_loss(_change(from_student), _change(align(from_teacher, from_student)))
+        ours, theirs = map(_change, side_by_side(student.logits, teacher.logits))
+        return F.mse_loss(ours, theirs)
 
 
 def _change(logits: "Tensor") -> "Tensor":

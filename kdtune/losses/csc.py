@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from kdtune.base import Confidence, LossTerm, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, SegOutput
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,7 @@ class ChannelSpaceCorrelation(LossTerm):
 
         assert teacher is not None
         with torch.autocast(student.logits.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())
-            ours, theirs = (self._regions(z) for z in (from_student, align(from_teacher, from_student)))
+            ours, theirs = map(self._regions, side_by_side(student.logits, teacher.logits))
             classes = ours.shape[2]
             total = ours.new_zeros(())
             for shift in range(classes // 2 + 1):  # a shift and the one that completes it to K give the same matrix

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from kdtune.base import Confidence, LossTerm, Published, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput, Tap
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +55,7 @@ class Dist(LossTerm):
         return loss + self.aux_weight * self._of(student.taps["aux"], teacher.taps["aux"]) if self.aux_weight else loss
 
     def _of(self, student: "Tensor", teacher: "Tensor") -> "Tensor":
-        student, teacher = at_least_float32(student, teacher.detach())  # (N, K, h, w)
-        ours, theirs = ((z / self.temperature).softmax(1).flatten(2) for z in (student, align(teacher, student)))
+        ours, theirs = ((z / self.temperature).softmax(1).flatten(2) for z in side_by_side(student, teacher))
         within_cells, within_classes = (1 - _correlation(ours, theirs, axes).mean() for axes in ((1,), (0, 2)))
         return self.beta * within_cells + self.gamma * within_classes
 

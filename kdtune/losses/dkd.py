@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from kdtune.base import Confidence, LossTerm, Published, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,7 @@ class Decoupled(LossTerm):
         from kdtune.losses.class_centres import labels_of
 
         assert teacher is not None
-        from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
-        from_teacher = align(from_teacher, from_student)
+        from_student, from_teacher = side_by_side(student.logits, teacher.logits)  # (N, K, h, w)
         classes = from_student.shape[1]
         labels = labels_of(target, from_student, classes)[:, None]  # (N, 1, P), K where ignored
         its_class = labels == torch.arange(classes, device=labels.device)[None, :, None]  # (N, K, P)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from kdtune.base import Confidence, LossTerm, Published, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,7 @@ class CategorySimilarity(LossTerm):
 
         assert teacher is not None
         with torch.autocast(student.logits.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())
-            from_teacher = align(from_teacher, from_student)
+            from_student, from_teacher = side_by_side(student.logits, teacher.logits)
             return F.mse_loss(self._shared(from_student), self._shared(from_teacher))
 
     def _shared(self, logits: "Tensor") -> "Tensor":

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import Loss, SegNet, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegNet, SegOutput
 from kdtune.losses.class_centres import at_cells, centres, labels_of
 from kdtune.losses.fakd import FeatureAugmented
+from kdtune.losses.side_by_side import side_by_side
 
 
 class FeatureAugmentedLoss(Loss):
@@ -34,9 +35,9 @@ class FeatureAugmentedLoss(Loss):
         assert teacher is not None
         tau = self.term.temperature
         with torch.autocast(student.logits.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())
+            from_student, from_teacher = side_by_side(student.logits, teacher.logits)
             own = from_student.flatten(2) / tau  # (N, K, P)
-            log_teacher = F.log_softmax(align(from_teacher, from_student).flatten(2) / tau, dim=2)
+            log_teacher = F.log_softmax(from_teacher.flatten(2) / tau, dim=2)
             labels = labels_of(target, student.logits, own.shape[1])
             moved = own + at_cells(self._spread().to(own).expand(len(own), -1, -1), labels) / tau**2
             apart = (log_teacher.exp() * (log_teacher - own)).sum(dim=2) + moved.logsumexp(dim=2)  # (N, K)

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, Tap
+from kdtune.base import Confidence, Published
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
 
 
-class FeatureMse(LossTerm):
+class FeatureMse(OneTap):
     r"""Feature distillation: a linear map of the student's features copies the teacher's.
 
     .. math:: L = \mathrm{mean}_{N,C,h,w} \; (W f^S - f^T)^2
@@ -29,13 +30,6 @@ class FeatureMse(LossTerm):
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(10.0, "CIRKD's script")
     owns: ClassVar[str] = "a 1x1 adapter"
-
-    tap: FeatureTap = "psp"
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term with a new adapter."""

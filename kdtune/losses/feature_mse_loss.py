@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import Loss, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegOutput
 from kdtune.losses.feature_mse import FeatureMse
+from kdtune.losses.side_by_side import side_by_side
 
 
 class FeatureMseLoss(Loss):
@@ -19,7 +20,7 @@ class FeatureMseLoss(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``FeatureMse``."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
-            return F.mse_loss(self.adapter(from_student), align(from_teacher, from_student))
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
+            return F.mse_loss(self.adapter(from_student), from_teacher)

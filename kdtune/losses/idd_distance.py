@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, SegOutput
+from kdtune.losses.one_tap import OneTap
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class InterClassDistance(LossTerm):
+class InterClassDistance(OneTap):
     r"""Inter-class distance: the distances between the classes of an image, as shares of their mean, are the teacher's.
 
     .. math::
@@ -33,13 +35,6 @@ class InterClassDistance(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     needs_labels: ClassVar[bool] = True
 
-    tap: FeatureTap = "psp"
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
-
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
         import torch
@@ -47,11 +42,11 @@ class InterClassDistance(LossTerm):
         from kdtune.losses.class_centres import centres, labels_of
 
         assert teacher is not None
-        from_student, classes = student.taps[self.tap], student.logits.shape[1]  # (N, C, h, w)
-        with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(from_student, teacher.taps[self.tap].detach())
-            labels = labels_of(target, from_student, classes)
-            of_both = [centres(f, labels, classes) for f in (from_student, align(from_teacher, from_student))]
+        maps, classes = (student.taps[self.tap], teacher.taps[self.tap]), student.logits.shape[1]  # (N, C, h, w)
+        with torch.autocast(maps[0].device.type, enabled=False):  # it would multiply matrices in bfloat16
+            both = side_by_side(*maps)
+            labels = labels_of(target, both[0], classes)
+            of_both = [centres(f, labels, classes) for f in both]
             ours, theirs = (_distances(centre, count > 0) for centre, count in of_both)
             there = of_both[0][1] > 0  # (N, K)
             pairs = there.sum(dim=1) * (there.sum(dim=1) - 1)  # each pair twice, as in the matrices

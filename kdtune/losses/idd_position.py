@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Tap
+from kdtune.base import Confidence
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
 
 
-class PositionInformation(LossTerm):
+class PositionInformation(OneTap):
     r"""Position information: a reader of positions finds in the student's features what it finds in the teacher's.
 
     .. math:: L = \mathrm{mean}_{N,2,h,w} \; (P(A f^S) - P(f^T))^2
@@ -33,13 +34,7 @@ class PositionInformation(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     owns: ClassVar[str] = "a reader of positions, fitted first; a 1x1 adapter where widths differ"
 
-    tap: FeatureTap = "psp"
     batches: PositiveInt = 20  # that the reader is fitted to
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term with a new adapter and a reader that reads nothing yet."""

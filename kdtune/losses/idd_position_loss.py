@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdtune.base import Loss, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegOutput
 from kdtune.losses.idd_position import PositionInformation
+from kdtune.losses.side_by_side import adapter, side_by_side
 
 RIDGE = 1e-4  # times the mean square of a feature: features that are nearly the same need not cancel
 
@@ -21,8 +22,7 @@ class PositionInformationLoss(Loss):
     def __init__(self, term: PositionInformation, student_width: int, teacher_width: int) -> None:
         super().__init__()
         self.term = term
-        same = student_width == teacher_width
-        self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student_width, teacher_width, 1, bias=False)
+        self.adapter = adapter(student_width, teacher_width)
         self.register_buffer("reader", torch.zeros(2, teacher_width + 1))
 
     def before_training(self, batches: Iterator[tuple[SegOutput | None, Tensor]]) -> None:
@@ -42,10 +42,9 @@ class PositionInformationLoss(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``PositionInformation``."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
-            from_teacher = align(from_teacher, from_student)
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
             return F.mse_loss(self._read(self.adapter(from_student)), self._read(from_teacher))
 
     def _read(self, feature: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from kdtune.base import FeatureTap, LossTerm, Tap
+from kdtune.base import FeatureTap
+from kdtune.losses.one_tap import OneTap
 
 
-class Adaptation(LossTerm):
+class Adaptation(OneTap):
     """A term that compares the student with an encoding of the teacher, learnt before training."""
 
     owns: ClassVar[str] = "an encoder of the teacher's features, trained first; an adapter"
@@ -17,8 +18,3 @@ class Adaptation(LossTerm):
     batches: PositiveInt = 200  # that the encoder is trained with
     encoder_lr: PositiveFloat = 0.1
     sparsity: NonNegativeFloat = 1e-7  # on the sum of an image's encoding
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})

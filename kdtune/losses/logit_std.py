@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat
 
-from kdtune.base import Confidence, LossTerm, Published, SegOutput, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +43,10 @@ class StandardisedLogits(LossTerm):
         import torch.nn.functional as F
 
         assert teacher is not None
-        from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
-        maps = from_student, align(from_teacher, from_student)
+        maps = side_by_side(student.logits, teacher.logits)  # (N, K, h, w)
         log_student, log_teacher = (F.log_softmax(_standardised(z) / self.temperature, dim=1) for z in maps)
         divergence = F.kl_div(log_student, log_teacher, log_target=True, reduction="sum")
-        return self.temperature**2 * divergence / from_student[:, 0].numel()
+        return self.temperature**2 * divergence / log_student[:, 0].numel()
 
 
 def _standardised(logits: "Tensor") -> "Tensor":

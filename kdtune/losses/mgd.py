@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, Tap
+from kdtune.base import Confidence, FeatureTap, Published
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
 
 
-class MaskedGeneration(LossTerm):
+class MaskedGeneration(OneTap):
     r"""Masked generative distillation: the teacher's features are generated from a masked part of the student's.
 
     .. math::
@@ -43,11 +44,6 @@ class MaskedGeneration(LossTerm):
 
     tap: FeatureTap = "layer4"
     masked: Annotated[float, Field(ge=0, lt=1)] = 0.75  # lambda, the share of cells
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term with a new adapter and generator."""

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import Drawing, SegOutput, align, at_least_float32
+from kdtune.base import Drawing, SegOutput
 from kdtune.losses.mgd import MaskedGeneration
+from kdtune.losses.side_by_side import adapter, side_by_side
 from kdtune.modules import own_generator
 
 
@@ -15,8 +16,7 @@ class MaskedGenerationLoss(Drawing):
     def __init__(self, term: MaskedGeneration, student_width: int, teacher_width: int) -> None:
         super().__init__()
         self.term = term
-        same = student_width == teacher_width
-        self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student_width, teacher_width, 1)
+        self.adapter = adapter(student_width, teacher_width, bias=True)
         self.generation = nn.Sequential(
             nn.Conv2d(teacher_width, teacher_width, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -27,10 +27,10 @@ class MaskedGenerationLoss(Drawing):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``MaskedGeneration``."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
             images, _, height, width = from_student.shape
             kept = self.drawn(images, 1, height, width, like=from_student) >= self.term.masked
             generated = self.generation(self.adapter(from_student) * kept)
-            return F.mse_loss(generated, align(from_teacher, from_student))
+            return F.mse_loss(generated, from_teacher)

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Tap
+from kdtune.base import Confidence
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
 
 
-class NormalisedFeatures(LossTerm):
+class NormalisedFeatures(OneTap):
     r"""Normalised feature distillation: a linear map of the student's features copies the teacher's but for its scale.
 
     .. math::
@@ -30,13 +31,7 @@ class NormalisedFeatures(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     owns: ClassVar[str] = "a 1x1 adapter"
 
-    tap: FeatureTap = "psp"
     normalise_over: Literal["cells", "channels"] = "cells"
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term with a new adapter."""

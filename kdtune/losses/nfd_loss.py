@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.base import Loss, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegOutput
 from kdtune.losses.nfd import NormalisedFeatures
+from kdtune.losses.side_by_side import side_by_side
 
 EPS = 1e-5  # added to a variance: a channel that is the same everywhere becomes 0
 
@@ -21,10 +22,9 @@ class NormalisedFeaturesLoss(Loss):
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``NormalisedFeatures``."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
-            from_teacher = align(from_teacher, from_student)
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
             return F.mse_loss(self._normalised(self.adapter(from_student)), self._normalised(from_teacher))
 
     def _normalised(self, feature: Tensor) -> Tensor:

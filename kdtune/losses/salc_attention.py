@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, PositiveFloat
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, SegOutput
+from kdtune.losses.one_tap import OneTap
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SelfAttention(LossTerm):
+class SelfAttention(OneTap):
     r"""Self-attention distillation: where each region of the image looks copies the teacher.
 
     .. math::
@@ -35,14 +37,8 @@ class SelfAttention(LossTerm):
     source: ClassVar[str] = "An et al. 2022, IEEE T-ITS 23(9), self-attention, from the abstract"
     confidence: ClassVar[Confidence] = "reconstruction"
 
-    tap: FeatureTap = "psp"
     cells: Annotated[int, Field(ge=2)] = 32  # regions a side
     temperature: PositiveFloat = 0.1  # tau
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
@@ -52,9 +48,8 @@ class SelfAttention(LossTerm):
         from kdtune.losses.relations import cosines
 
         assert teacher is not None
-        from_student = student.taps[self.tap]  # (N, C, h, w)
-        with torch.autocast(from_student.device.type, enabled=False):  # it would multiply matrices in bfloat16
-            from_student, from_teacher = at_least_float32(from_student, teacher.taps[self.tap].detach())
-            both = (from_student, align(from_teacher, from_student))
+        maps = student.taps[self.tap], teacher.taps[self.tap]  # (N, C, h, w)
+        with torch.autocast(maps[0].device.type, enabled=False):  # it would multiply matrices in bfloat16
+            both = side_by_side(*maps)
             ours, theirs = ((cosines(f, self.cells) / self.temperature).log_softmax(dim=2) for f in both)
             return F.kl_div(ours, theirs, log_target=True, reduction="sum") / ours[:, :, 0].numel()

@@ -4,13 +4,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, FeatureTap, SegOutput
+from kdtune.losses.one_tap import OneTap
+from kdtune.losses.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class StatisticalTexture(LossTerm):
+class StatisticalTexture(OneTap):
     r"""Statistical texture: each cell's intensity, after the histogram is equalised, is the teacher's.
 
     .. math::
@@ -40,18 +42,13 @@ class StatisticalTexture(LossTerm):
     levels: Annotated[int, Field(ge=2)] = 16  # B
     limit: Annotated[float, Field(ge=1)] = 2.0  # [times an even histogram's share]
 
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
-
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
         import torch.nn.functional as F
 
         assert teacher is not None
-        from_student, from_teacher = at_least_float32(student.taps[self.tap], teacher.taps[self.tap].detach())
-        return F.mse_loss(self._equalised(from_student), self._equalised(align(from_teacher, from_student)))
+        ours, theirs = map(self._equalised, side_by_side(student.taps[self.tap], teacher.taps[self.tap]))
+        return F.mse_loss(ours, theirs)
 
     def _equalised(self, feature: "Tensor") -> "Tensor":
         """(N, C, h, w) to (N, P), from 0 to 1."""

@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Tap
+from kdtune.base import Confidence, FeatureTap
+from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
 
 
-class StructuralTexture(LossTerm):
+class StructuralTexture(OneTap):
     r"""Structural texture: the bands of a pyramid, each split by direction, are those of the teacher's features.
 
     .. math::
@@ -40,11 +41,6 @@ class StructuralTexture(LossTerm):
 
     tap: FeatureTap = "layer1"
     levels: PositiveInt = 2
-
-    @property
-    def taps(self) -> frozenset[Tap]:
-        """The one of its field."""
-        return frozenset({self.tap})
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":
         """The term, with a new adapter where the widths differ."""

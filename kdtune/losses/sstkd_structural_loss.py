@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdtune.base import Loss, SegOutput, align, at_least_float32
+from kdtune.base import Loss, SegOutput, align
+from kdtune.losses.side_by_side import adapter, side_by_side
 from kdtune.losses.sstkd_structural import StructuralTexture
 
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # cells down and across
@@ -16,17 +17,16 @@ class StructuralTextureLoss(Loss):
     def __init__(self, term: StructuralTexture, student_width: int, teacher_width: int) -> None:
         super().__init__()
         self.term = term
-        same = student_width == teacher_width
-        self.adapter: nn.Module = nn.Identity() if same else nn.Conv2d(student_width, teacher_width, 1, bias=False)
+        self.adapter = adapter(student_width, teacher_width)
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``StructuralTexture``."""
         assert teacher is not None
-        from_student, from_teacher = student.taps[self.term.tap], teacher.taps[self.term.tap].detach()
-        with torch.autocast(from_student.device.type, enabled=False):
-            from_student, from_teacher = at_least_float32(from_student, from_teacher)
+        maps = student.taps[self.term.tap], teacher.taps[self.term.tap]
+        with torch.autocast(maps[0].device.type, enabled=False):
+            from_student, from_teacher = side_by_side(*maps)
             # The bands are linear: those of the difference are the differences of the bands.
-            rest = self.adapter(from_student) - align(from_teacher, from_student)  # (N, C_T, h, w)
+            rest = self.adapter(from_student) - from_teacher  # (N, C_T, h, w)
             energies = []
             for _ in range(self.term.levels):
                 lower = F.avg_pool2d(rest, 2, ceil_mode=True)
