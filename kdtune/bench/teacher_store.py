@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -36,21 +37,32 @@ TINY: Mapping[str, Any] = {  # a study's protocol at a size for a processor; its
 }
 
 
-def teacher_store(steps: int, study: str | None, output: str | None) -> str:
+def teacher_store(steps: int, rounds: int, study: str | None, output: str | None) -> str:
     """Processor seconds of six trials of one seed, two at once: student, and with a heavy teacher, by its store.
 
-    ``over_student``: of a trial with a teacher over one without. ``same_weights``: whether every trial has come to the
-    very weights that it has without a store. With ``study``, its protocol at a tiny size too: how many steps of the
-    teacher its trials ran for each that they made.
+    All four in turn, so many rounds, for a machine is not as fast at one time as at another: ``cpu_seconds`` and
+    ``over_student``, a trial with a teacher over one without, are medians over rounds. ``same_weights``: whether every
+    trial has come to the very weights that it has without a store. With ``study``, its protocol at a tiny size too: how
+    many steps of the teacher its trials ran for each that they made.
     """
     with tempfile.TemporaryDirectory() as folder:
         teacher = _written(folder, HEAVY)
-        found = _sharing(folder, teacher, steps)
-        text = told(f"{TRIALS} trials of {steps} steps and one seed, {AT_ONCE} at once", found, output)
+        found = [_sharing(f"{folder}/{number}", teacher, steps) for number in range(rounds)]
+        title = f"{TRIALS} trials of {steps} steps and one seed, {AT_ONCE} at once, {rounds} rounds"
+        text = told(title, [_median(list(each)) for each in zip(*found, strict=True)], output)
         if study is not None:
             rows = protocol(study, folder)
             text += told(f"steps of the teacher in {study}, tiny", rows, None if output is None else f"{output}.study")
     return text
+
+
+def _median(rounds: list[Row]) -> Row:
+    """A line of the table from those of the rounds."""
+    middle = {key: statistics.median(row[key] for row in rounds) for key in ("cpu_seconds", "over_student")}
+    spread = [row["over_student"] for row in rounds]
+    same = [row["same_weights"] for row in rounds]
+    ends = {"least": min(spread), "most": max(spread), "same_weights": None if None in same else all(same)}
+    return rounds[0] | middle | ends
 
 
 def _written(folder: str, model: Mapping[str, Any]) -> str:

@@ -115,11 +115,11 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
     "--study", metavar="STUDY", help="Also launch its protocol at a tiny size, and count the teacher's steps."
 )
 @figures_option
-def bench_teacher_store(steps: int, study: str | None, output: str | None) -> None:
+def bench_teacher_store(steps: int, rounds: int, study: str | None, output: str | None) -> None:
     """Processor time of trials with a heavy teacher over trials without: no store, a new one, a full one."""
     from kdtune.bench.teacher_store import teacher_store
 
-    say(teacher_store(steps, study, output))
+    say(teacher_store(steps, rounds, study, output))
 
 
 @bench.command("growth", epilog="Example: kdtune bench growth --trials 100,1000 --place folder")

@@ -61,7 +61,7 @@ Examples:
 @click.option(
     "--teacher-store",
     metavar="SIZE|off",
-    help="How much of the disk the teacher's kept outputs may take, e.g. 20GB; default: what it has to spare.",
+    help="How much of the disk the teacher's kept outputs may take, e.g. 20GB; default: as much as they leave free.",
 )
 @click.option("--dry-run", is_flag=True, help="Print stages, trials and cost; start nothing.")
 @click.option("--detach", is_flag=True, help="Submit it to the cluster as a Ray job; print the job's id, and return.")

@@ -6,7 +6,7 @@ from kdtune.base import LossTerm, UserError
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import TeacherStore
-from kdtune.training.teacher_store import free_for_store, store_folder
+from kdtune.training.teacher_store import default_limit, store_folder
 
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -61,11 +61,11 @@ def told(store: TeacherStore | None, study: StudySpec, *, joined: bool) -> str |
     """
     if store is None or not any(config.uses_teacher for config in study.templates().values()):
         return None
-    if joined:
-        where, room = "each node's KDTUNE_CACHE", "as long as a tenth of its disk stays free"
-    else:
-        where = str(store_folder())
-        room = f"as long as a tenth of the disk stays free, now {max(0.0, free_for_store(store_folder())) / 1e9:.0f} GB"
+    where = "each node's KDTUNE_CACHE" if joined else str(store_folder())
     if store.limit is not None:
         room = f"up to {store.limit / 1e9:g} GB"
+    elif joined:
+        room = "as much as it leaves free"
+    else:
+        room = f"up to {default_limit(store_folder()) / 1e9:.0f} GB, as much as it leaves free"
     return f"what the teacher computes is kept in {where} for all trials ({room}; --teacher-store SIZE or off)"

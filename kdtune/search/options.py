@@ -37,7 +37,7 @@ class Options:
     country: str | None = None
     loggers: Sequence[str] = ()
     pack: "PackMode" = "always"
-    teacher_store: str | None = None  # a size, or "off"; none: what the disk has to spare
+    teacher_store: str | None = None  # a size, or "off"; none: as much as it leaves free
     again: Sequence[str] = ()  # trials that run anew
     mixed: bool = False  # whether trials of other numerics may stand beside new ones
 

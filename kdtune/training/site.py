@@ -29,7 +29,7 @@ def part(dataset: SegmentationDataset, split: Split) -> Part:
 class TeacherStore:
     """That what teachers make of crops is kept on each node."""
 
-    limit: float | None = None  # bytes; none: what the disk has to spare
+    limit: float | None = None  # bytes; none: as many as it leaves free
     terms: Sequence[LossTerm] = ()  # of the study, whose digests are worth keeping
 
 

@@ -27,7 +27,8 @@ FORMAT = 1  # of a block
 STEPS = 32  # of a block
 HEAD = 4096  # bytes before a block's first step
 SILENT = 60.0  # seconds without a step after which a claim counts as dead
-SPARE, SPARE_SHARE = 2e9, 0.1  # what stays free of the disk: so many bytes, and such a share of it
+SPARE, SPARE_SHARE = 2e9, 0.1  # what stays free of the disk in any case: so many bytes, and such a share of it
+RECOUNT = 0.02  # of the limit: so much is added before it is counted again what others have added
 
 
 def store_folder() -> Path:
@@ -39,11 +40,21 @@ def store_folder() -> Path:
     return cache_folder() / "teacher"
 
 
-def free_for_store(folder: Path) -> float:
+def default_limit(folder: Path) -> float:
+    """The bytes that the store may take where nobody says: as many as it leaves free."""
+    return (_disk(folder)[1] + _size(folder)) / 2
+
+
+def _free(folder: Path) -> float:
     """The bytes that the disk has to spare."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    usage = shutil.disk_usage(there)
-    return usage.free - max(SPARE, SPARE_SHARE * usage.total)
+    total, free = _disk(folder)
+    return free - max(SPARE, SPARE_SHARE * total)
+
+
+def _disk(folder: Path) -> tuple[int, int]:
+    """Its bytes in all, and those that are free."""
+    usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+    return usage.total, usage.free
 
 
 @dataclass(frozen=True)
@@ -110,14 +121,15 @@ class Store:
     def __init__(self, key: str, limit: float | None = None) -> None:
         """Opens it; the folder is made where there is none.
 
-        ``limit``: bytes that all keys together may take; none: whatever leaves ``SPARE`` free.
+        ``limit``: bytes that all keys together may take; none: ``default_limit``.
 
         Raises:
             OSError: the cache cannot be written.
             UserError: others could change what lies there.
         """
         self.folder = store_folder() / key
-        self._limit = limit
+        self._limit = default_limit(self.folder.parent) if limit is None else limit
+        self._held, self._added = 0.0, float("inf")  # bytes of all keys when last counted, and added here since
         self._in_use = self._used()
         os.utime(self.folder)  # the order in which keys are given up
 
@@ -165,6 +177,8 @@ class Store:
             except BlockingIOError:
                 yield None
                 return
+            for left in self.folder.glob(f"*/.{block}.bin-*"):  # by a process that was killed: we hold the lock
+                left.unlink(missing_ok=True)
             claim = Claim(path)
             claim.alive()
             yield claim
@@ -181,12 +195,13 @@ class Store:
         while not self._fits(needed):
             if not self._give_up_one():
                 return False
+        self._added += needed
         return True
 
     def _fits(self, needed: float) -> bool:
-        if free_for_store(self.folder) < needed:
-            return False
-        return self._limit is None or _size(self.folder.parent) + needed <= self._limit
+        if self._added > RECOUNT * self._limit or self._held + self._added + needed > self._limit:
+            self._held, self._added = _size(self.folder.parent), 0.0
+        return _free(self.folder) >= needed and self._held + needed <= self._limit
 
     def _give_up_one(self) -> bool:
         others = [path for path in self.folder.parent.iterdir() if path.is_dir() and path != self.folder]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdtune.base import Loss, Model, SegNet, Tap
+from kdtune.base import Loss, LossTerm, Model, SegNet, Tap
 from kdtune.devices import compute_device
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
@@ -92,16 +92,23 @@ def _teaching(config: TrialConfig, site: Site, student: SegNet, train: Images, d
     terms = [term for term in config.active_losses.values() if term.needs_teacher]
     if site.store is None or any(term.live_teacher or (term.teacher_taps and not term.digested) for term in terms):
         return live
-    named = {term.digest_name: term for term in terms if term.digested}
-    others = {term.digest_name: term for term in site.store.terms if term.digest_name not in named}
-    taps = frozenset[Tap]().union(*(term.taps for term in (*named.values(), *others.values())))
+    read = [term for term in terms if term.digested]
+    own = {term.digest_name for term in read}
+    teacher = hollow(config.teacher.model, config.dataset.num_classes)
+    # what other trials of the study read, if these networks have it: theirs may be others
+    others = [term for term in site.store.terms if term.digest_name not in own and _has_taps(term, student, teacher)]
+    taps = frozenset[Tap]().union(*(term.taps for term in (*read, *others)))
     try:
         store = Store(key(config, site, device), site.store.limit)
     except OSError as error:
         logging.getLogger("kdtune").warning("%s: %s; the teacher runs at each step", store_folder(), error.strerror)
         return live
-    wanted = Wanted([*named.values()], [*others.values()], cells(student, taps, config.recipe, device) if taps else {})
+    wanted = Wanted(read, others, cells(student, taps, config.recipe, device) if taps else {})
     return Stored(config, live, store, train, wanted, device)
+
+
+def _has_taps(term: LossTerm, student: SegNet, teacher: SegNet) -> bool:
+    return student.channels.keys() >= term.taps and teacher.channels.keys() >= term.teacher_taps
 
 
 def _loaded(config: TrialConfig, site: Site, device: torch.device) -> SegNet:

@@ -17,7 +17,7 @@ from kdtune.study.trial_config import TrialConfig
 from kdtune.training import stored_teaching, teacher_store
 from kdtune.training.loop import Run
 from kdtune.training.site import Site, TeacherStore
-from kdtune.training.teacher_store import Block, Store, store_folder, write
+from kdtune.training.teacher_store import Block, Store, default_limit, store_folder, write
 from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
 from tests.support.tiny import config, teacher, through_a_file
@@ -183,6 +183,46 @@ def test_without_room_the_prefix_stays(distilled: TrialConfig) -> None:
     assert left == {"0.bin"}
     assert len({path.parent.parent for path in blocks()}) == 1
     assert finished(distilled, Site())[0] == expected
+
+
+def test_who_starts_late_reads_what_a_stopped_trial_has_left(distilled: TrialConfig) -> None:
+    """As under early stopping: the beginning is shared, the rest computed."""
+    steps = run(distilled, stored())
+    while next(steps)[0].step < 4:
+        pass
+    steps.close()
+    found, state = finished(distilled.replace({"recipe.lr": 0.02}), stored())
+    assert (state.asked.run, state.asked.read) == (2, 4)
+    assert found == finished(distilled.replace({"recipe.lr": 0.02}), Site())[0]
+
+
+def test_what_only_networks_of_another_stage_have_is_not_asked_for(distilled: TrialConfig) -> None:
+    """A term of another stage reads a map that these networks lack."""
+
+    class Elsewhere(type(distilled.losses["pa"])):  # type: ignore[misc]
+        taps = frozenset({"nowhere"})
+
+    _, state = finished(distilled, stored(others=[Elsewhere(weight=1.0)]))
+    assert state.asked.run == STEPS
+
+
+def test_what_a_killed_process_left_half_written_is_swept(distilled: TrialConfig) -> None:
+    finished(distilled, stored())
+    whole = next(path for path in blocks() if path.name == "1.bin")
+    left = whole.with_name(".1.bin-0a1b2c3d")
+    whole.rename(left)
+    assert finished(distilled, stored())[1].asked.run == 2
+    assert not left.exists()
+
+
+def test_by_default_the_store_takes_no_more_than_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a disk of 100 GB of which 40 are free it may take 20, and what it holds counts as free."""
+    usage = type("Usage", (), {"total": 100e9, "used": 60e9, "free": 40e9})
+    monkeypatch.setattr(teacher_store.shutil, "disk_usage", lambda path: usage)
+    assert default_limit(store_folder()) == 20e9
+    store = Store("key")
+    assert store.has_room(19e9)
+    assert not store.has_room(21e9)
 
 
 def test_a_key_in_use_is_not_given_up(tmp_path: Path) -> None:
