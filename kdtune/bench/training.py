@@ -47,6 +47,8 @@ def _steps(config: TrialConfig, data_root: str | None) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         evaluations = [evaluation for evaluation, _ in run(_with_random_weights(config, folder), Site(data_root))]
     first, last = evaluations[0], evaluations[-1]  # the first half warms up
+    if last.step == first.step:
+        raise RunError(f"{config.method}: {last.error or 'ended'} before its second evaluation: no step can be timed")
     seconds = (last.seconds - first.seconds) / (last.step - first.step)
     gpu = compute_device().type == "cuda"
     return {

@@ -40,17 +40,14 @@ def digested_terms(study: StudySpec) -> list[LossTerm]:
 
 
 def _configs(study: StudySpec) -> list[TrialConfig]:
-    """The templates of all stages, and one for every value of an axis that says how a term is computed."""
+    """The templates of all stages, and one for every value of an axis that says how such a term is computed."""
     found = []
     for stage in study.stages:
         for template in study.templates_of(stage):
-            axes = {p: values for p, values in stage.grid.items() if p.startswith("losses.") and not _is_weight(p)}
-            found += [template, *(template.replace({path: value}) for path in axes for value in axes[path])]
+            digested = {f"losses.{name}" for name, term in template.losses.items() if term.digested}
+            axes = [path for path in stage.grid if path.rpartition(".")[0] in digested and not path.endswith(".weight")]
+            found += [template, *(template.replace({path: value}) for path in axes for value in stage.grid[path])]
     return found
-
-
-def _is_weight(path: str) -> bool:
-    return path.endswith(".weight")
 
 
 def told(store: TeacherStore | None, study: StudySpec, *, joined: bool) -> str | None:
