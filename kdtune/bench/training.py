@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from kdtune.base import RunError
 from kdtune.bench.figures import told
 from kdtune.devices import compute_device
 from kdtune.loading.pack import data_folder
