@@ -111,9 +111,8 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
 
 @bench.command("teacher-store", epilog="Example: kdtune bench teacher-store --study cityscapes-resnet")
 @click.option("--steps", default=64, show_default=True, type=click.IntRange(min=2), help="Of each trial.")
-@click.option(
-    "--study", metavar="STUDY", help="Also launch its protocol at a tiny size, and count the teacher's steps."
-)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Of all four, in turn.")
+@click.option("--study", metavar="STUDY", help="Also launch it at a tiny size, and count the teacher's steps.")
 @figures_option
 def bench_teacher_store(steps: int, rounds: int, study: str | None, output: str | None) -> None:
     """Processor time of trials with a heavy teacher over trials without: no store, a new one, a full one."""
