@@ -7,6 +7,7 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal has it all: 4 files instead of 5 per trial
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are never read
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # all that may run at once begin at once; there are never more than these
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends the launch and says how to continue
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # a stopped trial that ends slowly would cost the next one its run
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

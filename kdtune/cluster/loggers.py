@@ -33,16 +33,16 @@ def folder_of(study: Folder) -> Path:
     return Path.home() / ".cache" / "kdtune" / "tensorboard" / study.uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def callbacks(names: Sequence[str], study: Folder, study_name: str, stage: str, name_of: NameOf) -> list[Any]:
-    """Tune's callbacks of these names, for one stage.
+def callbacks(names: Sequence[str], study: Folder, study_name: str, name_of: NameOf) -> list[Any]:
+    """Tune's callbacks of these names.
 
     Raises:
         UserError: an extra is not installed, or says not as whom to write.
     """
     makers: dict[str, Callable[[], Any]] = {
         "tensorboard": lambda: TensorBoard(folder_of(study), name_of),
-        "mlflow": lambda: _mlflow(study_name, stage),
-        "wandb": lambda: _wandb(study_name, stage),
+        "mlflow": lambda: _mlflow(study_name),
+        "wandb": lambda: _wandb(study_name),
     }
     return [makers[name]() for name in names]
 
@@ -72,22 +72,36 @@ class TensorBoard(TBXLoggerCallback):  # type: ignore[misc]
         self._trial_result[trial] = {}
 
 
-def _mlflow(study: str, stage: str) -> tune.Callback:
+def _mlflow(study: str) -> tune.Callback:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+    class ByStage(MLflowLoggerCallback):  # type: ignore[misc]
+        """Tune's logger, whose tags are those of the trial's stage."""
+
+        def log_trial_start(self, trial: Any) -> None:
+            self.tags = {"study": study, "stage": trial.config["stage"]}
+            super().log_trial_start(trial)
+
     try:
-        return MLflowLoggerCallback(experiment_name=study, tags={"study": study, "stage": stage})
+        return ByStage(experiment_name=study)
     except (ImportError, RuntimeError):
         raise UserError("--log mlflow needs the package mlflow: pip install 'kdtune[mlflow]'") from None
 
 
-def _wandb(study: str, stage: str) -> tune.Callback:
+def _wandb(study: str) -> tune.Callback:
     import os
 
     from ray.air.integrations.wandb import WandbLoggerCallback
 
+    class ByStage(WandbLoggerCallback):  # type: ignore[misc]
+        """Tune's logger, whose group is the trial's stage."""
+
+        def log_trial_start(self, trial: Any) -> None:
+            self.group = f"{study}/{trial.config['stage']}"
+            super().log_trial_start(trial)
+
     try:
-        made = WandbLoggerCallback(project=os.environ.get("WANDB_PROJECT", "kdtune"), group=f"{study}/{stage}")
+        made = ByStage(project=os.environ.get("WANDB_PROJECT", "kdtune"), group=study)
         made.setup()  # says now, not in the middle of the stage, that there is no key
     except RuntimeError:
         raise UserError("--log wandb needs the package wandb: pip install 'kdtune[wandb]'") from None

@@ -27,6 +27,11 @@ class Share:
     at_once: int
 
     @property
+    def resources(self) -> dict[str, float]:
+        """Of each trial, as Tune takes them."""
+        return {"cpu": self.cpus, **({"gpu": self.gpus} if self.gpus else {})}
+
+    @property
     def threads(self) -> int:
         """Of torch, per trial."""
         return max(1, int(self.cpus))

@@ -5,12 +5,14 @@ Everything goes to standard error. Without a terminal there is nothing but whole
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.status import Status
 
 from kdtune.records.rows import Row, mean_std
+from kdtune.study.names import stage_of
 from kdtune.study.spec import StudySpec
 from kdtune.text import shown
 
@@ -40,6 +42,9 @@ class Reporter:
 
     def stage_started(self, stage: str, trials: int, done: int, steps_each: int) -> None:
         """A stage begins, or goes on."""
+
+    def stage_grew(self, stage: str, trials: int, done: int) -> None:
+        """More of a stage's trials are decided: so many has it now, so many of them were finished before."""
 
     def trial_started(self, trial_id: str) -> None:
         """A worker has a trial."""
@@ -92,6 +97,10 @@ class Several(Reporter):
         for reporter in self._reporters:
             reporter.stage_started(stage, trials, done, steps_each)
 
+    def stage_grew(self, stage: str, trials: int, done: int) -> None:
+        for reporter in self._reporters:
+            reporter.stage_grew(stage, trials, done)
+
     def trial_started(self, trial_id: str) -> None:
         for reporter in self._reporters:
             reporter.trial_started(trial_id)
@@ -125,18 +134,36 @@ class Several(Reporter):
             reporter.close()
 
 
+@dataclass
+class _Stage:
+    """A stage that runs."""
+
+    trials: int
+    done: int  # before this launch
+    steps_each: int
+    began: float
+    counts: dict[str, int] = field(default_factory=dict)  # status -> trials that have ended
+    at: dict[str, int] = field(default_factory=dict)  # running trial -> step
+    best: float | None = None
+
+    @property
+    def ended(self) -> int:
+        return sum(self.counts.values())
+
+    def told(self) -> str:
+        parts = [f"{self.done + self.ended}/{self.trials} done, {len(self.at)} running"]
+        parts += [f"{self.counts[s]} {s}" for s in ("stopped", "diverged", "failed") if s in self.counts]
+        parts += [f"best run {self.best:.2f}"] if self.best is not None else []
+        return ", ".join(parts)
+
+
 class Lines(Reporter):
     """Lines on standard error (or another console), and a moving one where that is a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._status: Status | None = None
-        self._stage = ""
-        self._trials = self._done = self._steps_each = 0
-        self._counts: dict[str, int] = {}
-        self._at: dict[str, int] = {}  # running trial -> step
-        self._best: float | None = None
-        self._stage_began = 0.0
+        self._stages: dict[str, _Stage] = {}  # those that run
 
     def started(self, study: StudySpec, folder: str) -> None:
         """Where its results are."""
@@ -166,38 +193,42 @@ class Lines(Reporter):
 
     def stage_started(self, stage: str, trials: int, done: int, steps_each: int) -> None:
         """How much there is to do."""
-        self._stage, self._trials, self._done, self._steps_each = stage, trials, done, steps_each
-        self._counts, self._at, self._best = {}, {}, None
-        self._stage_began = time.monotonic()
+        self._stages[stage] = _Stage(trials, done, steps_each, time.monotonic())
         kept = f", {done} finished before" if done else ""
         self._say(f"{stage}: {trials} trial{'s' * (trials != 1)}{kept}")
 
+    def stage_grew(self, stage: str, trials: int, done: int) -> None:
+        """There is more to do than was known, or less."""
+        self._stages[stage].trials, self._stages[stage].done = trials, done
+
     def trial_started(self, trial_id: str) -> None:
         """One more is running."""
-        self._at.setdefault(trial_id, 0)
+        self._stages[stage_of(trial_id)].at.setdefault(trial_id, 0)
         self._show()
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """How far it is."""
-        self._at[metrics["trial"]] = metrics["step"]
+        self._stages[stage_of(metrics["trial"])].at[metrics["trial"]] = metrics["step"]
         self._show()
 
     def trial_ended(self, row: Row) -> None:
         """One fewer is running."""
-        self._at.pop(row["trial_id"], None)
-        self._counts[row["status"]] = self._counts.get(row["status"], 0) + 1
+        stage = self._stages[row["stage"]]
+        stage.at.pop(row["trial_id"], None)
+        stage.counts[row["status"]] = stage.counts.get(row["status"], 0) + 1
         if row["status"] == "completed" and row["miou"] is not None:
-            self._best = max(row["miou"], self._best or 0.0)
+            stage.best = max(row["miou"], stage.best or 0.0)
         if row["status"] == "failed":
             self.warn(f"trial {row['trial_id']} failed: {row['error']}")
         if row["status"] == "diverged":
-            self._say(f"{self._stage}: trial {row['trial_id']} diverged at step {row['step']} (loss not finite)")
+            self._say(f"{row['stage']}: trial {row['trial_id']} diverged at step {row['step']} (loss not finite)")
         self._show()
 
     def stage_ended(self, stage: str, best: Sequence[Row]) -> None:
         """The best of it."""
-        took = duration(time.monotonic() - self._stage_began)
-        counts = ", ".join(f"{n} {status}" for status, n in sorted(self._counts.items())) or "nothing left to run"
+        ended = self._stages.pop(stage)
+        took = duration(time.monotonic() - ended.began)
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "nothing left to run"
         text = f"{stage}: {counts} in {took}"
         if best:
             mean, row = mean_std([row["miou"] for row in best])[0], best[0]
@@ -224,26 +255,25 @@ class Lines(Reporter):
 
     @property
     def stage(self) -> str:
-        """The stage that runs; empty before the first."""
-        return self._stage
+        """The stages that run; empty before the first."""
+        return ", ".join(self._stages)
 
     def progress(self) -> str:
-        """How far the stage is: ``3/9 done, 2 running, best run 31.20, about 12 min left in this stage``."""
-        ended = sum(self._counts.values())
-        parts = [f"{self._done + ended}/{self._trials} done, {len(self._at)} running"]
-        parts += [f"{self._counts[s]} {s}" for s in ("stopped", "diverged", "failed") if s in self._counts]
-        parts += [f"best run {self._best:.2f}"] if self._best is not None else []
-        left = self._seconds_left(ended)
-        parts += [f"about {duration(left)} left in this stage"] if left is not None else []
-        return ", ".join(parts)
+        """How far they are: ``3/9 done, 2 running, best run 31.20, about 12 min left``; with names, of several."""
+        stages = [*self._stages.items()]
+        parts = [stage.told() if len(stages) == 1 else f"{name} {stage.told()}" for name, stage in stages]
+        left = self._seconds_left()
+        told = f"about {duration(left)} left{' in this stage' * (len(stages) == 1)}" if left is not None else ""
+        return (", " if len(stages) == 1 else "; ").join([*parts, *([told] if told else [])])
 
     def _show(self) -> None:
         if self._status is not None:
-            self._status.update(f"{self._stage}: {self.progress()}")
+            named = f"{self.stage}: " if len(self._stages) == 1 else ""
+            self._status.update(f"{named}{self.progress()}")
 
-    def _seconds_left(self, ended: int) -> float | None:
-        """From the pace of this stage; a trial that was stopped early counts as done."""
-        total = (self._trials - self._done) * max(self._steps_each, 1)
-        made = ended * max(self._steps_each, 1) + sum(self._at.values())
-        elapsed = time.monotonic() - self._stage_began
-        return elapsed * (total - made) / made if made > 0 else None
+    def _seconds_left(self) -> float | None:
+        """From the pace of the stages that run; a trial that was stopped early counts as done."""
+        total = sum((each.trials - each.done) * max(each.steps_each, 1) for each in self._stages.values())
+        made = sum(each.ended * max(each.steps_each, 1) + sum(each.at.values()) for each in self._stages.values())
+        began = min((each.began for each in self._stages.values()), default=0.0)
+        return (time.monotonic() - began) * (total - made) / made if made > 0 else None

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -18,6 +18,7 @@ from kdtune.records.logbook import Launched, read_launch
 from kdtune.records.progress import duration
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
+from kdtune.study import graph
 from kdtune.study.faults import told as told_of
 from kdtune.study.spec import StudySpec
 from kdtune.text import printable
@@ -64,6 +65,11 @@ class Stage:
         """The trials that have ended, in whatever way."""
         return self.completed + self.stopped + self.diverged + self.failed
 
+    @property
+    def done(self) -> bool:
+        """Whether all have."""
+        return self.planned > 0 and self.finished >= self.planned
+
 
 @dataclass(frozen=True)
 class Status:
@@ -79,13 +85,14 @@ class Status:
     energy_kwh: float | None = None  # of all nodes and launches until now, idle time included; none: not metered
     co2_kg: float | None = None
     waiting: str | None = None  # for what a trial waits, in words
+    graph: tuple[str, ...] = ()  # what its stages wait for, and the longest chain of them, in words
     notes: tuple[str, ...] = ()
     job: Mapping[str, str | None] | None = None  # what the cluster says of it
 
     @property
     def done(self) -> bool:
         """Whether every trial of every stage has ended; not known of a study whose file is lost."""
-        return bool(self.stages) and all(stage.planned and stage.finished >= stage.planned for stage in self.stages)
+        return bool(self.stages) and all(stage.done for stage in self.stages)
 
 
 def holder(folder: Folder) -> Holder:
@@ -118,8 +125,15 @@ def status_of(where: Storage) -> Status:
         )
     state, told = _state(holder(where.folder), launch)
     began = datetime.fromisoformat(launch.started_at).timestamp() if launch else 0.0
+    waits: list[str] = []
     try:
-        stages, pace = _stages(where, StudySpec.model_validate(data), began) if data else ([], 0.0)
+        study = StudySpec.model_validate(data) if data else None
+        stages, pace = _stages(where, study, began) if study else ([], 0.0)
+        if study:
+            done = {stage.name for stage in stages if stage.done}
+            waits = graph.told(
+                graph.graph(study, [s for s in study.stages if s.name not in done]), study.max_concurrent
+            )
     except ValidationError as error:
         raise UserError(
             f"{where.folder.uri}/study.yaml: not a study of this version of kdtune: {told_of(error.errors()[0])}"
@@ -130,6 +144,7 @@ def status_of(where: Storage) -> Status:
     signs = trouble.read(where.folder) if state == "running" else trouble.Trouble()
     stages = [_with_stalls(stage, signs.stalled) for stage in stages]
     found = Status(where.study, where.folder.uri, state, told, launch, tuple(stages), seconds, *_energy(where))
+    found = replace(found, graph=tuple(waits))
     if signs.waiting and signs.since:
         found = replace(found, waiting=f"{signs.waiting} since {duration(time.time() - signs.since)}")
     return replace(found, told="finished") if found.done and state == "ended" else found
@@ -173,13 +188,16 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     rows = table | {id_: record["row"] for id_, record in where.records(open_).items()}
     names = dict.fromkeys([*plan, *(stage.name for stage in study.stages)])
     order = {stage.name: i for i, stage in enumerate(study.stages)}
-    stages = [_stage(name, study, plan.get(name, []), rows) for name in sorted(names, key=lambda n: order.get(n, -1))]
+    stages: list[Stage] = []
+    for name in sorted(names, key=lambda n: order.get(n, -1)):
+        done = {stage.name for stage in stages if stage.done}
+        stages.append(_stage(name, study, plan.get(name, []), rows, done))
     planned = [rows[id_] for ids in plan.values() for id_ in ids if id_ in rows]
     elapsed = time.time() - began
     return stages, sum(_made(row, began) for row in planned) / elapsed if elapsed > 0 else 0.0
 
 
-def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, Row]) -> Stage:
+def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, Row], done: Collection[str]) -> Stage:
     known = [rows[id_] for id_ in ids if id_ in rows]
     counts = Counter(row["status"] for row in known)
     under_way = [
@@ -187,7 +205,7 @@ def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, R
     ]
     completed = [row for row in known if row["status"] == "completed" and row["miou"] is not None]
     best = max(completed, key=lambda row: row["miou"], default=None)
-    planned, steps = _planned(name, study, len(ids))
+    planned, steps = _planned(name, study, len(ids), done)
     unfinished = planned - sum(counts[status] for status in FINISHED)
     return Stage(
         name,
@@ -200,15 +218,19 @@ def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, R
     )
 
 
-def _planned(name: str, study: StudySpec, ids: int) -> tuple[int, int]:
-    """How many trials a stage has, and steps each. The evaluation of a given teacher is in the plan alone."""
+def _planned(name: str, study: StudySpec, ids: int, done: Collection[str]) -> tuple[int, int]:
+    """How many trials a stage has, and steps each. The evaluation of a given teacher is in the plan alone.
+
+    Until all is ``done`` that a stage starts from, its plan may lack trials; two of its starts may come to the same.
+    """
     found = [stage for stage in study.stages if stage.name == name]
     if not found:
         return ids, 0
     stage, steps = found[0], study.templates()[name].recipe.num_steps
     if stage.search == "tpe":
         return max(ids, stage.samples or 0), steps
-    return ids or study.num_trials(stage), steps
+    whole = ids and all(start in done for start in stage.start_from)
+    return ids if whole else max(ids, study.num_trials(stage)), steps
 
 
 def _made(row: Row, began: float) -> float:
@@ -242,6 +264,7 @@ def lines(status: Status) -> list[str]:
     for t in trials[:20]:
         found.append(f"{word} {t.trial_id}: step {t.step} of {t.steps_total}" + (f", {t.stalled}" if t.stalled else ""))
     found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
+    found += [*status.graph]
     found += [status.waiting] if status.waiting else []
     if status.seconds_left is not None:
         found.append(f"at most about {duration(status.seconds_left)} left at the pace of this launch")

@@ -2,8 +2,7 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,35 @@ from ray import tune
 
 from kdtune.base import UserError
 from kdtune.cluster.halt import Halt
-from kdtune.records.journal import LESS_MEMORY, fail, new_record, stop
+from kdtune.records.journal import LESS_MEMORY, Planned, fail, new_record, stop
 from kdtune.records.progress import Reporter
-from kdtune.records.storage import Record
-from kdtune.search.stage_context import StageContext
+from kdtune.records.storage import Record, Storage
 from kdtune.search.stalls import Stalls
+from kdtune.search.tune_faults import Unread
 
 RETRIES = 3  # of a trial whose process is lost
-
-
-class Unread:
-    """Tune pickles callbacks into a file of its own; nobody reads ours back, so there is nothing to keep."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 class Watch(Unread, tune.Callback):  # type: ignore[misc]
     """Writes down what only the driver knows: which trials the scheduler stopped, which lost their process."""
 
     def __init__(
-        self, context: StageContext, halt: Halt, progress: Reporter, ended: Callable[[Record], None], stalls: Stalls
+        self,
+        storage: Storage,
+        planned: Callable[[Mapping[str, Any]], Planned],
+        halt: Halt,
+        progress: Reporter,
+        stalls: Stalls,
+        ended: Callable[[Record], None],
+        over: Callable[[str, str], None],
     ) -> None:
-        self._context, self._halt, self._progress, self._ended = context, halt, progress, ended
-        self._stalls = stalls
+        """``planned``: the trial of what Tune was handed.
+
+        ``ended`` is told of each trial that has ended; ``over`` of stage and id of each that runs no more, whatever
+        became of it.
+        """
+        self._storage, self._planned, self._halt, self._progress = storage, planned, halt, progress
+        self._stalls, self._ended, self._over = stalls, ended, over
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Some ten times a second."""
@@ -42,7 +46,7 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker has it."""
-        trial_id = self._context.planned(trial.config).trial_id
+        trial_id = trial.config["id"]
         self._stalls.begins(trial_id, trial)
         self._progress.trial_started(trial_id)
 
@@ -59,23 +63,21 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ended by itself, stopped by the scheduler, or cut off because the launch ends."""
         result = trial.last_result or {}
-        record = self._context.storage.record(result["trial"]) if "trial" in result else None
-        if record is None:
-            return
-        if record["row"]["status"] == "running":
-            if self._halt.reason is not None:
-                return  # it goes on from here at the next launch
-            record = stop(record, self._context.storage)
-        self._done(record)
+        record = self._storage.record(result["trial"]) if "trial" in result else None
+        if record is not None and record["row"]["status"] != "running":
+            self._done(record)
+        elif record is not None and self._halt.reason is None:  # else it goes on from here at the next launch
+            self._done(stop(record, self._storage))
+        self._over(trial.config["stage"], trial.config["id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process was lost once too often."""
-        if self._halt.reason is not None:
-            return
-        planned = self._context.planned(trial.config)
-        record = self._context.storage.record(planned.trial_id) or new_record(planned)
-        cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
-        self._done(fail(record, cause, self._context.storage))
+        if self._halt.reason is None:
+            planned = self._planned(trial.config)
+            record = self._storage.record(planned.trial_id) or new_record(planned)
+            cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
+            self._done(fail(record, cause, self._storage))
+        self._over(trial.config["stage"], trial.config["id"])
 
     def _done(self, record: Record) -> None:
         self._stalls.ended(record["row"]["trial_id"])
@@ -110,12 +112,6 @@ class Stopping(Unread, tune.Stopper):  # type: ignore[misc]
         return self._halt.reason is not None
 
 
-@dataclass(frozen=True)
-class Named:
-    """A trial of Tune's by our name of it; Tune pickles this."""
-
-    context: StageContext
-
-    def __call__(self, trial: Any) -> str:
-        """Its id in the journal."""
-        return self.context.planned(trial.config).trial_id
+def trial_name(trial: Any) -> str:
+    """A trial of Tune's by our name of it: its id in the journal."""
+    return str(trial.config["id"])

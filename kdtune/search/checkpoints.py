@@ -1,7 +1,7 @@
 """The weights that a launch's trials load: files by their content, and what earlier stages have made."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kdtune.base import UserError
@@ -40,15 +40,14 @@ class Checkpoints:
                 self.files[by_content] = absolute(reference)
 
 
-def made_weights(study: StudySpec, stage: Stage, winners: Callable[[str], list[Row]]) -> dict[str, str]:
-    """``stage:NAME`` -> ``trial:ID`` of that stage's best trial, for the references of this stage."""
-    made = {}
-    template = study.templates().get(stage.name)
-    for reference in template.checkpoints().values() if template else ():
-        if reference.startswith(STAGE_REFERENCE):
-            name = reference.removeprefix(STAGE_REFERENCE)
-            made[reference] = f"trial:{winners(name)[0]['trial_id']}"
-    return made
+def made_weights(
+    study: StudySpec, stage: Stage, starts: Collection[str], winners: Callable[[str], list[Row]]
+) -> dict[str, str]:
+    """``stage:NAME`` -> ``trial:ID`` of that stage's best trial, for what a stage's trials from these starts name."""
+    templates = zip(study.template_starts(stage), study.templates_of(stage), strict=True)
+    named = {ref for start, config in templates if start in starts for ref in config.checkpoints().values()}
+    makers = {ref: ref.removeprefix(STAGE_REFERENCE) for ref in sorted(named) if ref.startswith(STAGE_REFERENCE)}
+    return {reference: f"trial:{winners(name)[0]['trial_id']}" for reference, name in makers.items()}
 
 
 def weights_files(storage: Storage, configs: Sequence[TrialConfig], references: Iterable[str]) -> dict[str, str]:

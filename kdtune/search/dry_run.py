@@ -6,6 +6,7 @@ from kdtune.answers import needed_seeds
 from kdtune.records.rows import Row
 from kdtune.records.storage import Storage
 from kdtune.search.added_seeds import with_kept_seeds
+from kdtune.study import graph
 from kdtune.study.names import FINAL
 from kdtune.study.spec import StudySpec
 
@@ -32,6 +33,7 @@ def forecast(study: StudySpec, where: Storage) -> str:
         speed = speeds.get(stage.name) or speeds.get("")
         total["hours"] += steps * recipe.batch_size / speed / 3600 if speed else 0.0
     lines.append(f"  {'in all':16} {total['trials']:4} trials, at most {total['steps']:,} steps")
+    lines += [f"  {line}" for line in graph.told(graph.graph(study, study.stages), study.max_concurrent)]
     if speeds:
         lines.append(f"  at the speed of the trials on record: at most {total['hours']:.1f} hours of one trial slot")
     else:

@@ -11,6 +11,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from kdtune.records.storage import Record
 from kdtune.search.stage_context import SCORE, WORST
+from kdtune.search.tune_faults import Unread
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Halving, SchedulerName
 
@@ -133,3 +134,33 @@ def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mappi
         grace = max(1, round(study.halving.grace * num_steps))
         return Median(grace, past)
     return InOrder()
+
+
+class ByStage(Unread, Alive):
+    """Judges each trial by the rule of its stage."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, TrialScheduler] = {}  # stage -> its early stopping, from when its first trial is offered
+
+    def on_trial_add(self, controller: Any, trial: Any) -> None:
+        """Goes to the stage's rule, as all that follows."""
+        self._rule(trial).on_trial_add(controller, trial)
+
+    def on_trial_error(self, controller: Any, trial: Any) -> None:
+        self._rule(trial).on_trial_error(controller, trial)
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = self._rule(trial).on_trial_result(controller, trial, result)
+        return decision
+
+    def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._rule(trial).on_trial_complete(controller, trial, result)
+
+    def on_trial_remove(self, controller: Any, trial: Any) -> None:
+        self._rule(trial).on_trial_remove(controller, trial)
+
+    def debug_string(self) -> str:
+        return "kdtune"
+
+    def _rule(self, trial: Any) -> TrialScheduler:
+        return self.rules[trial.config["stage"]]

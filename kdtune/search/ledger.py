@@ -1,7 +1,7 @@
 """What a launch knows of its trials: their records, the plan of each stage, the best of each, and the tables."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kdtune.base import RunError
@@ -14,10 +14,11 @@ from kdtune.records.settled import settled
 from kdtune.records.storage import Storage
 from kdtune.search.anew import told
 from kdtune.search.node_energy import NodeEnergy
-from kdtune.search.stage_context import Point, StageContext, point_of
+from kdtune.search.stage_context import NoStart, Point, StageContext, point_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 
+NO_STARTS: Mapping[str, str] = {}
 TAKEN_OVER = "another launch has taken this study over"
 
 
@@ -40,6 +41,7 @@ class Ledger:
         past = settled(storage)
         past = replace(past, whole=past.whole and unchanged)
         self._tables = TableWriter(storage, study, past, self.energy.nodes)
+        self._starts: dict[str, str] = {}  # trial -> from which of its stage's starts, of stages that have begun
         self._attempts = storage.attempts()
         self._aside = set(past.aside)  # settled, their histories not at hand
         self.records: dict[str, Record] = {
@@ -65,15 +67,27 @@ class Ledger:
         self.writes = True
         self._write_plan()
 
-    def set_plan(self, name: str, ids: list[str]) -> None:
-        """The stage's trials from now on, on storage too; those that are gone are said."""
+    def planned_from(self, name: str, start: str) -> list[str]:
+        """The trials of a stage that have begun from one of its starts, as the plan has them now."""
+        return [id_ for id_, record in self.past(name).items() if record["row"]["start"] == start]
+
+    def set_plan(self, name: str, ids: list[str], starts: Mapping[str, str] = NO_STARTS) -> None:
+        """The stage's trials from now on, on storage too; those that are gone are said.
+
+        ``starts``: from which each starts. One that two starts come to is the first's, whichever was decided first.
+        """
         planned = self._planned[name] = set(ids)
+        self._starts |= starts
         back = self._aside & planned  # part of the study again
         self._aside -= back
         for id_ in back:
             del self.records[id_]  # it runs again where its journal cannot be read
             self._tables.forget(id_)
         self._read(back)
+        for id_ in ids:
+            record = self.records.get(id_)
+            if record is not None and record["row"]["start"] != starts.get(id_, record["row"]["start"]):
+                self._read([id_])
         gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned]
         self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids
@@ -100,7 +114,7 @@ class Ledger:
         """The same, for a stage that others start from.
 
         Raises:
-            RunError: it has none.
+            NoStart: it has none.
         """
         best = self.best(name)
         if not best:
@@ -109,7 +123,7 @@ class Ledger:
             told = ", ".join(f"{n} {s}" for s, n in counts.items() if n) or "none has run"
             errors = [row["error"] for row in trials if row["error"]]
             first = f"; first error: {errors[0]}" if errors else ""
-            raise RunError(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
+            raise NoStart(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
         return best
 
     def drawn(self, context: StageContext) -> list[str]:
@@ -168,10 +182,12 @@ class Ledger:
 
     def _keep(self, record: Record) -> None:
         """Of a trial's history the launch needs what a scheduler compares; all of it is in the tables."""
+        row = record["row"]
+        record = record | {"row": row | {"start": self._starts.get(row["trial_id"], row["start"])}}
         self._tables.add(record)
         short = [{"step": entry["step"], "miou": entry["miou"]} for entry in record["history"]]
         kept = {key: value for key, value in record.items() if key != "traceback"}
-        self.records[record["row"]["trial_id"]] = kept | {"history": short}
+        self.records[row["trial_id"]] = kept | {"history": short}
 
     def _write_plan(self) -> None:
         if not self.writes:

@@ -13,9 +13,8 @@ NODE = "ray.io/node-id"  # a label that Ray gives every node
 
 def asked(resources: Mapping[str, float], labels: Mapping[str, str]) -> Any:
     """So much of a node with these labels, as Tune takes it."""
-    if not labels:
-        return resources
-    return tune.PlacementGroupFactory([_as_nodes(resources)], bundle_label_selector=[dict(labels)])
+    selector = [dict(labels)] if labels else None
+    return tune.PlacementGroupFactory([_as_nodes(resources)], bundle_label_selector=selector)
 
 
 def elsewhere(resources: Mapping[str, float], labels: Mapping[str, str], node: str) -> Any:

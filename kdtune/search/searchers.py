@@ -1,35 +1,47 @@
-"""What hands Tune the points of a stage: a list, or Optuna's TPE. Both know what earlier launches have run."""
+"""What hands Tune the trials of a launch, and Optuna's TPE, which knows what earlier launches have run."""
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from kdtune.base import RunError, UserError
+from kdtune.cluster.halt import Halt
 from kdtune.records.rows import FINISHED
 from kdtune.records.storage import Record
+from kdtune.search.course import Course, Offer
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext, point_of
+from kdtune.search.tune_faults import Unread
 
 
-class FromPlan(Searcher):  # type: ignore[misc]
-    """Hands out the points of a list, in its order, under their own names."""
+class FromCourse(Unread, Searcher):  # type: ignore[misc]
+    """Hands out what the course of the launch has next."""
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, course: Course, halt: Halt) -> None:
         super().__init__(metric=SCORE, mode="max")
-        self._left = list(points)
+        self._course, self._halt = course, halt
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Nothing to set: the points are complete."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next point."""
-        return self._left.pop(0) if self._left else Searcher.FINISHED
+        """The next trial, none until another has ended, or the end. An error of a stage that begins ends the launch."""
+        try:
+            offer = self._course.next(trial_id)
+            if offer is not None:
+                return dict(offer.config)
+            return None if self._course.advance() else Searcher.FINISHED
+        except (UserError, RunError, OSError) as error:
+            self._halt.end("refused", error)
+            return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The list does not depend on results."""
+        """For searches that learn from it."""
+        self._course.completed(trial_id, result, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal knows what is done."""
@@ -45,11 +57,19 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
     define-by-run), since a temperature is only drawn where its term has a weight.
     """
 
-    def __init__(self, context: StageContext, seed: int, past: Mapping[str, Record], samples: int) -> None:
+    def __init__(
+        self,
+        context: StageContext,
+        seed: int,
+        past: Mapping[str, Record],
+        samples: int,
+        offer: Callable[[str, Point], Offer],
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._context, self._samples = context, samples
+        self._context, self._samples, self._offer = context, samples, offer
+        self.left = True  # whether there may be another point
         self._asked: dict[str, str] = {}  # Tune's id -> the id under which Optuna knows the point
         self._given: set[str] = set()
         known, left = optuna.storages.InMemoryStorage(), []
@@ -62,7 +82,11 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
                 continue
             score = record["row"]["miou"] if record["row"]["miou"] is not None else WORST
             drawn = {path: axes[path] for path in point}
-            study.add_trial(optuna.trial.create_trial(params=point, distributions=drawn, value=score))
+            came: dict[str, Any] = {"value": score}
+            if record["row"]["status"] == "stopped":
+                pruned = optuna.trial.TrialState.PRUNED
+                came = {"state": pruned, "intermediate_values": {record["row"]["step"]: score}}
+            study.add_trial(optuna.trial.create_trial(params=point, distributions=drawn, **came))
             self._given.add(trial_id)
         for point in left:
             study.enqueue_trial(point)
@@ -93,31 +117,28 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
         """Nothing to set: the space is complete."""
         return True
 
-    def suggest(self, trial_id: str) -> Any:
-        """A point that no trial of the stage has had, or the end when there are none (a small grid is soon spent)."""
+    def take(self, tune_id: str) -> Offer | None:
+        """A point that no trial of the stage has had; none when there are none (a small grid is soon spent)."""
         start = next(iter(self._context.starts))
         for i in range(50 if len(self._given) < self._samples else 0):
-            name = f"{trial_id}-{i}"
-            point = {"start": start, **super().suggest(name), "seed": self._context.stage.seeds[0]}
+            name = f"{tune_id}-{i}"
+            point = {"start": start, **self.suggest(name), "seed": self._context.stage.seeds[0]}
             planned = self._context.planned(point).trial_id
             if planned not in self._given:
                 self._given.add(planned)
-                self._asked[trial_id] = name
-                return point
-            super().on_trial_complete(name, error=True)
-        return Searcher.FINISHED
+                self._asked[tune_id] = name
+                return self._offer(planned, point)
+            self.on_trial_complete(name, error=True)
+        self.left = False
+        return None
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Only the last report counts."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna the score."""
-        name = self._asked.pop(trial_id, None)
-        if name is not None:
-            super().on_trial_complete(name, result, error=error or not result)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal knows what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: every launch makes a new one."""
+    def completed(self, tune_id: str, result: dict[str, Any] | None, error: bool) -> None:
+        """Tells Optuna the score, if it is of one of its points; of one that was stopped, how far it came."""
+        name = self._asked.pop(tune_id, None)
+        if name is None:
+            return
+        if result and result["status"] == "running":
+            self._ot_trials[name].report(result[SCORE], result["step"])
+            self.on_trial_complete(name)  # pruned, as Optuna calls it: without a final value
+        else:
+            self.on_trial_complete(name, result, error=error or not result)

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from kdtune.base import UserError
+from kdtune.base import RunError, UserError
 from kdtune.records.journal import Planned
 from kdtune.records.journal_files import check_id
 from kdtune.records.rows import Row
@@ -19,6 +20,10 @@ SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison
 
 Point = dict[str, Value]
+
+
+class NoStart(RunError):
+    """A stage has come to nothing that others could start from."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,18 @@ class StageContext:
         """The trial at a point."""
         config = self.stage.config(self.starts, point).resolved(self.references)
         return Planned(self.study, self.stage.name, point["start"], config)
+
+    def at(self, given: Mapping[str, Any]) -> Planned:
+        """The trial of what ``handed`` made."""
+        return self.planned({key: value for key, value in given.items() if key not in HANDED})
+
+
+HANDED = ("stage", "id", "context")
+
+
+def handed(stage: str, trial_id: str, context: str, point: Point) -> dict[str, Any]:
+    """What Tune hands to the worker of a trial: its point, and under which key the context of its stage is told."""
+    return {"stage": stage, "id": trial_id, "context": context, **point}
 
 
 def recorded(row: Row) -> TrialConfig:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kdtune.cluster import metrics
@@ -15,10 +16,26 @@ from kdtune.records.progress import Reporter, duration
 from kdtune.records.storage import Storage
 from kdtune.records.trouble import Trouble
 from kdtune.search.placement import elsewhere
+from kdtune.study.names import stage_of
 from kdtune.study.stage import Stage
 
 WAITS_AFTER = 60.0  # seconds without a place for a trial before that is told
 PLACED_EVERY = 1.0  # seconds between looks at Tune's trials, of which there may be thousands
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a stage's trials ask Ray for."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+
+    @property
+    def told(self) -> str:
+        amounts = {kind.upper(): self.resources[kind] for kind in ("gpu", "cpu") if kind in self.resources}
+        units = [f"{amount:g} {kind}{'s' * (amount > 1)}" for kind, amount in amounts.items()]
+        labels = ", ".join(f"{key}={value}" for key, value in self.labels.items())
+        return " and ".join(units) + (f" on a node with {labels}" if labels else "")
 
 
 class Stalls:
@@ -31,10 +48,9 @@ class Stalls:
         self._found: dict[str, list[Stall]] = {}
         self._stalled: dict[str, str] = {}  # that have made no step since, in words
         self._places: dict[str, Any] = {}  # what those asked Ray for that are to be tried elsewhere
-        self._resources: Mapping[str, float] = {}
-        self._labels: Mapping[str, str] = {}
-        self._wants, self._stage = "", ""
+        self._asked: dict[str, _Asked] = {}  # stage -> what its trials ask for
         self._placed_at, self._pending_since = 0.0, 0.0  # 0: no trial waits for a place
+        self._pending = ""  # the stage of the trial that waits
         self._waiting: str | None = None
         self._written = Trouble()
 
@@ -42,19 +58,20 @@ class Stalls:
 
     def begin(self, resources: Mapping[str, float], stage: Stage) -> None:
         """A stage begins, whose trials ask for this each."""
-        asked = {kind.upper(): resources[kind] for kind in ("gpu", "cpu") if kind in resources}
-        units = [f"{amount:g} {kind}{'s' * (amount > 1)}" for kind, amount in asked.items()]
-        labels = ", ".join(f"{key}={value}" for key, value in stage.labels.items())
-        self._stage, self._resources, self._labels = stage.name, resources, stage.labels
-        self._wants = " and ".join(units) + (f" on a node with {labels}" if labels else "")
-        self._pending_since = 0.0
+        with self._lock:
+            self._asked[stage.name] = _Asked(resources, stage.labels)
 
     def placed(self, trials: Sequence[Any]) -> None:
         """Looks at Tune's trials: whether one waits for a place."""
         if time.time() - self._placed_at >= PLACED_EVERY:
             self._placed_at = time.time()
-            pending = any(trial.status == "PENDING" for trial in trials) and self._halt.reason is None
-            self._pending_since = (self._pending_since or self._placed_at) if pending else 0.0
+            pending = next((trial for trial in trials if trial.status == "PENDING"), None)
+            if pending is None or self._halt.reason is not None:
+                self._pending_since = 0.0
+                return
+            stage = pending.config["stage"]
+            if stage != self._pending or not self._pending_since:
+                self._pending, self._pending_since = stage, self._placed_at
 
     def begins(self, trial_id: str, trial: Any) -> None:
         """A worker has the trial; where it was kept from a node, another try may be there again."""
@@ -78,7 +95,9 @@ class Stalls:
 
     def found(self, stall: Stall, kill: Callable[[], bool]) -> None:
         """A trial hangs: ends its process. Tune tries it again the first time, on another node if there is one."""
-        other = elsewhere(self._resources, self._labels, stall.node)
+        stage = stage_of(stall.trial)
+        asked = self._asked[stage]
+        other = elsewhere(asked.resources, asked.labels, stall.node)
         with self._lock:
             trial = self._trials.get(stall.trial)
             before = self._found.get(stall.trial, [])
@@ -105,7 +124,7 @@ class Stalls:
         with self._lock:
             if stall.trial in self._stalled:
                 self._stalled[stall.trial] += f"; {what_then}"
-        metrics.show_stalled(self._storage.study, self._stage, stall.trial, stalled=True)
+        metrics.show_stalled(self._storage.study, stage, stall.trial, stalled=True)
         self._reporter.warn(f"trial {stall.trial} is stalled: {stall.told}; {what_then}")
         with contextlib.suppress(OSError):
             self._note(stall)
@@ -117,16 +136,15 @@ class Stalls:
 
     def looked(self) -> None:
         """All trials have been looked at: tells for what trials wait, and notes on storage what has changed."""
-        since = self._pending_since
+        since, stage = self._pending_since, self._pending
         if since and time.time() - since >= WAITS_AFTER:
-            told = self._waiting is not None
-            self._waiting = f"waiting for {self._wants} for a trial"
-            if not told:
+            before, self._waiting = self._waiting, f"waiting for {self._asked[stage].told} for a trial"
+            if before is None:
                 waited = duration(time.time() - since)
-                self._reporter.warn(f"{self._stage}: {self._waiting} since {waited}: the cluster's nodes have {free()}")
+                self._reporter.warn(f"{stage}: {self._waiting} since {waited}: the cluster's nodes have {free()}")
         elif self._waiting is not None:
             self._waiting = None
-            self._reporter.note(f"{self._stage}: the trial that waited has a place")
+            self._reporter.note(f"{stage}: the trial that waited has a place")
         with self._lock:
             now = Trouble(dict(self._stalled), self._waiting, since if self._waiting else None)
         if now != self._written:
@@ -141,7 +159,7 @@ class Stalls:
 
     def _goes_on(self, trial: str) -> None:
         if self._stalled.pop(trial, None) is not None:
-            metrics.show_stalled(self._storage.study, self._stage, trial, stalled=False)
+            metrics.show_stalled(self._storage.study, stage_of(trial), trial, stalled=False)
 
     def _put_back(self, trial_id: str, trial: Any) -> None:
         if trial_id in self._places:

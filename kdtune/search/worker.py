@@ -4,21 +4,22 @@ import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, wh
 
 import errno
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from ray import tune
 
 from kdtune import signs
 from kdtune.base import UserError
-from kdtune.cluster import loggers, meters, metrics
+from kdtune.cluster import loggers, meters, metrics, noticeboard
 from kdtune.devices import hide_gpus
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import may_be_of
 from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.journal import Overtaken, Planned, follow
 from kdtune.records.storage import Record
-from kdtune.search.stage_context import SCORE, WORST, Point, StageContext
+from kdtune.search.stage_context import SCORE, WORST, StageContext
 from kdtune.training.energy import Spent, unmeasured
 
 # what no second try mends
@@ -27,11 +28,12 @@ LASTING = NO_ROOM | {
 }  # fmt: skip
 
 
-def run_trial(point: Point, context: StageContext) -> None:
+def run_trial(given: Mapping[str, Any]) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
+    context: StageContext = noticeboard.get(given["context"])
     torch.set_num_threads(context.threads)  # here, in the thread that computes: OpenMP counts per thread
     _take_share(context.gpus)
-    planned = context.planned(point)
+    planned = context.at(given)
     notes: list[str] = []
     context.storage.folder.expected()
     spent = meters.spent(context.gpus, planned.trial_id)

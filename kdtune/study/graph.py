@@ -1,18 +1,16 @@
-"""What each stage of a study waits for, and the longest chain of them.
+"""What each stage of a study waits for, and the longest chain of stages.
 
-A stage waits for the stages that it starts from and for those that make weights that its trials load. A stage that
-repeats several choices (``final``) waits for each start apart: the trials of a method can run once its own is decided.
+A stage waits for the stages that it starts from, and for those that make weights that its trials load. One that starts
+from several waits for each apart: its trials from one of them can run as soon as that one is decided.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
-
-BASE = "base"  # what a stage starts from that names no other
 
 
 @dataclass(frozen=True)
@@ -29,33 +27,34 @@ class Waits:
         """All that must be decided before its last trial can run."""
         return frozenset().union(*self.starts.values())
 
+    def blocked_by(self, decided: Collection[str]) -> frozenset[str]:
+        """Those of them that are not decided yet."""
+        return self.stages.difference(decided)
+
 
 @dataclass(frozen=True)
 class Chain:
     """Stages of which each waits for the one before."""
 
     stages: tuple[str, ...]
-    steps: int  # that follow each other, if so many trials run at once as were asked for
+    steps: int  # that follow each other
 
 
-def graph(study: StudySpec, stages: Sequence[Stage], running: Sequence[str] = ()) -> dict[str, Waits]:
+def graph(study: StudySpec, stages: Sequence[Stage]) -> dict[str, Waits]:
     """What each of these stages waits for, in their order.
 
-    Args:
-        study: to which they belong.
-        stages: the study's, a given teacher's evaluation among them.
-        running: those that a launch runs; what it does not run is decided already, or never. None: all.
+    ``stages``: the study's, or those of them that are looked at; a given teacher's evaluation may be among them. What
+    is not among them is waited for by none.
     """
     templates = study.templates()
-    names = {stage.name for stage in stages if not running or stage.name in running}
+    names = {stage.name for stage in stages}
     found = {}
-    for stage in (stage for stage in stages if stage.name in names):
-        starts = {
-            start: frozenset({start} | _makers(config)) & names for start, config in _templates(study, stage).items()
-        }
+    for stage in stages:
+        starts = {start: names & {start, *_makers(config)} for start, config in _templates(study, stage).items()}
         template = templates.get(stage.name)
         steps = template.recipe.num_steps if template else 0  # a given teacher is evaluated alone
-        found[stage.name] = Waits(stage.name, starts, study.num_trials(stage), steps)
+        frozen = {start: frozenset(needed) for start, needed in starts.items()}
+        found[stage.name] = Waits(stage.name, frozen, study.num_trials(stage), steps)
     return found
 
 
@@ -70,37 +69,56 @@ def _makers(config: TrialConfig) -> set[str]:
     return {ref.removeprefix(STAGE_REFERENCE) for ref in references if ref.startswith(STAGE_REFERENCE)}
 
 
-def chains(waits: Mapping[str, Waits], at_once: int) -> dict[str, Chain]:
-    """The longest chain that begins with each stage, if so many trials run at once and no other stage is in the way.
+def chains(waits: Mapping[str, Waits], at_once: int | None = None) -> dict[str, Chain]:
+    """The longest chain that begins with each stage, if no other stage were in its way.
 
-    Its steps say how urgent the stage is: what the longest chain waits for comes first.
+    ``at_once``: trials that run at once; none: as many as there are. Its steps say how urgent a stage is.
     """
     found: dict[str, Chain] = {}
     for name in reversed(list(waits)):  # a stage stands behind all that it waits for
-        after = [found[other] for other, each in waits.items() if name in each.stages]
+        own = _steps(waits[name], len(waits[name].starts), at_once)
+        behind = [other for other in waits if other in found and name in waits[other].stages]
+        after = [_begun_by(name, waits[other], found[other], at_once) for other in behind]
         longest = max(after, key=lambda chain: chain.steps, default=Chain((), 0))
-        own = math.ceil(waits[name].trials / at_once) * max(1, waits[name].steps)
         found[name] = Chain((name, *longest.stages), own + longest.steps)
     return found
 
 
-def told(waits: Mapping[str, Waits], at_once: int) -> list[str]:
-    """The graph as lines of text, and its longest chain."""
+def _begun_by(name: str, other: Waits, whole: Chain, at_once: int | None) -> Chain:
+    """The chain of another stage, without those of its trials that do not wait for the stage of this name."""
+    starts = sum(name in needed for needed in other.starts.values())
+    spared = _steps(other, len(other.starts), at_once) - _steps(other, starts, at_once)
+    return Chain(whole.stages, whole.steps - spared)
+
+
+def _steps(stage: Waits, starts: int, at_once: int | None) -> int:
+    """Steps that follow each other when the trials from so many of a stage's starts run."""
+    trials = stage.trials * starts // len(stage.starts)
+    return math.ceil(trials / (at_once or max(1, trials))) * max(1, stage.steps)
+
+
+def told(waits: Mapping[str, Waits], at_once: int | None = None) -> list[str]:
+    """The graph as two lines of text: what each stage waits for, and the longest chain; none where none waits."""
     lines = []
     for name, each in waits.items():
-        apart = len(set(each.starts.values())) > 1
-        when = f"each method after its own start ({', '.join(each.starts)})" if apart else _after(_direct(each, waits))
-        lines.append(f"  {name}: {when}")
-    longest = max(chains(waits, at_once).values(), key=lambda chain: chain.steps, default=None)
-    if longest is not None and len(longest.stages) > 1:
-        lines.append(f"  longest chain, with {at_once} at once: {' > '.join(longest.stages)}, {longest.steps:,} steps")
-    return lines
+        if each.stages:
+            apart = " (each start apart)" if len({*each.starts.values()}) > 1 else ""
+            lines.append(f"{name} for {', '.join(_direct(each, waits))}{apart}")
+    if not lines:
+        return []
+    longest = max(chains(waits, at_once).values(), key=lambda chain: chain.steps)
+    how = f"{at_once} at once" if at_once else "if all that can run at once do"
+    chain = f"longest chain, {how}: {' > '.join(longest.stages)}, {longest.steps:,} steps"
+    return [f"waiting: {'; '.join(lines)}", chain]
 
 
-def _direct(each: Waits, waits: Mapping[str, Waits]) -> frozenset[str]:
-    """What a stage waits for, without what those wait for anyway."""
-    return each.stages - frozenset().union(*(waits[name].stages for name in each.stages))
+def _direct(each: Waits, waits: Mapping[str, Waits]) -> list[str]:
+    """What a stage waits for, in the study's order, without what those wait for anyway."""
+    behind = frozenset[str]().union(*(_behind(name, waits) for name in each.stages))
+    return [name for name in waits if name in each.stages - behind]
 
 
-def _after(stages: frozenset[str]) -> str:
-    return f"after {', '.join(sorted(stages))}" if stages else "at once"
+def _behind(name: str, waits: Mapping[str, Waits]) -> frozenset[str]:
+    """All that must be decided before a stage can be."""
+    direct = waits[name].stages
+    return direct.union(*(_behind(other, waits) for other in direct))

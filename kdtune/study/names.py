@@ -33,6 +33,11 @@ def trial_id(stage: str, data: Mapping[str, Any]) -> str:
     return f"{stage}-{config_id(data)}-s{data['seed']}"
 
 
+def stage_of(trial: str) -> str:
+    """The stage that the id of a trial begins with."""
+    return trial.rsplit("-", 2)[0]
+
+
 def column(loss: str, field: str) -> str:
     """``lambda_<loss>`` for a weight, ``temperature`` for that of L_PI, ``<field>_<loss>`` for all else."""
     if field == "weight":

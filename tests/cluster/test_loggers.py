@@ -25,7 +25,7 @@ def test_without_a_key_wandb_is_refused_with_one_line(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"^--log wandb: .*WANDB_MODE=offline$"):
-        callbacks(["wandb"], Folder(str(tmp_path)), "tiny", "student", str)
+        callbacks(["wandb"], Folder(str(tmp_path)), "tiny", str)
 
 
 @pytest.mark.slow

@@ -26,3 +26,20 @@ def test_the_mean_of_several_runs_is_no_runs(mious: list[float], told: str) -> N
     assert f"best run {max(mious):.2f}" in lines.progress()
     lines.stage_ended("final", rows)
     assert told.format(config=rows[0]["config_id"]) in stream.getvalue().splitlines()[-1]
+
+
+def test_stages_that_run_side_by_side_are_told_apart() -> None:
+    lines = Lines(Console(file=io.StringIO()))
+    lines.stage_started("student", 3, 1, 6)
+    lines.stage_started("weight-pi", 2, 0, 6)
+    lines.trial_started("student-0a-s1")
+    lines.trial_started("weight-pi-0b-s1")
+    lines.evaluated({"trial": "weight-pi-0b-s1", "step": 3})
+    assert lines.stage == "student, weight-pi"
+    student, weight, left = lines.progress().split("; ")
+    assert (student, weight) == ("student 1/3 done, 1 running", "weight-pi 0/2 done, 1 running")
+    assert left.endswith(" left")
+    lines.stage_grew("weight-pi", 5, 2)
+    lines.trial_ended(finished("student", 24.0)["row"])
+    lines.stage_ended("student", [])
+    assert lines.progress().startswith("2/5 done, 1 running, about ")

@@ -15,6 +15,7 @@ from kdtune.search.placement import asked, elsewhere
 from kdtune.search.stalls import Stalls
 
 HERE, THERE = "a" * 56, "b" * 56
+ID = "student-0a-s1"
 
 
 def node(id_: str, cpus: int = 2, gpus: int = 0, alive: bool = True, **labels: str) -> dict[str, Any]:
@@ -81,19 +82,19 @@ def test_its_second_try_is_kept_from_the_node_and_the_tries_after_that_are_not(
     found.begin({"cpu": 1}, stage)  # type: ignore[arg-type]
     usual = asked({"cpu": 1}, {})
     trial = SimpleNamespace(placement_group_factory=usual, max_failures=3)
-    found.begins("one", trial)
+    found.begins(ID, trial)
     at_the_end = []
 
     def kill() -> bool:
         at_the_end.append(trial.placement_group_factory)
         return killed
 
-    stall = Stall("one", HERE, 120.0, 1.0, "", "")
+    stall = Stall(ID, HERE, 120.0, 1.0, "", "")
     found.found(stall, kill)
     away = elsewhere({"cpu": 1}, {}, HERE)
     assert at_the_end == [away if other else usual]  # before its process ends, which Tune sees at once
     assert trial.placement_group_factory == (away if other and killed else usual)
-    found.begins("one", trial)
+    found.begins(ID, trial)
     assert trial.placement_group_factory == usual
     told = "ended, and tried once more, on another node" if other else "ended, and tried once more"
     assert [line.split("; ")[1] for line in kept.lines] == ([told] if killed else [])

@@ -3,7 +3,7 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -94,6 +94,7 @@ class Pending:
     """A trial as Tune has it before it has a place."""
 
     status = "PENDING"
+    config: ClassVar = {"stage": "student"}
 
 
 class Kept(Reporter):

@@ -16,8 +16,7 @@ from kdtune.cluster.auth import MODE, require_token
 from kdtune.cluster.halt import Halt, interruptible, promptly
 from kdtune.cluster.share import PROCESSOR_TRIALS, Share, share
 from kdtune.search.early_stopping import Known, Median, Rungs
-from kdtune.search.searchers import FromPlan
-from kdtune.search.stage import finished
+from kdtune.search.opening import finished
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Halving, shuffled
@@ -151,9 +150,8 @@ def stopped_slowly(folder: Path) -> tuple[int, list[int]]:
 
     tuner = tune.Tuner(
         tune.with_resources(slow_to_stop, {"cpu": 2}),
+        param_space={"x": tune.grid_search([4, 1, 2, 3])},
         tune_config=tune.TuneConfig(
-            num_samples=4,
-            search_alg=FromPlan([{"x": x} for x in (4, 1, 2, 3)]),
             scheduler=Rungs(halving(), STEPS, {}),
             max_concurrent_trials=1,
             reuse_actors=True,

@@ -1,0 +1,225 @@
+"""A stage of a launch begins and ends: its plan, what is left of it, the best of it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kdtune.cluster import noticeboard
+from kdtune.cluster.share import has_gpu
+from kdtune.records.journal import Planned
+from kdtune.records.journal_files import Record
+from kdtune.records.progress import Reporter
+from kdtune.records.storage import Storage
+from kdtune.search.anew import damaged, refuse_mixing, restart
+from kdtune.search.checkpoints import Checkpoints, made_weights, weights_files
+from kdtune.search.course import Listed, MadeAgain, Offer, Source
+from kdtune.search.early_stopping import ByStage, scheduler
+from kdtune.search.ledger import Ledger
+from kdtune.search.remarks import absent_classes, weak_teacher
+from kdtune.search.searchers import FromOptuna
+from kdtune.search.slots import Slots
+from kdtune.search.stage_context import Point, StageContext, handed, point_of, recorded, refuse_other_code
+from kdtune.search.stalls import Stalls
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import SchedulerName, Stage, shuffled
+from kdtune.training.site import Site
+from kdtune.training.trial import Trainer
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What is known once Ray is there."""
+
+    study: StudySpec  # with its number of threads
+    site: Site  # with the content of every split
+    stalls: Stalls
+    slots: Slots
+
+
+@dataclass
+class Opening:
+    """Opens and closes the stages of a launch, for ``course.Course``."""
+
+    study: StudySpec
+    stages: Mapping[str, Stage]
+    storage: Storage
+    reporter: Reporter
+    site: Site
+    ledger: Ledger
+    checkpoints: Checkpoints
+    trainer: Trainer
+    token: str  # of the launch
+    begin: Callable[[], Begun]  # starts Ray, at the first trial to run; the same after that
+    undecided: bool  # whether the number of threads is, on which the ids of trials depend
+    followed: bool  # whether a tool beside the journal is told of every evaluation
+    mixed: bool  # whether trials of other numerics may stand beside those of this kdtune
+    anew: set[str]  # trials that have ended, and are yet to run again
+    rules: ByStage = field(default_factory=ByStage)
+    _points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
+    _told: dict[str, StageContext] = field(default_factory=dict)  # by its key on the noticeboard
+    _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
+    _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
+    _weak: bool = False  # whether the teacher was said to be
+
+    def open(self, name: str, starts: Sequence[str]) -> Source:
+        """Plans the trials of a stage from these of its starts, and gives what is left to run.
+
+        Raises:
+            RunError: one of the starts has come to nothing.
+            UserError: the trials of the study were computed by another version.
+            MadeAgain: weights that the trials load are damaged.
+        """
+        stage = self.stages[name]
+        context = self._context(stage, starts)
+        if self.undecided:
+            self._begin()
+            context = self._context(stage, starts)
+        drawn = stage.search == "tpe"
+        points = {} if drawn else self._plan(context)
+        if drawn:
+            self.ledger.set_plan(name, self.ledger.drawn(context))
+        rule, past = self.study.scheduler_of(stage), self.ledger.past(name)
+        kept = {id_ for id_, record in past.items() if id_ not in self.anew and finished(record, rule)}
+        left = {id_: point for id_, point in points.items() if id_ not in kept}
+        more = bool(left) or (drawn and len(kept) < (stage.samples or 0))
+        if more:
+            if not self.mixed:
+                refuse_mixing(self.ledger.rows_but(self.anew), self.study.name)
+            self._refuse_damaged(context)
+            self._begin()
+            self._restart(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
+        self._report(stage, starts, kept)
+        return self._source(context, left, past) if more else Listed()
+
+    def close(self, name: str) -> None:
+        """A stage's trials have all ended."""
+        self.ledger.write_tables()
+        self.reporter.stage_ended(name, self.ledger.best(name))
+        weak = None if self._weak else weak_teacher(name, self.ledger)
+        if weak:
+            self._weak = True
+            self.reporter.warn(weak)
+        if absent := absent_classes(name, self.ledger, self._named):
+            self.reporter.note(absent)
+
+    def planned(self, given: Mapping[str, Any]) -> Planned:
+        """The trial of what Tune was handed."""
+        return self._told[given["context"]].at(given)
+
+    def _begin(self) -> None:
+        begun = self.begin()
+        self.study, self.site, self.undecided = begun.study, begun.site, False
+
+    def _plan(self, context: StageContext) -> dict[str, Point]:
+        """The points of these starts by id, once their stage's plan holds them; without those of other starts."""
+        name, stage = context.stage.name, context.stage
+        known = self._points.setdefault(name, {})
+        before = {id_ for start, points in known.items() if start not in context.starts for id_ in points}
+        found: dict[str, Point] = {}
+        for start in context.starts:
+            known[start] = {}
+            for point in stage.points([start], self.study.seed):
+                known[start].setdefault(context.planned(point).trial_id, point)
+            found = {**known[start], **found}
+        ids, starts = dict[str, None](), dict[str, str]()
+        for start in stage.start_from or known:
+            if start in known:
+                starts = {**dict.fromkeys(known[start], start), **starts}
+            ids |= dict.fromkeys(known.get(start) or self.ledger.planned_from(name, start))
+        self.ledger.set_plan(name, list(ids), starts)
+        return {id_: point for id_, point in found.items() if id_ not in before}
+
+    def _report(self, stage: Stage, starts: Sequence[str], kept: set[str]) -> None:
+        """How much there is to do, as far as it is known."""
+        known = self._points.get(stage.name, {})
+        ids = {id_ for points in known.values() for id_ in points}
+        waiting = [start for start in stage.start_from if known and start not in known]
+        each = self.study.num_trials(stage) // max(1, len(stage.start_from))
+        size = len(ids) + each * len(waiting) if known else stage.samples or 0
+        if set(starts) == set(known) or not known:
+            template = self.study.templates().get(stage.name)
+            steps = template.recipe.num_steps if template else 0
+            self.reporter.stage_started(stage.name, size, len(kept), steps)
+        else:
+            self.reporter.stage_grew(stage.name, size, len(kept))
+
+    def _source(self, context: StageContext, left: Mapping[str, Point], past: Mapping[str, Record]) -> Source:
+        stage, begun = context.stage, self.begin()
+        share = begun.slots.shares[stage.name]
+        if share.gpus and not has_gpu():
+            self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
+        site = replace(context.site, keys=begun.site.keys)
+        threads = self.study.threads or share.threads
+        context = replace(context, site=site, threads=threads, gpus=share.gpus, followed=self.followed)
+        key = f"{self.token}/{stage.name}/{len(self._told)}"
+        noticeboard.put(key, context)
+        self._told[key] = context
+        begun.stalls.begin(share.resources, stage)
+        rule = self.study.scheduler_of(stage)
+        if stage.name not in self.rules.rules:
+            template = self.study.templates().get(stage.name)
+            steps = template.recipe.num_steps if template else 0
+            compared = {k: r for k, r in self.ledger.past_with_histories(stage.name).items() if r["history"]}
+            self.rules.rules[stage.name] = scheduler(rule, self.study, steps, compared)
+
+        def offer(trial_id: str, point: Point) -> Offer:
+            return Offer(trial_id, handed(stage.name, trial_id, key, point))
+
+        if stage.search == "tpe":
+            return FromOptuna(context, self.study.seed, past, stage.samples or 0, offer)
+        # worst first, ASHA would stop nothing: the grid's order says nothing about quality, so it must not lead
+        order = shuffled([*left.items()], self.study.seed, stage.name)
+        return Listed(deque(offer(trial_id, point) for trial_id, point in order))
+
+    def _restart(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:
+        """Those of these trials that have ended and run again."""
+        for id_ in self.anew & points.keys():
+            self.ledger.restarted(restart(context.planned(points[id_]), past[id_], self.storage))
+        self.anew -= points.keys()
+
+    def _refuse_damaged(self, context: StageContext) -> None:
+        """Has trials run again whose weights a stage is about to load, and finds damaged."""
+        loaded = {ref.removeprefix("trial:") for ref in context.site.files if ref.startswith("trial:")}
+        makers = set()
+        for id_ in sorted(loaded & self.ledger.records.keys() - self._sound):
+            row = self.ledger.records[id_]["row"]
+            fault = damaged(id_, row, self.storage)
+            if fault is None:
+                self._sound.add(id_)
+                continue
+            self.reporter.warn(f"{fault}; trial {id_} is run again")
+            self.anew.add(id_)
+            makers.add(row["stage"])
+        if makers:
+            self.checkpoints.locate(self.study, sorted(makers))  # they may be none of the stages that run
+            for name in makers:
+                self._points.pop(name, None)
+            raise MadeAgain(makers)
+
+    def _context(self, stage: Stage, starts: Iterable[str]) -> StageContext:
+        """The best of the stages that it starts from, and where the weights are that its trials load."""
+        winners = self.ledger.winners
+        best = {name: recorded(winners(name)[0]) for name in starts if name in stage.start_from}
+        refuse_other_code(self.study, best)
+        found = {n: self.study.with_threads(c) for n, c in (best or {"base": self.study.base}).items()}
+        references = self.checkpoints.references | made_weights(self.study, stage, found, winners)
+        configs = [*found.values(), *self.study.loading(stage)]
+        files = self.checkpoints.files | weights_files(self.storage, configs, references.values())
+        return StageContext(
+            study=self.study.name,
+            stage=stage,
+            starts=found,
+            references=references,
+            site=replace(self.site, files=files),
+            storage=self.storage,
+            threads=1,
+            token=self.token,
+            trainer=self.trainer,
+        )
+
+
+def finished(record: Record, rule: SchedulerName) -> bool:
+    """Whether a record is final: a stopped trial goes on when nothing stops it, a failed one is tried again."""
+    status = record["row"]["status"]
+    return status in ("completed", "diverged") or (status == "stopped" and rule != "none")

@@ -1,0 +1,43 @@
+"""What stages wait for, and their longest chain, counted by hand."""
+
+from kdtune.study.file import load_study
+from kdtune.study.graph import chains, graph, told
+
+NAME = "cityscapes-resnet"
+
+
+def test_each_method_of_the_comparison_waits_for_its_own_start() -> None:
+    study = load_study("demo")
+    waits = graph(study, study.stages)
+    assert waits["teacher"].stages == set()
+    assert waits["final"].starts["student"] == {"student", "pretrain"}
+    assert waits["final"].starts["weight-pa"] == {"weight-pa", "teacher", "pretrain"}
+    assert waits["final"].blocked_by({"teacher", "pretrain", "student", "weight-pi", "weight-ho"}) == {
+        "weight-pa",
+        "weight-ifv",
+    }
+
+
+def test_what_is_not_looked_at_is_not_waited_for() -> None:
+    study = load_study(NAME)
+    waits = graph(study, [study.stage(name) for name in ("temperature", "final")])
+    assert waits["temperature"].stages == set()
+    assert waits["final"].stages == set()
+
+
+def test_the_longest_chain() -> None:
+    """Steps of a trial: 40,000. At once: 32 hold every stage; 8 need 2, 3, 1, 1 and 1 rounds of the stages below."""
+    study = load_study(NAME)
+    waits = graph(study, study.stages)
+    longest = chains(waits, 32)["distill"]
+    assert longest.stages == ("distill", "temperature", "weight-pi", "weight-pa", "final")
+    assert longest.steps == 5 * 40_000
+    assert chains(waits, 8)["distill"].steps == (2 + 3 + 1 + 1 + 1) * 40_000
+    assert chains(waits, 8)["student"].stages == ("student", "final")  # three of its 15 trials, or four of 8
+    assert chains(waits, 8)["student"].steps == (2 + 1) * 40_000
+    assert told(waits, 32) == [
+        "waiting: temperature for distill; weight-pi for temperature; weight-pa for weight-pi; weight-ho for "
+        "weight-pi; weight-ifv for weight-pi; final for student, weight-pa, weight-ho, weight-ifv (each start apart); "
+        "initialization for student, weight-pi (each start apart)",
+        "longest chain, 32 at once: distill > temperature > weight-pi > weight-pa > final, 200,000 steps",
+    ]
