@@ -17,13 +17,31 @@ def bench() -> None:
 @click.option("--trials", "counts", multiple=True, type=click.IntRange(min=4), default=(24, 96, 384), show_default=True)
 @click.option("--evaluations", default=20, show_default=True, type=click.IntRange(min=1), help="Of each trial.")
 @click.option("--storage", metavar="URI", help="Where to write, and leave, the studies; default: a temporary folder.")
+@click.option("--study", metavar="NAME", help="Its stages, with trials that only wait, on so many --slots.")
+@click.option("--slots", multiple=True, type=click.IntRange(min=1), default=(8, 16, 32), show_default=True)
+@click.option("--seconds", default=30.0, show_default=True, help="That each trial waits, of --study.")
 @figures_option
-def bench_orchestration(counts: tuple[int, ...], evaluations: int, storage: str | None, output: str | None) -> None:
+def bench_orchestration(
+    counts: tuple[int, ...],
+    evaluations: int,
+    storage: str | None,
+    study: str | None,
+    slots: tuple[int, ...],
+    seconds: float,
+    output: str | None,
+) -> None:
     """Time per trial without training, marginal and in all; the driver's memory; tables; a relaunch once finished.
 
     Everything but training is done: state and journal on storage at every evaluation. Ray's start is not counted.
     The marginal times are those of the trials 101 to 200 and of the last 100.
+
+    With --study: how long its stages take on so many slots, in trials, and how much of the slots' time is idle.
     """
+    if study is not None:
+        from kdtune.bench.rounds import rounds
+
+        say(rounds(study, slots, seconds, output))
+        return
     from kdtune.bench.orchestration import orchestration
 
     say(orchestration(counts, evaluations, storage, output))

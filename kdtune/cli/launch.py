@@ -40,7 +40,7 @@ Examples:
 @click.option(
     "--seeds", metavar="N", type=click.IntRange(min=1), help="So many seeds in all, of --stage final: adds new ones."
 )
-@click.option("--scheduler", type=click.Choice(["asha", "median", "none"]), help="Early stopping.")
+@click.option("--scheduler", type=click.Choice(["asha", "halving", "median", "none"]), help="Early stopping.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, instead of the study's own.")
 @set_option
 @click.option("--max-concurrent", metavar="N", type=click.IntRange(min=1), help="Trials at once.")

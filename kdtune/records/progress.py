@@ -52,6 +52,9 @@ class Reporter:
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """A trial reported."""
 
+    def trial_paused(self, trial_id: str) -> None:
+        """A trial waits for others, and its worker takes another one."""
+
     def trial_ended(self, row: Row) -> None:
         """A trial is in the journal with its final status."""
 
@@ -109,6 +112,10 @@ class Several(Reporter):
         for reporter in self._reporters:
             reporter.evaluated(metrics)
 
+    def trial_paused(self, trial_id: str) -> None:
+        for reporter in self._reporters:
+            reporter.trial_paused(trial_id)
+
     def trial_ended(self, row: Row) -> None:
         for reporter in self._reporters:
             reporter.trial_ended(row)
@@ -143,7 +150,8 @@ class _Stage:
     steps_each: int
     began: float
     counts: dict[str, int] = field(default_factory=dict)  # status -> trials that have ended
-    at: dict[str, int] = field(default_factory=dict)  # running trial -> step
+    at: dict[str, int] = field(default_factory=dict)  # trial under way -> step
+    paused: set[str] = field(default_factory=set)  # those of them that wait for others
     best: float | None = None
 
     @property
@@ -151,7 +159,8 @@ class _Stage:
         return sum(self.counts.values())
 
     def told(self) -> str:
-        parts = [f"{self.done + self.ended}/{self.trials} done, {len(self.at)} running"]
+        parts = [f"{self.done + self.ended}/{self.trials} done, {len(self.at.keys() - self.paused)} running"]
+        parts += [f"{len(self.paused)} paused"] if self.paused else []
         parts += [f"{self.counts[s]} {s}" for s in ("stopped", "diverged", "failed") if s in self.counts]
         parts += [f"best run {self.best:.2f}"] if self.best is not None else []
         return ", ".join(parts)
@@ -203,7 +212,9 @@ class Lines(Reporter):
 
     def trial_started(self, trial_id: str) -> None:
         """One more is running."""
-        self._stages[stage_of(trial_id)].at.setdefault(trial_id, 0)
+        stage = self._stages[stage_of(trial_id)]
+        stage.at.setdefault(trial_id, 0)
+        stage.paused.discard(trial_id)
         self._show()
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
@@ -211,10 +222,16 @@ class Lines(Reporter):
         self._stages[stage_of(metrics["trial"])].at[metrics["trial"]] = metrics["step"]
         self._show()
 
+    def trial_paused(self, trial_id: str) -> None:
+        """One fewer is running, for now."""
+        self._stages[stage_of(trial_id)].paused.add(trial_id)
+        self._show()
+
     def trial_ended(self, row: Row) -> None:
         """One fewer is running."""
         stage = self._stages[row["stage"]]
         stage.at.pop(row["trial_id"], None)
+        stage.paused.discard(row["trial_id"])
         stage.counts[row["status"]] = stage.counts.get(row["status"], 0) + 1
         if row["status"] == "completed" and row["miou"] is not None:
             stage.best = max(row["miou"], stage.best or 0.0)

@@ -193,9 +193,14 @@ def _with_times(row: Row) -> Row:
 
 
 def history_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
-    """Fixed columns, and the losses and gradient norms of every term that these rows (names) have."""
+    """Fixed columns, and the losses and gradient norms of every term that these rows (names) have.
+
+    ``rung_cut``: where trials were judged together, the mIoU [percent] that went on from this evaluation.
+    """
+    rows = list(rows)
     terms = sorted({key for row in rows for key in row if key.startswith(("loss_", "grad_norm_"))})
     tail = [("lr_now", pa.float64()), ("seconds", pa.float64())]
+    tail += [("rung_cut", pa.float64())] if any("rung_cut" in row for row in rows) else []
     return pa.schema(_HISTORY_HEAD + [(term, pa.float64()) for term in terms] + tail)
 
 

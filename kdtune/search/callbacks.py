@@ -10,7 +10,7 @@ from ray import tune
 
 from kdtune.base import UserError
 from kdtune.cluster.halt import Halt
-from kdtune.records.journal import LESS_MEMORY, Planned, fail, new_record, stop
+from kdtune.records.journal import LESS_MEMORY, Planned, fail, new_record
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
 from kdtune.search.stalls import Stalls
@@ -29,16 +29,17 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
         halt: Halt,
         progress: Reporter,
         stalls: Stalls,
+        cut_off: Callable[[Record], Record | None],
         ended: Callable[[Record], None],
         over: Callable[[str, str], None],
     ) -> None:
         """``planned``: the trial of what Tune was handed.
 
-        ``ended`` is told of each trial that has ended; ``over`` of stage and id of each that runs no more, whatever
-        became of it.
+        ``cut_off`` gives the record of a trial that its stage's rule has stopped, or none if it only pauses. ``ended``
+        is told of each trial that has ended; ``over`` of stage and id of each that runs no more, whatever became of it.
         """
         self._storage, self._planned, self._halt, self._progress = storage, planned, halt, progress
-        self._stalls, self._ended, self._over = stalls, ended, over
+        self._stalls, self._cut_off, self._ended, self._over = stalls, cut_off, ended, over
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Some ten times a second."""
@@ -64,19 +65,26 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
         """Ended by itself, stopped by the scheduler, or cut off because the launch ends."""
         result = trial.last_result or {}
         record = self._storage.record(result["trial"]) if "trial" in result else None
-        if record is not None and record["row"]["status"] != "running":
+        running = record is not None and record["row"]["status"] == "running"
+        if running and self._halt.reason is not None:
+            return  # it goes on from here at the next launch
+        if record is not None and running:
+            record = self._cut_off(record)
+        if record is not None:
             self._done(record)
-        elif record is not None and self._halt.reason is None:  # else it goes on from here at the next launch
-            self._done(stop(record, self._storage))
+        else:
+            self._stalls.ended(trial.config["id"])
+            self._progress.trial_paused(trial.config["id"])
         self._over(trial.config["stage"], trial.config["id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process was lost once too often."""
-        if self._halt.reason is None:
-            planned = self._planned(trial.config)
-            record = self._storage.record(planned.trial_id) or new_record(planned)
-            cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
-            self._done(fail(record, cause, self._storage))
+        if self._halt.reason is not None:
+            return
+        planned = self._planned(trial.config)
+        record = self._storage.record(planned.trial_id) or new_record(planned)
+        cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
+        self._done(fail(record, cause, self._storage))
         self._over(trial.config["stage"], trial.config["id"])
 
     def _done(self, record: Record) -> None:

@@ -37,6 +37,9 @@ class Source(Protocol):
     def completed(self, tune_id: str, result: dict[str, Any] | None, error: bool) -> None:
         """A trial of any stage has ended, as Tune tells it."""
 
+    def over(self, trial: str) -> None:
+        """One of its trials runs no more."""
+
 
 @dataclass
 class Listed:
@@ -55,6 +58,9 @@ class Listed:
 
     def completed(self, tune_id: str, result: dict[str, Any] | None, error: bool) -> None:
         """The list does not depend on results."""
+
+    def over(self, trial: str) -> None:
+        """Nor on ends."""
 
 
 class MadeAgain(Exception):
@@ -195,6 +201,8 @@ class Course:
     def ended(self, stage: str, trial_id: str) -> None:
         """A trial runs no more, whatever became of it."""
         self._ways[stage].running.discard(trial_id)
+        for source in self._ways[stage].sources:
+            source.over(trial_id)
         self._changed = True
 
     def completed(self, tune_id: str, result: dict[str, Any] | None, error: bool) -> None:

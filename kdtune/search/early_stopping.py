@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from kdtune.records.storage import Record
+from kdtune.search.halving import Halves
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.search.tune_faults import Unread
 from kdtune.study.spec import StudySpec
@@ -124,6 +125,19 @@ class Median(Alive, MedianStoppingRule):  # type: ignore[misc]
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Its last report has been counted already."""
+
+
+class AtRungs(InOrder):
+    """Pauses a trial that has come to the first rung that is not decided, or beyond."""
+
+    def __init__(self, halves: Halves) -> None:
+        super().__init__()
+        self._halves = halves
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """To Ray a trial that pauses has ended: it comes back as another one of Ray's."""
+        pauses = result.get("status") == "running" and result["step"] >= self._halves.next_rung
+        return str(TrialScheduler.STOP if pauses else TrialScheduler.CONTINUE)
 
 
 def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mapping[str, Record]) -> TrialScheduler:

@@ -52,6 +52,7 @@ class Experiment:
     halt: Halt
     reporter: Reporter
     stalls: Stalls
+    cut_off: Callable[[Record], Record | None]  # see ``callbacks.Watch``
     ended: Callable[[Record], None]
     loggers: Sequence[str] = ()  # see ``kdtune.cluster.loggers``
 
@@ -64,7 +65,16 @@ class Experiment:
         """
         folder, study = self.storage.folder, self.storage.study
         watchers = [
-            Watch(self.storage, self.planned, self.halt, self.reporter, self.stalls, self.ended, self.course.ended),
+            Watch(
+                self.storage,
+                self.planned,
+                self.halt,
+                self.reporter,
+                self.stalls,
+                self.cut_off,
+                self.ended,
+                self.course.ended,
+            ),
             *loggers.callbacks(self.loggers, folder, study, trial_name),
         ]
         places = {name: asked(share.resources, self.stages[name].labels) for name, share in self.shares.items()}

@@ -24,6 +24,7 @@ from kdtune.search.course import Course
 from kdtune.search.data_check import check_data, datasets_of
 from kdtune.search.experiment import Experiment
 from kdtune.search.given_teacher import stages_to_run
+from kdtune.search.judging import Judging
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.opening import Begun, Opening
 from kdtune.search.slots import Slots
@@ -106,6 +107,7 @@ class Launch:
     def _run_stages(self, stack: contextlib.ExitStack, anew: set[str]) -> None:
         """Opens what can run, which starts Ray at the first trial, and has Tune run what the course hands out."""
         begin = functools.cache(lambda: self._begin(stack))
+        judging = Judging(self.study, self.stages, self.storage, self.reporter, self.ledger, anew)
         opening = Opening(
             study=self.study,
             stages=self.stages,
@@ -120,9 +122,13 @@ class Launch:
             undecided=self.threads.open,
             followed=bool(self.loggers),
             mixed=self.mixed,
+            judging=judging,
             anew=anew,
         )
         waits = graph.graph(self.study, [*self.stages.values()])
+        for name, each in waits.items():  # who is judged together begins together
+            if self.study.scheduler_of(self.stages[name]) == "halving":
+                waits[name] = replace(each, starts=dict.fromkeys(each.starts, each.stages))
         course = Course(
             waits,
             self._running,
@@ -148,6 +154,7 @@ class Launch:
                 halt=self.halt,
                 reporter=self.reporter,
                 stalls=begun.stalls,
+                cut_off=judging.cut_off,
                 ended=self.ledger.ended,
                 loggers=self.loggers,
             ).run()

@@ -150,8 +150,8 @@ class Ledger:
         if self._tables.due() and not self._held.lost.is_set():
             self.write_tables()
 
-    def restarted(self, record: Record) -> None:
-        """A trial that has ended runs again; until it ends it is in no table."""
+    def goes_on(self, record: Record) -> None:
+        """A trial that has ended runs again, or one that runs has paused; until it ends it is in no table."""
         self._keep(record)
 
     @property

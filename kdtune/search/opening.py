@@ -14,7 +14,8 @@ from kdtune.records.storage import Storage
 from kdtune.search.anew import damaged, refuse_mixing, restart
 from kdtune.search.checkpoints import Checkpoints, made_weights, weights_files
 from kdtune.search.course import Listed, MadeAgain, Offer, Source
-from kdtune.search.early_stopping import ByStage, scheduler
+from kdtune.search.early_stopping import AtRungs, ByStage, scheduler
+from kdtune.search.judging import Judging
 from kdtune.search.ledger import Ledger
 from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.searchers import FromOptuna
@@ -22,7 +23,7 @@ from kdtune.search.slots import Slots
 from kdtune.search.stage_context import Point, StageContext, handed, point_of, recorded, refuse_other_code
 from kdtune.search.stalls import Stalls
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import SchedulerName, Stage, shuffled
+from kdtune.study.stage import Stage, shuffled
 from kdtune.training.site import Site
 from kdtune.training.trial import Trainer
 
@@ -54,7 +55,8 @@ class Opening:
     undecided: bool  # whether the number of threads is, on which the ids of trials depend
     followed: bool  # whether a tool beside the journal is told of every evaluation
     mixed: bool  # whether trials of other numerics may stand beside those of this kdtune
-    anew: set[str]  # trials that have ended, and are yet to run again
+    judging: Judging
+    anew: set[str]  # trials that have ended, and are yet to run again; ``judging`` has the same
     rules: ByStage = field(default_factory=ByStage)
     _points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
     _told: dict[str, StageContext] = field(default_factory=dict)  # by its key on the noticeboard
@@ -79,8 +81,8 @@ class Opening:
         points = {} if drawn else self._plan(context)
         if drawn:
             self.ledger.set_plan(name, self.ledger.drawn(context))
-        rule, past = self.study.scheduler_of(stage), self.ledger.past(name)
-        kept = {id_ for id_, record in past.items() if id_ not in self.anew and finished(record, rule)}
+        past = self.ledger.past(name)
+        kept = self.judging.kept(stage, past, self._ids(name))
         left = {id_: point for id_, point in points.items() if id_ not in kept}
         more = bool(left) or (drawn and len(kept) < (stage.samples or 0))
         if more:
@@ -130,10 +132,14 @@ class Opening:
         self.ledger.set_plan(name, list(ids), starts)
         return {id_: point for id_, point in found.items() if id_ not in before}
 
+    def _ids(self, name: str) -> list[str]:
+        """The trials of a stage that are known by now."""
+        return list(dict.fromkeys(id_ for points in self._points.get(name, {}).values() for id_ in points))
+
     def _report(self, stage: Stage, starts: Sequence[str], kept: set[str]) -> None:
         """How much there is to do, as far as it is known."""
         known = self._points.get(stage.name, {})
-        ids = {id_ for points in known.values() for id_ in points}
+        ids = self._ids(stage.name)
         waiting = [start for start in stage.start_from if known and start not in known]
         each = self.study.num_trials(stage) // max(1, len(stage.start_from))
         size = len(ids) + each * len(waiting) if known else stage.samples or 0
@@ -149,33 +155,37 @@ class Opening:
         share = begun.slots.shares[stage.name]
         if share.gpus and not has_gpu():
             self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
-        site = replace(context.site, keys=begun.site.keys)
+        site = replace(context.site, keys=begun.site.keys, rungs=self.study.rungs_of(stage))
         threads = self.study.threads or share.threads
         context = replace(context, site=site, threads=threads, gpus=share.gpus, followed=self.followed)
         key = f"{self.token}/{stage.name}/{len(self._told)}"
         noticeboard.put(key, context)
         self._told[key] = context
         begun.stalls.begin(share.resources, stage)
+
+        def offer(trial_id: str, point: Point) -> Offer:
+            return Offer(trial_id, handed(stage.name, trial_id, key, point))
+
+        # worst first, ASHA would stop nothing: the grid's order says nothing about quality, so it must not lead
+        order = dict(shuffled([*left.items()], self.study.seed, stage.name))
         rule = self.study.scheduler_of(stage)
+        if rule == "halving":
+            halves = self.judging.halves(stage, self._ids(stage.name), order, lambda id_: offer(id_, order[id_]))
+            self.rules.rules[stage.name] = AtRungs(halves)
+            return halves
         if stage.name not in self.rules.rules:
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0
             compared = {k: r for k, r in self.ledger.past_with_histories(stage.name).items() if r["history"]}
             self.rules.rules[stage.name] = scheduler(rule, self.study, steps, compared)
-
-        def offer(trial_id: str, point: Point) -> Offer:
-            return Offer(trial_id, handed(stage.name, trial_id, key, point))
-
         if stage.search == "tpe":
             return FromOptuna(context, self.study.seed, past, stage.samples or 0, offer)
-        # worst first, ASHA would stop nothing: the grid's order says nothing about quality, so it must not lead
-        order = shuffled([*left.items()], self.study.seed, stage.name)
-        return Listed(deque(offer(trial_id, point) for trial_id, point in order))
+        return Listed(deque(offer(trial_id, point) for trial_id, point in order.items()))
 
     def _restart(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:
         """Those of these trials that have ended and run again."""
         for id_ in self.anew & points.keys():
-            self.ledger.restarted(restart(context.planned(points[id_]), past[id_], self.storage))
+            self.ledger.goes_on(restart(context.planned(points[id_]), past[id_], self.storage))
         self.anew -= points.keys()
 
     def _refuse_damaged(self, context: StageContext) -> None:
@@ -217,9 +227,3 @@ class Opening:
             token=self.token,
             trainer=self.trainer,
         )
-
-
-def finished(record: Record, rule: SchedulerName) -> bool:
-    """Whether a record is final: a stopped trial goes on when nothing stops it, a failed one is tried again."""
-    status = record["row"]["status"]
-    return status in ("completed", "diverged") or (status == "stopped" and rule != "none")

@@ -132,6 +132,9 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
         self.left = False
         return None
 
+    def over(self, trial: str) -> None:
+        """Optuna is told by ``completed``."""
+
     def completed(self, tune_id: str, result: dict[str, Any] | None, error: bool) -> None:
         """Tells Optuna the score, if it is of one of its points; of one that was stopped, how far it came."""
         name = self._asked.pop(tune_id, None)

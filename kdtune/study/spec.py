@@ -21,7 +21,7 @@ from pydantic import (
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import FINAL, STUDY_NAME
-from kdtune.study.stage import Halving, SchedulerName, Stage
+from kdtune.study.stage import Halving, Scheduler, SchedulerName, Stage, Together, scheduler_name
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.text import did_you_mean
 
@@ -54,7 +54,7 @@ class StudySpec(Config):
     description: str = ""
     needs_gpu: bool = False  # launch says so before the first step where there is none
     seed: Seed = 0  # shuffles the grids, draws the samples
-    scheduler: SchedulerName = "asha"  # of the stages of one seed
+    scheduler: Scheduler = "asha"  # of the stages of one seed
     halving: Halving = Halving()
     gpus_per_trial: Annotated[PositiveFloat, AfterValidator(_whole_shares)] = 1.0  # GPUs, or the share of one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
@@ -82,7 +82,7 @@ class StudySpec(Config):
                     details.append(error_at(("stages", i, "start_from", j), message, start))
             seen[stage.name] = stage
         if not details:
-            details = [*self._shared_seeds(), *self._bad_points()]
+            details = [*self._unknown_sizes(), *self._shared_seeds(), *self._bad_points()]
         if details:
             raise ValidationError.from_exception_data("study", details)
         return self
@@ -112,7 +112,26 @@ class StudySpec(Config):
         None with several seeds, for their mean would compare unlike runs; none where nothing is chosen, for a method
         that was stopped would be missing from the comparison.
         """
-        return "none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler
+        return scheduler_name("none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler)
+
+    def together(self, stage: Stage) -> Together:
+        """How the trials of a stage are judged together, where its scheduler is ``halving``."""
+        given = (stage.scheduler, self.scheduler)
+        return next((each for each in given if isinstance(each, Together)), Together())
+
+    def rungs_of(self, stage: Stage) -> tuple[int, ...]:
+        """The steps at which a stage's trials pause to be judged together; none under another scheduler."""
+        template = self.templates().get(stage.name)
+        if template is None or self.scheduler_of(stage) != "halving":
+            return ()
+        return self.together(stage).steps(template.recipe.num_steps)
+
+    def _unknown_sizes(self) -> Iterator[Any]:
+        """Who is judged together must be known before the first of them is."""
+        for i, stage in enumerate(self.stages):
+            if stage.search == "tpe" and self.scheduler_of(stage) == "halving":
+                message = "tpe draws a point when another has ended, and halving judges all of them at once: give asha"
+                yield error_at(("stages", i, "scheduler"), message, stage.scheduler or self.scheduler)
 
     def _shared_seeds(self) -> Iterator[Any]:
         """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""

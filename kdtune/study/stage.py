@@ -6,11 +6,13 @@ import json
 import math
 import operator
 import random
+import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -22,7 +24,7 @@ from kdtune.base import Config, Seed, error_at
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.trial_config import TrialConfig, Value
 
-SchedulerName = Literal["asha", "median", "none"]
+SchedulerName = Literal["asha", "median", "halving", "none"]
 
 SearchName = Literal["grid", "random", "tpe"]
 
@@ -61,6 +63,41 @@ class Halving(Config):
     reduction_factor: Annotated[float, Field(gt=1)] = 2.0  # at each rung one in this many goes on
 
 
+def _share(value: Any) -> Any:
+    """A share of a trial's steps as a person writes it: ``1/3``."""
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value) if isinstance(value, str) else None
+    return int(found[1]) / int(found[2]) if found and int(found[2]) else value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, lt=1)]
+
+
+class Together(Config):
+    """Trials of a stage that are judged together: all pause at a rung, and the better part of them goes on."""
+
+    name: Literal["halving"] = "halving"
+    rungs: Annotated[tuple[Share, ...], Field(min_length=1)] = (1 / 3, 2 / 3)  # shares of the steps
+    factor: Annotated[float, Field(gt=1)] = 2.0  # at each rung one in this many goes on, rounded up; ties go on
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must rise, got {list(self.rungs)}")
+        return self
+
+    def steps(self, num_steps: int) -> tuple[int, ...]:
+        """The steps of the rungs of trials that run so many."""
+        return tuple(sorted({round(rung * num_steps) for rung in self.rungs} - {0, num_steps}))
+
+
+Scheduler = SchedulerName | Together
+
+
+def scheduler_name(scheduler: Scheduler) -> SchedulerName:
+    """Its name, with or without rungs of its own."""
+    return scheduler.name if isinstance(scheduler, Together) else scheduler
+
+
 class Stage(Config):
     """A grid (or ranges) around one or several starting configurations, run as one experiment."""
 
@@ -74,7 +111,7 @@ class Stage(Config):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     # how many of them, the last ones, ``launch --seeds`` added. Left out of what is written where there are none
     added_seeds: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
-    scheduler: SchedulerName | None = None  # null: the study's; see ``StudySpec.scheduler_of``
+    scheduler: Scheduler | None = None  # null: the study's; see ``StudySpec.scheduler_of``
     labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,15 +108,17 @@ def fit(
     val: Images,
     device: torch.device,
     spent: Spent = unmeasured,
+    rungs: Sequence[int] = (),
 ) -> Iterator[Evaluation]:
     """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation).
 
-    ``spent``: asked before and after each evaluation, so that ``run.bill`` tells steps from evaluations.
+    ``spent``: asked before and after each evaluation, so that ``run.bill`` tells steps from evaluations. ``rungs``:
+    steps with an evaluation beside the recipe's.
 
     Raises:
         UserError: no validation pixel has a class; the teacher's logits do not fit their precision.
     """
-    recipe, terms, due = config.recipe, config.active_losses, set(config.recipe.evaluation_steps)
+    recipe, terms, due = config.recipe, config.active_losses, {*config.recipe.evaluation_steps, *rungs}
     student = _Student(config, run.student, device)
     sums = LossSums()
     used = spent()

@@ -43,6 +43,7 @@ class Site:
     own_root: bool = False  # whether a node's own KDTUNE_DATA_ROOT comes before ``data_root``
     keys: Mapping[Part, str] = field(default_factory=dict)  # content that a split must have, where one is named
     store: TeacherStore | None = None  # none: the teacher runs at each step
+    rungs: Sequence[int] = ()  # steps after which a trial is evaluated beside those of its recipe
 
     @property
     def root(self) -> str | None:

@@ -38,7 +38,8 @@ def run(
     """
     parts = prepared(config, site, saved)
     try:
-        for evaluation in fit(config, parts.state, parts.teaching, parts.train, parts.val, parts.device, spent):
+        images = parts.train, parts.val, parts.device
+        for evaluation in fit(config, parts.state, parts.teaching, *images, spent, site.rungs):
             yield evaluation, parts.state
     finally:
         if parts.teaching is not None:

@@ -13,7 +13,7 @@ from kdtune.cli import main
 from kdtune.filesystem.folder import Folder
 from kdtune.records.status import status_of
 from kdtune.records.storage import Storage
-from kdtune.search.opening import finished
+from kdtune.search.judging import finished
 
 TRIALS = 30
 

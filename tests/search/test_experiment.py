@@ -16,7 +16,7 @@ from kdtune.cluster.auth import MODE, require_token
 from kdtune.cluster.halt import Halt, interruptible, promptly
 from kdtune.cluster.share import PROCESSOR_TRIALS, Share, share
 from kdtune.search.early_stopping import Known, Median, Rungs
-from kdtune.search.opening import finished
+from kdtune.search.judging import finished
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Halving, shuffled

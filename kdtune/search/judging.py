@@ -1,0 +1,92 @@
+"""Which trials of a stage are final, which were stopped, and which only pause: what the rule of their stage says."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from kdtune.records.journal import stop
+from kdtune.records.journal_files import Record
+from kdtune.records.progress import Reporter
+from kdtune.records.storage import Storage
+from kdtune.search.course import Offer
+from kdtune.search.halving import Decided, Halves, nothing
+from kdtune.search.ledger import Ledger
+from kdtune.study.spec import StudySpec
+from kdtune.study.stage import SchedulerName, Stage
+
+
+@dataclass
+class Judging:
+    """Of one launch."""
+
+    study: StudySpec
+    stages: Mapping[str, Stage]
+    storage: Storage
+    reporter: Reporter
+    ledger: Ledger
+    anew: set[str]  # trials that have ended, and are yet to run again
+
+    def kept(self, stage: Stage, past: Mapping[str, Record], plan: Iterable[str]) -> set[str]:
+        """The trials of a stage that do not run again. ``past``: what is known of them."""
+        rule = self.study.scheduler_of(stage)
+        kept = {id_ for id_, record in past.items() if id_ not in self.anew and finished(record, rule)}
+        if rule != "halving":
+            return kept
+        left = [id_ for id_ in plan if id_ not in kept]
+        going_on = {*self._halves(stage, plan, left, _no_offer, nothing).open}
+        return kept | {id_ for id_ in left if id_ not in going_on}
+
+    def halves(self, stage: Stage, plan: Iterable[str], order: Iterable[str], offer: Callable[[str], Offer]) -> Halves:
+        """The trials of a stage that are judged together, when it begins. ``order``: in which those left begin."""
+        return self._halves(stage, plan, order, offer, self._decided)
+
+    def cut_off(self, record: Record) -> Record | None:
+        """A trial that was stopped: noted as that; none if it only pauses, to be judged with others."""
+        if self.study.scheduler_of(self.stages[record["row"]["stage"]]) != "halving":
+            return stop(record, self.storage)
+        self.ledger.goes_on(record)
+        return None
+
+    def _halves(
+        self, stage: Stage, plan: Iterable[str], order: Iterable[str], offer: Callable[[str], Offer], decided: Decided
+    ) -> Halves:
+        self.ledger.records.update(self.ledger.past_with_histories(stage.name))
+
+        def known(trial: str) -> Record | None:
+            return None if trial in self.anew else self.ledger.records.get(trial)
+
+        def told(line: str) -> None:
+            self.reporter.note(f"{stage.name}: {line}")
+
+        rungs, factor = self.study.rungs_of(stage), self.study.together(stage).factor
+        return Halves(order, plan, rungs, factor, known, offer, decided, told)
+
+    def _decided(self, trial: str, rung: int, cut: float, goes_on: bool) -> bool:
+        """Notes what became of a trial at a rung; whether it was not noted before."""
+        record = self.storage.record(trial)
+        if record is None or record["row"]["status"] != "running":
+            return False
+        entry = [entry for entry in record["history"] if entry["step"] <= rung][-1]
+        if "rung_cut" in entry and goes_on:
+            return False
+        entry["rung_cut"] = cut
+        if goes_on:
+            self.storage.write_record(record)
+            self.ledger.goes_on(record)
+        else:
+            record = stop(record, self.storage)
+            self.ledger.ended(record)
+            self.reporter.trial_ended(record["row"])
+        return True
+
+
+def _no_offer(trial: str) -> Offer:
+    raise AssertionError(f"{trial}: nothing is offered before its stage begins")
+
+
+def finished(record: Record, rule: SchedulerName) -> bool:
+    """Whether a record is final: a stopped trial goes on when nothing stops it, a failed one is tried again.
+
+    Where trials are judged together, whether a stopped one goes on is for ``Halves`` to say.
+    """
+    status = record["row"]["status"]
+    return status in ("completed", "diverged") or (status == "stopped" and rule in ("asha", "median"))
