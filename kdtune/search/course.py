@@ -218,5 +218,6 @@ class Course:
             NoStart: one cannot be, since a stage before it has come to nothing.
         """
         for way in self._ways.values():
-            for fault in way.faults.values():
-                raise fault
+            for start in way.waits.starts:  # the study's first, whichever was found first
+                if start in way.faults:
+                    raise way.faults[start]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.launching import (
@@ -86,6 +87,37 @@ def test_kill_of_a_worker_and_of_the_driver(undisturbed: Path, launch: Callable,
     now = journals(tmp_path)
     assert all(now[name]["attempt"] > attempt for name, attempt in hit.items())  # each was gone on with
     assert all(now[name]["row"]["finished_at"] == at for name, at in finished_at.items())
+
+
+def test_trials_that_are_judged_together(tmp_path: Path) -> None:
+    """Three slots or one, a worker and the driver killed on the way: the same trials go on, to the same values."""
+    words = ("--stage", "student", "--scheduler", "halving", "--threads", "1", "--storage")
+    args = ("launch", write_study(tmp_path, SHORT), *words)
+    done = kdtune(*args, tmp_path / "undisturbed", "--max-concurrent", "1")
+    assert done.returncode == 0, done.stderr
+    rungs = [line for line in done.stderr.splitlines() if " go on" in line]
+    assert [line.split(" with ")[0] for line in rungs] == [
+        "student: 4 trials are at step 8: the 2",
+        "student: 2 trials are at step 16: the 1",
+    ]
+    process = start(*args, tmp_path, "--max-concurrent", "3")
+    try:
+        until(lambda: bool(under_way(tmp_path)))
+        workers(process.pid)[0].kill()
+        until(lambda: any(entry["row"]["status"] == "stopped" for entry in journals(tmp_path).values()))
+        process.kill()
+    finally:
+        end(process)
+    done = kdtune(*args, tmp_path)
+    assert done.returncode == 0, done.stderr
+    same_as(tmp_path / "undisturbed", tmp_path)
+    ends = sorted((entry["row"]["step"], entry["row"]["status"]) for entry in journals(tmp_path).values())
+    assert ends == [(8, "stopped"), (8, "stopped"), (16, "stopped"), (24, "completed")]
+    cuts = pq.read_table(tmp_path / "tiny" / "history.parquet").to_pylist()
+    assert sorted(row["step"] for row in cuts if row["rung_cut"] is not None) == [8, 8, 8, 8, 16, 16]
+    done = kdtune(*args, tmp_path)
+    assert "nothing left to run" in done.stderr
+    assert "Ray" not in done.stderr
 
 
 def test_kill_inside_a_checkpoint_write(tmp_path: Path) -> None:
