@@ -203,12 +203,14 @@ def bench_demo(output: str | None) -> None:
 @click.option("--every", metavar="N", multiple=True, type=click.IntRange(min=1), help="Steps from evaluation to next.")
 @click.option("--launch/--no-launch", "launched", default=True, help="Also launch the stages with ASHA.")
 @click.option("--storage", metavar="URI", help="Keeps the full grids there, goes on with those that are there.")
+@click.option("--recorded", is_flag=True, help="No training: replays every rule on the grids that kdtune brings along.")
 @figures_option
 def bench_asha(
     study: str,
     data_root: str | None,
     settings: tuple[str, ...],
     storage: str | None,
+    recorded: bool,
     output: str | None,
     **given: Any,
 ) -> None:
@@ -220,6 +222,11 @@ def bench_asha(
     from kdtune.cluster.auth import require_token
 
     require_token()  # before the bench imports Ray, which looks for it then
+    if recorded:
+        from kdtune.bench import recorded as grids
+
+        say(grids.recorded(given["orders"], output))
+        return
     from kdtune.bench.early_stopping import Setting, asha
     from kdtune.study.settings import parse_set
 

@@ -231,6 +231,17 @@ def curves(history: pa.Table, trial_ids: Sequence[str]) -> Lines:
     return found
 
 
+def cuts(history: pa.Table) -> dict[str, list[tuple[int, float]]]:
+    """Stage -> step and mIoU [percent] from which trials went on, where they were judged together."""
+    found: dict[str, set[tuple[int, float]]] = {}
+    if "rung_cut" in history.column_names:
+        judged = history.filter(history["rung_cut"].is_valid())
+        for row in judged.select(["stage", "step", "rung_cut"]).to_pylist():
+            if row["rung_cut"] >= 0:  # else none went on
+                found.setdefault(row["stage"], set()).add((row["step"], row["rung_cut"]))
+    return {stage: sorted(each) for stage, each in found.items()}
+
+
 def curves_csv(history: pa.Table, stage: str) -> str:
     """The curves of a stage as CSV: trial_id, step, miou [percent], every digit."""
     stream = io.StringIO()

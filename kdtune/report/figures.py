@@ -141,8 +141,12 @@ def learning_curves(
     trials: Sequence[Row],
     curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]],
     best: Row | None,
+    cuts: Sequence[tuple[int, float]] = (),
 ) -> Figure:
-    """The mIoU over steps, a line per trial; where early stopping ended one, a cross; the ``best`` run is bold."""
+    """The mIoU over steps, a line per trial; where early stopping ended one, a cross; the ``best`` run is bold.
+
+    ``cuts``: step and mIoU, where trials were judged together: those from there on went on.
+    """
     figure, axes = canvas(3.1, title)
     points = sum(len(curves[row["trial_id"]][0]) for row in trials if row["trial_id"] in curves)
     for status, (colour, marker, words) in STATUS.items():
@@ -166,6 +170,9 @@ def learning_curves(
         line, words = _line(*curves[best["trial_id"]]), f"best run, {best['miou']:.2f} %"
         if len(line):
             axes.plot(line[:, 0], line[:, 1], color=BLUE, lw=2.4, label=words, marker="o", ms=3.5, zorder=4)
+    if cuts:
+        look = {"color": "black", "marker": "_", "ms": 14, "mew": 1.6, "ls": "none", "zorder": 5}
+        axes.plot([step for step, _ in cuts], [miou for _, miou in cuts], label="judged together: went on from", **look)
     axes.autoscale_view()
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

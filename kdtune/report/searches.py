@@ -166,6 +166,7 @@ def _curves(study: Study) -> str:
         return note("No evaluation is on record.")
     shown = drawn_trials(study.stages)
     thinned = any(len(shown[stage]) < len(rows) for stage, rows in study.stages.items())
+    cuts = facts.cuts(history)
     lines = facts.curves(history, [row["trial_id"] for rows in shown.values() for row in rows])
     with_data = history.num_rows <= CSV_ROWS and not thinned
     drawn = []
@@ -173,7 +174,9 @@ def _curves(study: Study) -> str:
         data = ""
         if with_data:
             data = details("data (CSV)", preformatted(facts.curves_csv(history, stage), f"curves-{stage}"))
-        drawn.append(f"<div>{_curves_of(f'curves-{i}', stage, rows, shown[stage], lines)}{data}</div>")
+        drawn.append(
+            f"<div>{_curves_of(f'curves-{i}', stage, rows, shown[stage], lines, cuts.get(stage, []))}{data}</div>"
+        )
     words = paragraph("mIoU on the validation images during training; each panel has its own scale.")
     if not with_data:
         words += note(
@@ -182,7 +185,14 @@ def _curves(study: Study) -> str:
     return words + grid(drawn)
 
 
-def _curves_of(name: str, stage: str, rows: Sequence[Row], shown: Sequence[Row], lines: facts.Lines) -> str:
+def _curves_of(
+    name: str,
+    stage: str,
+    rows: Sequence[Row],
+    shown: Sequence[Row],
+    lines: facts.Lines,
+    cuts: Sequence[tuple[int, float]],
+) -> str:
     """The curves of a stage, and what the reader does not see of them."""
     completed = [row for row in rows if row["status"] == "completed" and row["miou"] is not None]
     best = max(completed, key=lambda row: row["miou"], default=None)
@@ -190,7 +200,7 @@ def _curves_of(name: str, stage: str, rows: Sequence[Row], shown: Sequence[Row],
     label = f"{stage}: mIoU over training steps of {len(rows)} trials, {stopped} of them stopped early"
     points = max((len(lines[row["trial_id"]][0]) for row in shown if row["trial_id"] in lines), default=0)
     thin = {id_: (evenly(steps, POINTS), evenly(values, POINTS)) for id_, (steps, values) in lines.items()}
-    svg = inline_svg(figures.learning_curves(f"stage {stage}", shown, thin, best), name, label)
+    svg = inline_svg(figures.learning_curves(f"stage {stage}", shown, thin, best, cuts), name, label)
     caption = f"{len(rows)} trial{'s' if len(rows) > 1 else ''}"
     caption += f", {stopped} stopped early (crosses)." if stopped else "."
     if len(shown) < len(rows):

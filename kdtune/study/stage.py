@@ -9,12 +9,13 @@ import random
 import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
+    PlainValidator,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -24,7 +25,7 @@ from kdtune.base import Config, Seed, error_at
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.trial_config import TrialConfig, Value
 
-SchedulerName = Literal["asha", "median", "halving", "none"]
+SchedulerName = Literal["asha", "halving", "median", "none"]
 
 SearchName = Literal["grid", "random", "tpe"]
 
@@ -76,7 +77,7 @@ class Together(Config):
     """Trials of a stage that are judged together: all pause at a rung, and the better part of them goes on."""
 
     name: Literal["halving"] = "halving"
-    rungs: Annotated[tuple[Share, ...], Field(min_length=1)] = (1 / 3, 2 / 3)  # shares of the steps
+    rungs: Annotated[tuple[Share, ...], Field(min_length=1)] = (1 / 4, 1 / 2)  # shares of the steps
     factor: Annotated[float, Field(gt=1)] = 2.0  # at each rung one in this many goes on, rounded up; ties go on
 
     @model_validator(mode="after")
@@ -90,10 +91,21 @@ class Together(Config):
         return tuple(sorted({round(rung * num_steps) for rung in self.rungs} - {0, num_steps}))
 
 
-Scheduler = SchedulerName | Together
+def _scheduler(value: Any) -> Any:
+    """A scheduler by its name, or halving with rungs of its own."""
+    if isinstance(value, Mapping):
+        return Together.model_validate(value)
+    names = get_args(SchedulerName)
+    if value in names or isinstance(value, Together):
+        return value
+    listed = ", ".join(f"'{name}'" for name in names[:-1])
+    raise ValueError(f"input should be {listed} or '{names[-1]}'; got {value!r}")
 
 
-def scheduler_name(scheduler: Scheduler) -> SchedulerName:
+Scheduler = Annotated[SchedulerName | Together, PlainValidator(_scheduler)]
+
+
+def scheduler_name(scheduler: SchedulerName | Together) -> SchedulerName:
     """Its name, with or without rungs of its own."""
     return scheduler.name if isinstance(scheduler, Together) else scheduler
 

@@ -9,10 +9,11 @@ import pytest
 
 from kdtune.api import results
 from kdtune.base import RunError, UserError
+from kdtune.bench import recorded
 from kdtune.bench.early_stopping import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
 from kdtune.search.stage_context import WORST
 from kdtune.study.file import load_study
-from kdtune.study.stage import Halving
+from kdtune.study.stage import Halving, Together
 from tests.support.launching import STUDY, kdtune, write_study
 
 THIRD = Halving(grace=1 / 3, reduction_factor=2)  # rungs at 30 and 60 of 90 steps
@@ -162,3 +163,31 @@ def test_the_whole_bench(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "distill: nothing left to run" in again.stderr
     assert "launched" not in again.stdout
+
+
+def test_recorded_grids_replay_by_hand() -> None:
+    """Of one grid: what goes on at each rung, from the table of its curves."""
+    grids = recorded.read()
+    grid = grids["demo", "student", 2]
+    whole = grid[0].curve.steps
+    first, second = round(whole / 4), round(whole / 2)
+
+    def at(trial: recorded.Recorded, step: int) -> float:
+        return dict(trial.curve.reports)[step]
+
+    five = sorted(grid, key=lambda trial: -at(trial, first))[:5]
+    three = sorted(five, key=lambda trial: -at(trial, second))[:3]
+    result, share = recorded._together(Together(rungs=(0.25, 0.5)), False, grid, 0)
+    assert share == pytest.approx((9 * first + 5 * (second - first) + 3 * (whole - second)) / (9 * whole))
+    best = max(trial.curve.miou for trial in grid)
+    assert result.regret == pytest.approx(best - max(trial.curve.miou for trial in three))
+    _, cooled = recorded._together(Together(rungs=(0.25, 0.5)), True, grid, 0)
+    assert cooled == pytest.approx(share + 14 * 0.05 / 9)
+
+
+def test_every_rule_on_the_recorded_grids(tmp_path: Path) -> None:
+    done = kdtune("bench", "asha", "--recorded", "--orders", "2", "-o", tmp_path / "rules.parquet")
+    assert done.returncode == 0, done.stderr
+    rows = {row["rule"]: row for row in pq.read_table(tmp_path / "rules.parquet").to_pylist()}
+    assert all(0 < row["steps"] < 1 and row["best"] <= row["within"] <= 1 for row in rows.values())
+    assert rows["halving, factor 2, rungs 1/4, 1/2"]["steps"] < rows["asha, factor 2, grace 0.5"]["steps"]

@@ -75,3 +75,16 @@ def test_figures_stand_upright_where_they_are_many(tmp_path: Path) -> None:
     lines = [line.replace("│", " ").split() for line in text.splitlines() if "│" in line]
     assert lines == [["trials", "3", "300"], ["seconds", "1.25", "125"], ["late", "-", "0.5"]]
     assert pa.types.is_float64(pq.read_schema(tmp_path / "figures.parquet").field("late").type)
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_study_fill_slots(tmp_path: Path) -> None:
+    output = tmp_path / "rounds.parquet"
+    words = ("--study", "demo", "--slots", "4", "--seconds", "0.1", "-o", output)
+    done = kdtune("bench", "orchestration", *words)
+    assert done.returncode == 0, done.stderr
+    (row,) = pq.read_table(output).to_pylist()
+    assert row["trials"] == 53
+    assert row["bound"] == 14  # 53 on 4 slots; the longest chain of stages has ten rounds
+    assert row["rounds"] >= row["bound"]
+    assert 0 < row["idle"] < 1

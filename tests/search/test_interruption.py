@@ -97,8 +97,8 @@ def test_trials_that_are_judged_together(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rungs = [line for line in done.stderr.splitlines() if " go on" in line]
     assert [line.split(" with ")[0] for line in rungs] == [
-        "student: 4 trials are at step 8: the 2",
-        "student: 2 trials are at step 16: the 1",
+        "student: 4 trials are at step 6: the 2",
+        "student: 2 trials are at step 12: the 1",
     ]
     process = start(*args, tmp_path, "--max-concurrent", "3")
     try:
@@ -112,9 +112,16 @@ def test_trials_that_are_judged_together(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     same_as(tmp_path / "undisturbed", tmp_path)
     ends = sorted((entry["row"]["step"], entry["row"]["status"]) for entry in journals(tmp_path).values())
-    assert ends == [(8, "stopped"), (8, "stopped"), (16, "stopped"), (24, "completed")]
+    assert ends == [(6, "stopped"), (6, "stopped"), (12, "stopped"), (24, "completed")]
     cuts = pq.read_table(tmp_path / "tiny" / "history.parquet").to_pylist()
-    assert sorted(row["step"] for row in cuts if row["rung_cut"] is not None) == [8, 8, 8, 8, 16, 16]
+    assert sorted(row["step"] for row in cuts if row["rung_cut"] is not None) == [
+        6,
+        6,
+        6,
+        6,
+        12,
+        12,
+    ]  # 6: not one of the recipe's
     done = kdtune(*args, tmp_path)
     assert "nothing left to run" in done.stderr
     assert "Ray" not in done.stderr

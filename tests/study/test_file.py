@@ -113,7 +113,22 @@ def faults(path: Path) -> list[str]:
         (
             "name: small",
             "name: small\nscheduler: ahsa",
-            "2: scheduler: input should be 'asha', 'median' or 'none'; got 'ahsa'",
+            "2: scheduler: input should be 'asha', 'halving', 'median' or 'none'; got 'ahsa'",
+        ),
+        (
+            "name: small",
+            "name: small\nscheduler: {name: asha}",
+            "2: scheduler.name: input should be 'halving'; got 'asha'",
+        ),
+        (
+            "name: small",
+            "name: small\nscheduler: {name: halving, rungs: [1/2, 3/2]}",
+            "2: scheduler.rungs[1]: input should be less than 1; got '3/2'",
+        ),
+        (
+            "name: small",
+            "name: small\nscheduler: {rungs: [1/2, 1/3]}",
+            "2: scheduler: rungs must rise, got [0.5, 0.3333333333333333]",
         ),
         # names
         (

@@ -367,6 +367,22 @@ def study_of(spec: StudySpec, *stages: Stage) -> StudySpec:
     return StudySpec(name="s", base=spec.base, stages=stages)
 
 
+def test_trials_that_are_judged_together(spec: StudySpec) -> None:
+    grid: dict[str, Any] = {"grid": {"recipe.lr": [0.1, 0.2]}, "set": {"recipe.num_steps": 12}}
+    own = {"name": "halving", "rungs": ["1/3", 0.5], "factor": 3}
+    found = StudySpec(name="s", base=spec.base, stages=(stage(**grid),), scheduler=own)  # type: ignore[arg-type]
+    assert found.scheduler_of(found.stages[0]) == "halving"
+    assert found.together(found.stages[0]).factor == 3
+    assert found.rungs_of(found.stages[0]) == (4, 6)
+    assert StudySpec.model_validate(found.model_dump(mode="json")) == found
+    named = found.model_copy(update={"stages": (stage(**grid, scheduler="halving"),), "scheduler": "asha"})
+    assert named.rungs_of(named.stages[0]) == (3, 6)
+    assert found.model_copy(update={"scheduler": "asha"}).rungs_of(found.stages[0]) == ()
+    tpe = stage(**grid, search="tpe", samples=2)
+    with pytest.raises(ValidationError, match="halving judges all of them at once: give asha"):
+        StudySpec(name="s", base=spec.base, stages=(tpe,), scheduler="halving")
+
+
 def test_a_range_for_a_field_of_whole_numbers_is_refused(spec: StudySpec) -> None:
     whole = {"search": "random", "ranges": {"recipe.batch_size": {"low": 2, "high": 8}}}
     with pytest.raises(ValidationError, match="valid integer, got a number with a fractional part"):
