@@ -44,7 +44,7 @@ class Reporter:
         """A stage begins, or goes on."""
 
     def stage_grew(self, stage: str, trials: int, done: int) -> None:
-        """More of a stage's trials are decided: so many has it now, so many of them were finished before."""
+        """More of a stage's trials are known: so many has it now, and so many of the new ones were finished before."""
 
     def trial_started(self, trial_id: str) -> None:
         """A worker has a trial."""
@@ -208,7 +208,8 @@ class Lines(Reporter):
 
     def stage_grew(self, stage: str, trials: int, done: int) -> None:
         """There is more to do than was known, or less."""
-        self._stages[stage].trials, self._stages[stage].done = trials, done
+        self._stages[stage].trials = trials
+        self._stages[stage].done += done
 
     def trial_started(self, trial_id: str) -> None:
         """One more is running."""

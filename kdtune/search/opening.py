@@ -68,7 +68,7 @@ class Opening:
         """Plans the trials of a stage from these of its starts, and gives what is left to run.
 
         Raises:
-            RunError: one of the starts has come to nothing.
+            NoStart: one of the starts has come to nothing.
             UserError: the trials of the study were computed by another version.
             MadeAgain: weights that the trials load are damaged.
         """
@@ -91,7 +91,7 @@ class Opening:
             self._refuse_damaged(context)
             self._begin()
             self._restart(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
-        self._report(stage, starts, kept)
+        self._report(stage, starts, len(kept) if drawn else len(kept & points.keys()))
         return self._source(context, left, past) if more else Listed()
 
     def close(self, name: str) -> None:
@@ -136,8 +136,8 @@ class Opening:
         """The trials of a stage that are known by now."""
         return list(dict.fromkeys(id_ for points in self._points.get(name, {}).values() for id_ in points))
 
-    def _report(self, stage: Stage, starts: Sequence[str], kept: set[str]) -> None:
-        """How much there is to do, as far as it is known."""
+    def _report(self, stage: Stage, starts: Sequence[str], done: int) -> None:
+        """How much there is to do, as far as it is known; so much of what these starts add is done."""
         known = self._points.get(stage.name, {})
         ids = self._ids(stage.name)
         waiting = [start for start in stage.start_from if known and start not in known]
@@ -146,13 +146,13 @@ class Opening:
         if set(starts) == set(known) or not known:
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0
-            self.reporter.stage_started(stage.name, size, len(kept), steps)
+            self.reporter.stage_started(stage.name, size, done, steps)
         else:
-            self.reporter.stage_grew(stage.name, size, len(kept))
+            self.reporter.stage_grew(stage.name, size, done)
 
     def _source(self, context: StageContext, left: Mapping[str, Point], past: Mapping[str, Record]) -> Source:
         stage, begun = context.stage, self.begin()
-        share = begun.slots.shares[stage.name]
+        share = begun.slots.of(stage)
         if share.gpus and not has_gpu():
             self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
         site = replace(context.site, keys=begun.site.keys, rungs=self.study.rungs_of(stage))

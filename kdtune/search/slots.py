@@ -27,11 +27,22 @@ class Slots:
     _now: dict[str, tuple[float, int]] = field(default_factory=dict)  # stage -> when asked, trials at once
 
     def divide(self, stages: Iterable[Stage]) -> None:
-        """Decides what the trials of these stages get; nothing for one whose nodes are not there."""
+        """Decides what the trials of these stages get; nothing yet for one whose nodes are not there."""
         for stage in stages:
             with contextlib.suppress(UserError):
-                self.shares[stage.name] = share(self.study, stage, self.study.num_trials(stage), joined=self.joined)
-                self._stages[stage.name] = stage
+                self.of(stage)
+
+    def of(self, stage: Stage) -> Share:
+        """What each trial of a stage gets.
+
+        Raises:
+            UserError: no node can hold one.
+        """
+        if stage.name not in self.shares:
+            trials = self.study.num_trials(stage)
+            self.shares[stage.name] = share(self.study, stage, trials, joined=self.joined)
+            self._stages[stage.name] = stage
+        return self.shares[stage.name]
 
     @property
     def most(self) -> int:

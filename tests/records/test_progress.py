@@ -43,3 +43,6 @@ def test_stages_that_run_side_by_side_are_told_apart() -> None:
     lines.trial_ended(finished("student", 24.0)["row"])
     lines.stage_ended("student", [])
     assert lines.progress().startswith("2/5 done, 1 running, about ")
+    lines.stage_grew("weight-pi", 5, 1)
+    lines.trial_paused("weight-pi-0b-s1")
+    assert lines.progress().startswith("3/5 done, 0 running, 1 paused, about ")
