@@ -213,6 +213,7 @@ def fitting(network: SegNet, weights: Weights, source: str, part: str = "all") -
         UserError: keys or shapes differ; names the first of each kind.
     """
     target: nn.Module
+    weights = {**network.own_keys(weights)}
     if part == "backbone":
         target, given = network.backbone, _of_backbone(network, weights)
     else:
