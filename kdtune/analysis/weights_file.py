@@ -7,6 +7,7 @@ from kdtune.devices import compute_device
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.storage import WEIGHTS
 from kdtune.training.built import built
+from kdtune.training.hub_folder import chooses_code, weights_of
 from kdtune.training.teacher_import import given_model
 from kdtune.training.teachers import model_from
 from kdtune.training.weights import WeightsRecord, read_record, read_weights
@@ -61,6 +62,8 @@ def _file(checkpoint: str) -> str:
     if folder.exists(name):
         return checkpoint
     inside = folder / name
+    if not name.endswith(SUFFIXES) and inside.exists("config.json"):  # as transformers writes it
+        return weights_of(inside.uri)
     if not name.endswith(SUFFIXES) and inside.exists(WEIGHTS):
         return (inside / WEIGHTS).uri
     raise UserError(f"{checkpoint}: no such file, nor the folder of a trial's checkpoint, which has a {WEIGHTS}")
@@ -74,6 +77,7 @@ def _network(file: str, record: WeightsRecord | None, model: str | None) -> Mode
             f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
             "convert the file with `kdtune teacher import`"
         )
-    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
+    # building it imports code, which a file must not choose
+    if record.model.get("name") == "external" and chooses_code(record.model):
         raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
     return model_from(record.model, f"{file}: its kdtune record")
