@@ -56,9 +56,8 @@ def launch(
     from kdtune.training.teachers import network_words
 
     options = options or Options()
-    kept = [*kept_searches(study, options.changes)]
     before, study = study, adjusted(study, options)
-    kept += network_words(before, study) if options.teacher is not None else []
+    kept = [*kept_searches(before, options.changes), *(network_words(before, study) if options.teacher else ())]
     store = teacher_store(options.teacher_store, study)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
