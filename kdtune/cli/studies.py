@@ -57,6 +57,25 @@ def studies_show(study: str) -> None:
         say(f"note: this study runs code of {', '.join(builders)}", err=True)
 
 
+@studies.command(
+    "fields",
+    epilog="""\b
+Examples:
+  kdtune studies fields stages
+  kdtune studies fields recipe.lr""",
+)
+@click.argument("path", required=False)
+def studies_fields(path: str | None) -> None:
+    """List the keys of a study file at or below PATH, or all: type, default, meaning.
+
+    A loss term's formula and published weight: `kdtune losses show NAME`.
+    """
+    from kdtune.study.fields import lines
+
+    for line in lines(path):
+        say(line)
+
+
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")
 @click.argument("file", type=click.Path())
 @click.pass_context
