@@ -1,4 +1,4 @@
-"""What becomes of a study's networks: ``best``, ``predict`` and ``export``."""
+"""A study's networks: ``models check``, and what becomes of them, ``best``, ``predict`` and ``export``."""
 
 import click
 
@@ -16,6 +16,28 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
     if text is not None and (len(parts) != 2 or not all(part.strip().isdecimal() and int(part) for part in parts)):
         raise click.UsageError(f"{option} {text}: needs height and width in pixels, e.g. 512,1024.")
     return (int(parts[0]), int(parts[1])) if parts else None
+
+
+@click.group(epilog="Example: kdtune models check my-study.yaml")
+def models() -> None:
+    """The networks that a study names."""
+
+
+@models.command("check", epilog="Example: kdtune models check my-study.yaml --py-module nets/mine.py")
+@click.argument("study")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, which brings its network along.")
+@module_option
+def models_check(study: str, teacher: str | None) -> None:
+    """Build each student and teacher of a study once: sizes, classifier, taps, all modules that give a map.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. A tap is one of these modules by its name.
+    """
+    from kdtune.search.networks import network_lines
+    from kdtune.search.options import Options, adjusted
+    from kdtune.study.file import load_study
+
+    for line in network_lines(adjusted(load_study(study), Options(teacher=teacher)), modules=True):
+        say(line)
 
 
 @click.command(

@@ -2,6 +2,7 @@
 
 import click
 
+from kdtune.cli.options import module_option
 from kdtune.cli.streams import say
 from kdtune.errors import UserError
 
@@ -78,9 +79,13 @@ def studies_fields(path: str | None) -> None:
 
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")
 @click.argument("file", type=click.Path())
+@module_option
 @click.pass_context
 def studies_validate(ctx: click.Context, file: str) -> None:
-    """Print the faults of a study file, one line each; exit 2 if there are any."""
+    """Print the faults of a study file, one line each; exit 2 if there are any.
+
+    Networks of other packages are built once, and what they turn out to be is told.
+    """
     from kdtune.study.file import find, read
 
     faults, spec = read(find(file))
@@ -88,6 +93,11 @@ def studies_validate(ctx: click.Context, file: str) -> None:
         say(fault, err=True)
     if spec is None:
         ctx.exit(2)
+    if spec.builders:
+        from kdtune.search.networks import network_lines
+
+        for line in network_lines(spec, external=True):
+            say(line)
     say(f"{file}: valid, {len(spec.stages)} stages")
 
 
