@@ -2,6 +2,7 @@
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.options import module_option, storage_option
 from kdtune.cli.streams import say
 
@@ -18,7 +19,7 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
     return (int(parts[0]), int(parts[1])) if parts else None
 
 
-@click.group(epilog="Example: kdtune models check my-study.yaml")
+@click.group(cls=Group, epilog="Example: kdtune models check my-study.yaml")
 def models() -> None:
     """The networks that a study names."""
 
@@ -32,11 +33,13 @@ def models_check(study: str, teacher: str | None) -> None:
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file. A tap is one of these modules by its name.
     """
-    from kdtune.search.networks import network_lines
-    from kdtune.search.options import Options, adjusted
     from kdtune.study.file import load_study
 
-    for line in network_lines(adjusted(load_study(study), Options(teacher=teacher)), modules=True):
+    spec = load_study(study)  # before all that takes longer to import
+    from kdtune.search.networks import network_lines
+    from kdtune.search.options import Options, adjusted
+
+    for line in network_lines(adjusted(spec, Options(teacher=teacher)), modules=True):
         say(line)
 
 
@@ -57,6 +60,9 @@ def best(study: str, storage: str | None, stage: str | None, method: str | None,
     STUDY is a name from `kdtune studies list` or a path to a YAML file. Of the seeds of the best configuration it is
     the one of the highest mIoU. The card, FILE with .md, says data, recipe, mIoU with intervals, and licences.
     """
+    from kdtune import api
+
+    api.results(study, storage).all()  # whether there are any, before all that takes seconds to import
     from kdtune.analysis.best import hand_out
 
     for line in hand_out(study, storage, stage, method, output):
@@ -84,6 +90,9 @@ def predict(
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. IMAGES are files, folders, and patterns in
     quotes. The share of each class goes to standard output.
     """
+    from kdtune.analysis.checkpoint_file import file_of
+
+    file_of(weights)  # before all that takes seconds to import
     from kdtune.analysis.prediction import Asked
     from kdtune.analysis.prediction import predict as predicted
 
@@ -117,6 +126,9 @@ def export(weights: str, output: str, model: str | None, size: str | None, image
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. Input `image` is uint8, N x 3 x H x W, RGB;
     outputs are `logits` and `labels` of the same H and W. What is written is compared with the network first.
     """
+    from kdtune.analysis.checkpoint_file import file_of
+
+    file_of(weights)  # before all that takes seconds to import
     from kdtune.analysis.export import Asked
     from kdtune.analysis.export import export as exported
 

@@ -2,12 +2,13 @@
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.options import module_option
 from kdtune.cli.streams import say
 from kdtune.errors import UserError
 
 
-@click.group(epilog="Example: kdtune studies list")
+@click.group(cls=Group, epilog="Example: kdtune studies list")
 def studies() -> None:
     """What can be launched."""
 
@@ -101,7 +102,7 @@ def studies_validate(ctx: click.Context, file: str) -> None:
     say(f"{file}: valid, {len(spec.stages)} stages")
 
 
-@click.group(epilog="Example: kdtune losses list")
+@click.group(cls=Group, epilog="Example: kdtune losses list")
 def losses() -> None:
     """The loss terms of a study."""
 

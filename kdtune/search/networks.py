@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kdtune.base import Model, SegNet, UserError
+from kdtune.base import Model, UserError
 from kdtune.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Named:
     stages: tuple[str, ...]
     read_by: str  # the first term that reads its classifier, if any
 
-    def built(self) -> SegNet:
+    def built(self) -> "SegNet":
         """The network, its weights random.
 
         Raises:
