@@ -53,10 +53,11 @@ def launch(
     from kdtune.search.kept_teacher import teacher_store
     from kdtune.search.launch import Launch  # Ray and torch are imported now, not for --help
     from kdtune.training import trial
+    from kdtune.training.teachers import network_words
 
     options = options or Options()
-    kept = [*kept_searches(study, options.changes)]
-    study = adjusted(study, options)
+    before, study = study, adjusted(study, options)
+    kept = [*kept_searches(before, options.changes), *(network_words(before, study) if options.teacher else ())]
     store = teacher_store(options.teacher_store, study)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()

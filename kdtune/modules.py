@@ -1,6 +1,6 @@
 """What a built network and a built loss term are: classes on torch's modules, to be had from ``kdtune.base``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,10 @@ class SegNet(nn.Module):
         """Typed ``nn.Module.__call__``."""
         output: SegOutput = super().__call__(image, taps)
         return output
+
+    def own_keys(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of a file under this network's keys, where its package names its parts anew since."""
+        return weights
 
     def after(self, tap: Tap, feature: Tensor) -> Tensor:
         """The logits (N, K, h, w) that the rest of the network makes of ``feature`` in the place of its map at ``tap``.

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
+from kdtune.analysis.checkpoint_file import file_of
 from kdtune.base import Model, SegNet, UserError
 from kdtune.devices import compute_device
-from kdtune.filesystem.folder import Folder, absolute
-from kdtune.records.storage import WEIGHTS
 from kdtune.training.built import built
+from kdtune.training.hub_folder import chooses_code
 from kdtune.training.teacher_import import given_model
 from kdtune.training.teachers import model_from
 from kdtune.training.weights import WeightsRecord, read_record, read_weights
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def named_network(checkpoint: str, model: str | None) -> tuple[str, WeightsRecor
     Raises:
         UserError: no such file, or nothing says which network it is.
     """
-    file = _file(checkpoint)
+    file = file_of(checkpoint)
     record = read_record(file)
     return file, record, _network(file, record, model)
 
@@ -55,17 +53,6 @@ def opened_network(checkpoint: str, model: str | None) -> Opened:
     return Opened(file, found, record, network.to(compute_device()).eval().requires_grad_(False))
 
 
-def _file(checkpoint: str) -> str:
-    """The file itself, or that in the folder of a trial's checkpoint."""
-    folder, name = Folder(absolute(checkpoint.rstrip("/") or "/")).split()
-    if folder.exists(name):
-        return checkpoint
-    inside = folder / name
-    if not name.endswith(SUFFIXES) and inside.exists(WEIGHTS):
-        return (inside / WEIGHTS).uri
-    raise UserError(f"{checkpoint}: no such file, nor the folder of a trial's checkpoint, which has a {WEIGHTS}")
-
-
 def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
     if model is not None:
         return model_from(given_model(model), f"--model {model}")
@@ -74,6 +61,7 @@ def _network(file: str, record: WeightsRecord | None, model: str | None) -> Mode
             f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "
             "convert the file with `kdtune teacher import`"
         )
-    if record.model.get("name") == "external":  # building it imports code, which a file must not choose
+    # building it imports code, which a file must not choose
+    if record.model.get("name") == "external" and chooses_code(record.model):
         raise UserError(f"{file}: holds a network of another package ({record.model.get('builder')}): give its --model")
     return model_from(record.model, f"{file}: its kdtune record")

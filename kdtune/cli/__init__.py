@@ -13,7 +13,7 @@ from kdtune.cli.bench import bench
 from kdtune.cli.data import data
 from kdtune.cli.errors import Errors
 from kdtune.cli.launch import launch, logs, pull, status, stop
-from kdtune.cli.networks import best, export, predict
+from kdtune.cli.networks import best, export, models, predict
 from kdtune.cli.results import report, results
 from kdtune.cli.studies import losses, studies
 from kdtune.cli.training import evaluate, teacher, train
@@ -36,5 +36,5 @@ def main() -> None:
 
 for command in (launch, status, logs, stop, pull, results, report, studies, losses, data, train, teacher, evaluate):
     main.add_command(command)
-for command in (best, predict, export, bench):
+for command in (best, predict, export, models, bench):
     main.add_command(command)

@@ -4,11 +4,12 @@ from typing import Any
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.options import data_option, figures_option, set_option
 from kdtune.cli.streams import say
 
 
-@click.group(epilog="Example: kdtune bench train demo")
+@click.group(cls=Group, epilog="Example: kdtune bench train demo")
 def bench() -> None:
     """Speed and memory of each part on this machine."""
 

@@ -5,10 +5,11 @@ from typing import Any
 import click
 
 from kdtune.cli.errors import BadInput
+from kdtune.cli.groups import Group
 from kdtune.cli.streams import say
 
 
-@click.group(epilog="Example: kdtune data synth cityscapes --root data/cityscapes")
+@click.group(cls=Group, epilog="Example: kdtune data synth cityscapes --root data/cityscapes")
 def data() -> None:
     """Datasets on this machine."""
 

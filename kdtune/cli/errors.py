@@ -7,6 +7,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.streams import say, steady
 from kdtune.filesystem import home
 from kdtune.text import printable
@@ -32,7 +33,7 @@ def _one_line(error: click.UsageError) -> Exception:
     return BadInput(f"{error.format_message().rstrip('.')}; see {path} --help".replace("\n\t", " ").replace("\n", " "))
 
 
-class Errors(click.Group):
+class Errors(Group):
     """Turns errors into one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,6 +84,22 @@ def _ended(ctx: click.Context, reason: str, status: int) -> NoReturn:
 def _say_ended(reason: str) -> None:
     again = shlex.join(["kdtune", *sys.argv[1:]])
     say(f"kdtune: {printable(reason)}; continue with: {again}", err=True)
+
+
+def check_output(output: str) -> None:
+    """Whether ``-o`` can be written, asked before the work.
+
+    Raises:
+        BadInput: it cannot be.
+    """
+    there = os.path.lexists(output)
+    try:
+        with open(output, "ab"):
+            pass
+    except OSError as error:
+        raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
+    if not there:
+        os.unlink(output)
 
 
 def write_file(output: str, content: bytes) -> None:

@@ -78,17 +78,18 @@ def launch(
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
+    from kdtune.study.file import load_study
+    from kdtune.study.settings import kept_searches, parse_set
+
+    spec = load_study(study)  # before all that takes longer to import
     from kdtune import api
     from kdtune.answers.query import summary
     from kdtune.records.storage import Storage
     from kdtune.records.stored_study import storage_root
     from kdtune.search.dry_run import forecast
     from kdtune.search.options import Options, adjusted
-    from kdtune.study.file import load_study
-    from kdtune.study.settings import kept_searches, parse_set
 
     options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
-    spec = load_study(study)
     if dry_run:
         for line in kept_searches(spec, options.changes):
             say(f"note: {line}", err=True)
@@ -107,10 +108,26 @@ def launch(
     from kdtune.records.remembered import remembered
 
     with remembered():
-        where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
+        try:
+            where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
+        except UserError as error:
+            _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
+            raise
         with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
             click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours
     say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
+
+
+def _say_what_else_is_missing(spec: Any, stages: Any, where_to: dict[str, Any], error: UserError) -> None:
+    """The lines that a user would meet one by one, of a launch that ends at the first of them."""
+    from kdtune.loading.pack import data_folder
+    from kdtune.search.missing import missing
+
+    lines = missing(spec, stages, data_folder(where_to["data_root"]), joined=bool(where_to["address"]))
+    if str(error) in lines:
+        for line in lines:
+            if line != str(error):
+                say(f"kdtune: {line}", err=True)
 
 
 def _detach(spec: Any, options: Any, again: str, where_to: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""What becomes of a study's networks: ``best``, ``predict`` and ``export``."""
+"""A study's networks: ``models check``, and what becomes of them, ``best``, ``predict`` and ``export``."""
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.options import module_option, storage_option
 from kdtune.cli.streams import say
 
@@ -16,6 +17,30 @@ def _size(option: str, text: str | None) -> tuple[int, int] | None:
     if text is not None and (len(parts) != 2 or not all(part.strip().isdecimal() and int(part) for part in parts)):
         raise click.UsageError(f"{option} {text}: needs height and width in pixels, e.g. 512,1024.")
     return (int(parts[0]), int(parts[1])) if parts else None
+
+
+@click.group(cls=Group, epilog="Example: kdtune models check my-study.yaml")
+def models() -> None:
+    """The networks that a study names."""
+
+
+@models.command("check", epilog="Example: kdtune models check my-study.yaml --py-module nets/mine.py")
+@click.argument("study")
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, which brings its network along.")
+@module_option
+def models_check(study: str, teacher: str | None) -> None:
+    """Build each student and teacher of a study once: sizes, classifier, taps, all modules that give a map.
+
+    STUDY is a name from `kdtune studies list` or a path to a YAML file. A tap is one of these modules by its name.
+    """
+    from kdtune.study.file import load_study
+
+    spec = load_study(study)  # before all that takes longer to import
+    from kdtune.search.networks import network_lines
+    from kdtune.search.options import Options, adjusted
+
+    for line in network_lines(adjusted(spec, Options(teacher=teacher)), modules=True):
+        say(line)
 
 
 @click.command(
@@ -35,6 +60,9 @@ def best(study: str, storage: str | None, stage: str | None, method: str | None,
     STUDY is a name from `kdtune studies list` or a path to a YAML file. Of the seeds of the best configuration it is
     the one of the highest mIoU. The card, FILE with .md, says data, recipe, mIoU with intervals, and licences.
     """
+    from kdtune import api
+
+    api.results(study, storage).all()  # whether there are any, before all that takes seconds to import
     from kdtune.analysis.best import hand_out
 
     for line in hand_out(study, storage, stage, method, output):
@@ -62,6 +90,9 @@ def predict(
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. IMAGES are files, folders, and patterns in
     quotes. The share of each class goes to standard output.
     """
+    from kdtune.analysis.checkpoint_file import file_of
+
+    file_of(weights)  # before all that takes seconds to import
     from kdtune.analysis.prediction import Asked
     from kdtune.analysis.prediction import predict as predicted
 
@@ -95,6 +126,9 @@ def export(weights: str, output: str, model: str | None, size: str | None, image
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. Input `image` is uint8, N x 3 x H x W, RGB;
     outputs are `logits` and `labels` of the same H and W. What is written is compared with the network first.
     """
+    from kdtune.analysis.checkpoint_file import file_of
+
+    file_of(weights)  # before all that takes seconds to import
     from kdtune.analysis.export import Asked
     from kdtune.analysis.export import export as exported
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from kdtune.cli.errors import BadInput, write_file
+from kdtune.cli.errors import BadInput, check_output, write_file
 from kdtune.cli.options import data_option, storage_option
 from kdtune.cli.streams import say
 
@@ -84,9 +84,12 @@ def report(study: str, storage: str | None, data_root: str | None, output: str) 
     """
     from kdtune import api
     from kdtune.loading.pack import data_folder
-    from kdtune.report.build import report
 
+    check_output(output)
     found = api.results(study, storage)
-    content = report(found.storage, found.all(), data_folder(data_root)).encode()
+    tables = found.all()
+    from kdtune.report.build import report  # takes seconds to import
+
+    content = report(found.storage, tables, data_folder(data_root)).encode()
     write_file(output, content)
     say(f"{output}: {len(content) / 1e6:.1f} MB", err=True)

@@ -2,11 +2,13 @@
 
 import click
 
+from kdtune.cli.groups import Group
+from kdtune.cli.options import module_option
 from kdtune.cli.streams import say
 from kdtune.errors import UserError
 
 
-@click.group(epilog="Example: kdtune studies list")
+@click.group(cls=Group, epilog="Example: kdtune studies list")
 def studies() -> None:
     """What can be launched."""
 
@@ -57,11 +59,34 @@ def studies_show(study: str) -> None:
         say(f"note: this study runs code of {', '.join(builders)}", err=True)
 
 
+@studies.command(
+    "fields",
+    epilog="""\b
+Examples:
+  kdtune studies fields stages
+  kdtune studies fields recipe.lr""",
+)
+@click.argument("path", required=False)
+def studies_fields(path: str | None) -> None:
+    """List the keys of a study file at or below PATH, or all: type, default, meaning.
+
+    A loss term's formula and published weight: `kdtune losses show NAME`.
+    """
+    from kdtune.study.fields import lines
+
+    for line in lines(path):
+        say(line)
+
+
 @studies.command("validate", epilog="Example: kdtune studies validate my-study.yaml")
 @click.argument("file", type=click.Path())
+@module_option
 @click.pass_context
 def studies_validate(ctx: click.Context, file: str) -> None:
-    """Print the faults of a study file, one line each; exit 2 if there are any."""
+    """Print the faults of a study file, one line each; exit 2 if there are any.
+
+    Networks of other packages are built once, and what they turn out to be is told.
+    """
     from kdtune.study.file import find, read
 
     faults, spec = read(find(file))
@@ -69,10 +94,15 @@ def studies_validate(ctx: click.Context, file: str) -> None:
         say(fault, err=True)
     if spec is None:
         ctx.exit(2)
+    if spec.builders:
+        from kdtune.search.networks import network_lines
+
+        for line in network_lines(spec, external=True):
+            say(line)
     say(f"{file}: valid, {len(spec.stages)} stages")
 
 
-@click.group(epilog="Example: kdtune losses list")
+@click.group(cls=Group, epilog="Example: kdtune losses list")
 def losses() -> None:
     """The loss terms of a study."""
 

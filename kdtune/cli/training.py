@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from kdtune.cli.groups import Group
 from kdtune.cli.options import (
     country_option,
     data_option,
@@ -41,6 +42,9 @@ def train(
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
+    from kdtune.study.file import find
+
+    find(study)  # before all that takes seconds to import
     from kdtune.search import in_process
     from kdtune.study.settings import parse_set
 
@@ -49,7 +53,7 @@ def train(
         say(line)
 
 
-@click.group(epilog="Example: kdtune teacher train cityscapes-resnet --data-root data")
+@click.group(cls=Group, epilog="Example: kdtune teacher train cityscapes-resnet --data-root data")
 def teacher() -> None:
     """A teacher's weights: trained here, or converted from a published checkpoint; how soft its answers are."""
 
@@ -66,6 +70,9 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
+    from kdtune.study.file import find
+
+    find(study)  # before all that takes seconds to import
     from kdtune.search import in_process
     from kdtune.study.settings import parse_set
 
@@ -92,6 +99,9 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
 
     FILE is what torch.save wrote, or safetensors; nothing in it is executed.
     """
+    from kdtune.analysis.checkpoint_file import refuse_absent
+
+    refuse_absent(file)  # before all that takes seconds to import
     from kdtune.training.teacher_import import Import, import_weights
 
     for line in import_weights(Import(file, output, **given)):
@@ -132,6 +142,9 @@ def teacher_entropy(
     STUDY is a name from `kdtune studies list` or a path to a YAML file. The teacher is the one that the study has
     trained, or a file. Written are entropy.parquet, entropy.svg and entropy.png.
     """
+    from kdtune.study.file import find
+
+    find(study)  # before all that takes seconds to import
     from kdtune.analysis import entropy
     from kdtune.analysis.entropy_counts import Asked, numbers
     from kdtune.analysis.entropy_run import measure
@@ -182,6 +195,10 @@ def evaluate(
     CHECKPOINT is a file of weights, or the folder of a trial's checkpoint. With OTHER, two of them on the same images:
     the difference of each class and of the mean, with an interval for other images.
     """
+    from kdtune.analysis.checkpoint_file import file_of
+
+    for checkpoint in checkpoints:
+        file_of(checkpoint)  # before all that takes seconds to import
     from kdtune.analysis.comparison import compare
     from kdtune.analysis.evaluation import evaluate
     from kdtune.base import UserError

@@ -1,5 +1,6 @@
 """Any network that a Python function builds: torchvision's, another package's, the user's own."""
 
+import operator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,9 @@ from kdtune.base import Model, Tap
 
 if TYPE_CHECKING:
     from kdtune.base import SegNet
+
+
+CLASSES_ARGUMENT = "num_classes"  # the usual name for K; of transformers' classes num_labels, which kdtune knows
 
 
 class ExternalModel(Model):
@@ -23,7 +27,8 @@ class ExternalModel(Model):
         output: out
         aux_output: aux
 
-    The builder is called with ``arguments`` and the number of classes. It is a class of networks, or annotated to
+    The builder is called with ``arguments`` and the number of classes; of a class of transformers these are the fields
+    of its configuration. It is a class of networks, or annotated to
     return one, or of a module that ``--py-module`` names. It must be importable wherever trials run: installed, on
     PYTHONPATH, or by ``--py-module``. Weights are read with the network's own keys, or with those of kdtune's files,
     which are the same behind ``network.``.
@@ -32,9 +37,12 @@ class ExternalModel(Model):
     name: Literal["external"] = "external"
     builder: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]  # package.module:function
     arguments: dict[str, Any] = {}
-    classes_argument: str = "num_classes"  # the builder's name for K; segmentation_models_pytorch: classes
+    classes_argument: str = CLASSES_ARGUMENT  # the builder's name for K; segmentation_models_pytorch: classes
+    # its name for the images, where they are not its first argument. Left out of what is written where there is none:
+    # trials from before it was there keep their ids
+    image_argument: str | None = Field(default=None, exclude_if=operator.not_)
     taps: dict[Tap, str] = {}  # tap -> path of the submodule whose output it is
-    classifier: str | None = None  # path of the last 1x1 convolution
+    classifier: str | None = None  # path of the last 1x1 convolution; null: found, where the logits come from one
     backbone: str | None = None  # path of what pre-training initialises; null: the whole network
     output: str | None = None  # key, attribute or index of the logits in what the network returns; null: all of it
     aux_output: str | None = None  # likewise, of an auxiliary head's logits

@@ -1,7 +1,7 @@
 """The network that a Python function built, looked at and wrapped so that its feature maps can be had."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kdtune.base import SegNet, SegOutput, Tap, UserError
 from kdtune.models.builders import find, first_line
-from kdtune.models.external import ExternalModel
+from kdtune.models.external import CLASSES_ARGUMENT, ExternalModel
+from kdtune.models.huggingface import from_config, own_keys, takes_config
 from kdtune.models.last_layers import last_layers, make_precise
 from kdtune.text import did_you_mean
 
@@ -26,7 +27,11 @@ def called(config: ExternalModel, num_classes: int) -> nn.Module:
     """
     function = find(config.builder)
     try:
-        network = function(**{**config.arguments, config.classes_argument: num_classes})
+        if takes_config(function):
+            key = "num_labels" if config.classes_argument == CLASSES_ARGUMENT else config.classes_argument
+            network: Any = from_config(function, {**config.arguments, key: num_classes})
+        else:
+            network = function(**{**config.arguments, config.classes_argument: num_classes})
     except UserError:
         raise
     except Exception as error:
@@ -59,7 +64,9 @@ class External(SegNet):
         for key, path in paths.items():
             if path not in known:
                 raise UserError(f"{config.builder}: {key}: no submodule '{path}'{did_you_mean(path, known)}")
-        found, classified = self._look()
+        theirs: Any = type(network)
+        self._image: str | None = config.image_argument or (theirs.main_input_name if takes_config(theirs) else None)
+        found, read = self._look()
         classes = found.logits.shape[1]
         if classes != num_classes:
             raise UserError(
@@ -67,18 +74,34 @@ class External(SegNet):
                 f"classes_argument (now '{config.classes_argument}') is the builder's name for the number"
             )
         self.channels = {tap: value.shape[1] for tap, value in found.taps.items()}
-        self.classified = classified
+        last = last_layers(network, found.logits)
+        self._found = config.classifier or _only_convolution(known, last, num_classes)
+        given = read.get(self._found or "", [])
+        self.classified = frozenset(tap for tap in config.taps if any(found.taps[tap] is each for each in given))
         named = [] if config.classifier is None else [self.classifier]
-        for layer in (*last_layers(network, found.logits, found.aux), *named):
+        for layer in (*last, *last_layers(network, found.aux), *named):
             make_precise(layer, num_classes)
 
     # The parts are properties: registered as modules, their weights would stand in the state twice.
 
     @property
     def classifier(self) -> nn.Module:  # type: ignore[override]
-        """The convolution named ``classifier``."""
-        assert self.config.classifier is not None, f"{self.config.builder}: the study names no classifier"
-        return self.network.get_submodule(self.config.classifier)
+        """The convolution named ``classifier``, or else the only 1x1 convolution that the logits come from.
+
+        Raises:
+            UserError: neither is there.
+        """
+        if self._found is None:
+            raise UserError(
+                f"{self.config.builder}: its logits come from no single 1x1 convolution; name the last one with "
+                "classifier: PATH"
+            )
+        return self.network.get_submodule(self._found)
+
+    @property
+    def classifier_path(self) -> str | None:
+        """Where the classifier is; none if it is neither named nor found."""
+        return self._found
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
@@ -90,7 +113,7 @@ class External(SegNet):
         maps: dict[str, Tensor] = {}
         hooks = [self._hook(tap, maps) for tap in self.config.taps if tap in taps]
         try:
-            returned = self.network(image)
+            returned = self.network(image) if self._image is None else self.network(**{self._image: image})
         finally:
             for hook in hooks:
                 hook.remove()
@@ -111,6 +134,12 @@ class External(SegNet):
             )
         logits: Tensor = self.classifier(feature)
         return logits
+
+    def own_keys(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See ``SegNet.own_keys``: a file of kdtune has the network's own keys already."""
+        if not takes_config(type(self.network)) or any(key.startswith(PREFIX) for key in weights):
+            return weights
+        return own_keys(self.network, weights)
 
     def _hook(self, tap: Tap, maps: dict[str, Tensor]) -> Any:
         """For one pass only: a hook that stays would keep the map, and go with every copy of the network."""
@@ -144,17 +173,17 @@ class External(SegNet):
             )
         return found
 
-    def _look(self) -> tuple[SegOutput, frozenset[Tap]]:
+    def _look(self) -> tuple[SegOutput, dict[str, list[Any]]]:
         """One pass over a black image that changes no weight, no statistic and no random number.
 
-        Beside the output, the taps whose map is what the classifier reads.
+        Beside the output, what each layer was given that may be the classifier, by its path.
         """
         first = next(self.network.parameters(), torch.zeros(0))
         wanted = frozenset[Tap](self.config.taps)
         if self.config.aux_output is not None:
             wanted |= {"aux"}
         error: Exception | None = None
-        read: list[Any] = []
+        read: dict[str, list[Any]] = {}
         with self._reading(read), resting(self), torch.random.fork_rng(devices=[]):
             for side, recorded in itertools.product(SIZES, (True, False)):  # some refuse autograd
                 try:
@@ -173,19 +202,35 @@ class External(SegNet):
             tap = min(missing)
             path = self.config.taps[tap]
             raise UserError(f"{self.config.builder}: taps.{tap}: the network does not call '{path}'; name another")
-        return found, frozenset(tap for tap in self.config.taps if any(found.taps[tap] is each for each in read))
+        return found, read
 
     @contextmanager
-    def _reading(self, read: list[Any]) -> Iterator[None]:
-        """What the classifier, if the study names one, is given in this block goes to ``read``."""
-        if self.config.classifier is None:
-            yield
-            return
-        hook = self.classifier.register_forward_pre_hook(lambda module, given: read.extend(given))
+    def _reading(self, read: dict[str, list[Any]]) -> Iterator[None]:
+        """What is given in this block to each layer that may be the classifier goes to ``read``."""
+        modules = dict(self.network.named_modules())
+        named = self.config.classifier
+        paths = [path for path, m in modules.items() if _is_last(m, self.num_classes)] if named is None else [named]
+        hooks = [
+            modules[path].register_forward_pre_hook(lambda _, given, path=path: read.setdefault(path, []).extend(given))
+            for path in paths
+        ]
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+
+
+def _is_last(module: nn.Module, num_classes: int) -> bool:
+    """Whether it may be a classifier: a 1x1 convolution with a value per class."""
+    return isinstance(module, nn.Conv2d) and module.out_channels == num_classes and module.kernel_size == (1, 1)
+
+
+def _only_convolution(modules: Mapping[str, nn.Module], last: Sequence[nn.Module], num_classes: int) -> str | None:
+    """The path of the one layer before the logits, if it is one that may be the classifier."""
+    if len(last) != 1 or not _is_last(last[0], num_classes):
+        return None
+    return next(path for path, module in modules.items() if module is last[0])
 
 
 @contextmanager

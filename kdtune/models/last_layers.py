@@ -23,7 +23,7 @@ def last_layers(network: nn.Module, *logits: Tensor | None) -> list[Layer]:
         owned = [owners[each.variable] for each in inputs if getattr(each, "variable", None) in owners]
         found += owned
         left += [] if owned else inputs
-    return found
+    return list(dict.fromkeys(found))  # a layer has a weight and a bias
 
 
 def make_precise(layer: nn.Module, num_classes: int) -> None:

@@ -8,6 +8,7 @@ from kdtune.base import UserError
 from kdtune.filesystem.folder import absolute, read_file
 from kdtune.records.rows import Row
 from kdtune.records.storage import Storage
+from kdtune.search.networks import named_networks
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
@@ -60,10 +61,5 @@ def weights_files(storage: Storage, configs: Sequence[TrialConfig], references: 
 
 def check_networks(study: StudySpec, only: Sequence[str]) -> None:
     """Builds each network of another package once: what a study says of it is seen only then."""
-    wanted = {}
-    for config in (config for name, config in study.templates().items() if not only or name in only):
-        for model in (config.student, config.teacher.model if config.uses_teacher and config.teacher else None):
-            if model is not None and model.name == "external":
-                wanted[model.model_dump_json(), config.dataset.num_classes] = model
-    for (_, classes), model in wanted.items():
-        model.build(classes)
+    for named in named_networks(study, only, external=True):
+        named.built()

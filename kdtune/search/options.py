@@ -15,6 +15,7 @@ from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Value
 from kdtune.text import did_you_mean
+from kdtune.training.hub_folder import weights_of
 
 if TYPE_CHECKING:
     from kdtune.loading.pack import PackMode
@@ -44,7 +45,7 @@ class Options:
     @property
     def changes(self) -> dict[str, Value]:
         """What they set at dotted paths of a configuration; ``--teacher`` is short for one of these."""
-        return {**self.settings, **({} if self.teacher is None else {"teacher.checkpoint": self.teacher})}
+        return {**self.settings, **({} if self.teacher is None else {"teacher.checkpoint": weights_of(self.teacher)})}
 
 
 def adjusted(study: StudySpec, options: Options) -> StudySpec:
@@ -53,9 +54,18 @@ def adjusted(study: StudySpec, options: Options) -> StudySpec:
     Raises:
         UserError: an option names a stage or path that the study does not have, or leaves no trial.
     """
-    if options.changes:
-        study = override(study, options.changes)
-    if any(config.uses_teacher for config in study.templates().values()) and _has_a_teachers_file(study):
+    of_network = {path: value for path, value in options.changes.items() if path.startswith("teacher.model")}
+    others = {path: value for path, value in options.changes.items() if path not in of_network}
+    if others:
+        study = override(study, others)
+    has_file = any(config.uses_teacher for config in study.templates().values()) and _has_a_teachers_file(study)
+    if has_file and options.teacher is not None:
+        from kdtune.training.teachers import with_own_network
+
+        study = with_own_network(study, others["teacher.checkpoint"])
+    if of_network:
+        study = override(study, of_network)
+    if has_file:
         from kdtune.training.teachers import fitted  # torch is imported now, not for studies without such a file
 
         study = fitted(study)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kdtune.base import Config
+
 PLAIN_WORDS = {  # pydantic's kind of error -> what a study's author reads
     "tuple_type": "needs a list, e.g. [1, 2]",
     "list_type": "needs a list, e.g. [1, 2]",
-    "dict_type": "needs a mapping",
-    "model_type": "needs a mapping",
-    "model_attributes_type": "needs a mapping",
+    "dict_type": "needs a mapping, e.g. {recipe.lr: 0.01}",
     "too_short": "needs at least one value",
     "missing": "is missing",
 }
@@ -18,6 +18,15 @@ def told(fault: Mapping[str, Any]) -> str:
     """One of pydantic's errors in a study, without its place: what is wrong, what is allowed, what was given."""
     if fault["type"] in ("study", "value_error"):  # ours: says it all
         return str(fault["msg"]).removeprefix("Value error, ").replace("\n", " ")
-    message = PLAIN_WORDS.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        message = f"needs a mapping of: {', '.join(_keys(fault['ctx']['class_name']))}"
+    else:
+        message = PLAIN_WORDS.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
     whole = fault["type"] == "missing" or isinstance(fault["input"], dict)  # too much to repeat
     return message if whole else f"{message}; got {fault['input']!r}"
+
+
+def _keys(name: str, of: type[Config] = Config) -> list[str]:
+    """The keys of a part of a study, by the name of its class."""
+    found = [list(kind.model_fields) if kind.__name__ == name else _keys(name, kind) for kind in of.__subclasses__()]
+    return next(filter(None, found), [])

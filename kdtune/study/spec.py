@@ -21,6 +21,7 @@ from pydantic import (
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import FINAL, STUDY_NAME
+from kdtune.study.own_seeds import with_own_seeds
 from kdtune.study.stage import Halving, Scheduler, SchedulerName, Stage, Together, scheduler_name
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.text import did_you_mean
@@ -65,6 +66,8 @@ class StudySpec(Config):
     base: TrialConfig
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
+    _repeats_have_seeds = model_validator(mode="before")(staticmethod(with_own_seeds))
+
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         details = []
@@ -74,7 +77,8 @@ class StudySpec(Config):
         seen: dict[str, Stage] = {}
         for i, stage in enumerate(self.stages):
             if stage.name in seen:
-                details.append(error_at(("stages", i, "name"), f"'{stage.name}' is the name of two stages"))
+                message = f"'{stage.name}' is the name of two stages"
+                raise ValidationError.from_exception_data("study", [error_at(("stages", i, "name"), message)])
             for j, start in enumerate(stage.start_from):
                 if start not in seen:
                     known = ", ".join(seen) or "none, it is the first"
@@ -143,11 +147,12 @@ class StudySpec(Config):
                     "search a stage of its own, with other seeds, and name that in start_from"
                 )
                 yield error_at(("stages", i, section), message, list(getattr(stage, section)))
-            for name in sorted(self._choices_before(stage)) if stage.repeats else []:
-                shared = sorted(set(stage.seeds) & set(self.stage(name).seeds))
-                if shared:
-                    message = f"shares seed {shared[0]} with stage '{name}', whose choice it repeats; take other seeds"
-                    yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
+            before = sorted(self._choices_before(stage)) if stage.repeats else []
+            sharing = [(name, seed) for name in before for seed in stage.seeds if seed in self.stage(name).seeds]
+            if sharing:
+                named = " and ".join(f"'{name}'" for name in dict(sharing))
+                message = f"shares seed {sharing[0][1]} with stage {named}, whose choice it repeats; take other seeds"
+                yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
 
     def _choices_before(self, stage: Stage) -> set[str]:
         """The stages whose choices a stage repeats: its ancestors, and those behind the weights that any of them loads.

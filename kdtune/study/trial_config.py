@@ -140,11 +140,6 @@ class TrialConfig(Config):
                         f"losses.{name} reads {', '.join(sorted(wanted))} of the {path.split('.')[0]}, "
                         f"but {path} names no '{lacking[0]}'; add {how}"
                     )
-            if term.needs_classifier and "student" in models and models["student"].classifier is None:
-                raise ValueError(
-                    f"losses.{name} reads the student's classifier, but student names none; add classifier: PATH, the "
-                    "path of the last 1x1 convolution"
-                )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """A study's teacher from a file: fed as the file's record says, or refused with what does not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -14,6 +14,7 @@ from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import AnyModel, TrialConfig
 from kdtune.training.checkpoint_layouts import NETWORKS, Layout
+from kdtune.training.hub_folder import chooses_code
 from kdtune.training.weights import (
     WeightsRecord,
     read_header,
@@ -40,7 +41,9 @@ PUBLISHED: dict[str, tuple[str, Layout, str]] = {
     ),
 }
 
-NOT_ARCHITECTURE = {"init", "preprocessing", "dropout"}  # fields of a model that its weights do not depend on
+# fields of a model that its weights do not depend on
+NOT_ARCHITECTURE = {"init", "preprocessing", "dropout"}
+ON_TOP = {"taps", "classifier", "backbone", "output", "aux_output", "image_argument", "classes_argument"}  # of external
 
 
 def absent(path: str, reference: str) -> str:
@@ -79,6 +82,45 @@ def fitted(study: StudySpec) -> StudySpec:
                     "sweep `teacher` as a whole, each with its model.preprocessing, or take one teacher per stage"
                 )
     return study
+
+
+def with_own_network(study: StudySpec, file: str) -> StudySpec:
+    """The study with the network of a teacher's file in the place of the one that it names, where they differ.
+
+    One that is built by other packages' code is taken only if the study names that builder, or if it is transformers':
+    a file chooses no code.
+
+    Raises:
+        UserError: the file's record is damaged, or the study's terms read what its network does not have.
+    """
+    record = read_record(file)
+    if record is None:
+        return study
+    if record.model.get("name") == "external" and record.model.get("builder") not in study.builders:
+        if chooses_code(record.model):
+            return study
+    model = model_from(record.model, f"{file}: its kdtune record")
+    for stage in study.stages:
+        teachers = [config.teacher for config in study.templates_of(stage) if config.teacher_file == file]
+        if teachers and teachers[0] and _comparable(teachers[0].model) != _comparable(model):
+            own = model.model_dump(mode="json") | {"init": "random"}
+            if own.get("builder") == getattr(teachers[0].model, "builder", ""):  # what the study says of it stays
+                own = teachers[0].model.model_dump(mode="json") | {k: own[k] for k in ("arguments", "preprocessing")}
+            study = override(study, {"teacher.model": own}, only=[stage.name])
+    return study
+
+
+def network_words(before: StudySpec, after: StudySpec) -> list[str]:
+    """A line for each teacher's network of a study that another took the place of."""
+    pairs = {
+        (was.teacher.model.label, now.teacher.model.label, now.teacher.checkpoint)
+        for stage in before.stages
+        for was, now in zip(before.templates_of(stage), after.templates_of(after.stage(stage.name)), strict=False)
+        if was.teacher and now.teacher and _comparable(was.teacher.model) != _comparable(now.teacher.model)
+    }
+    return [
+        f"teacher {file}: its network is {now}, and takes the place of the study's {was}" for was, now, file in pairs
+    ]
 
 
 def _with_files(configs: list[TrialConfig]) -> list[TrialConfig]:
@@ -148,23 +190,32 @@ def check_classes(file: str, record: WeightsRecord, dataset: SegmentationDataset
         UserError: it does not.
     """
     names = tuple(dataset.class_names)
+    both = f": give weights that were trained on these classes, in their order{_both(record, names)}"
     if record.num_classes != len(names):
         of = f" of {record.dataset}" if record.dataset else ""
         raise UserError(
-            f"{file}: tells {record.num_classes} classes{of} apart, dataset '{dataset.name}' has {len(names)}: give "
-            "weights that were trained on these classes"
+            f"{file}: tells {record.num_classes} classes{of} apart, dataset '{dataset.name}' has {len(names)}{both}"
         )
     for i, (theirs, ours) in enumerate(zip(record.classes or (), names, strict=False)):
-        if theirs != ours:
-            raise UserError(
-                f"{file}: has '{theirs}' as class {i}, dataset '{dataset.name}' has '{ours}': give weights that were "
-                "trained on these classes, in their order"
-            )
+        if _plain_name(theirs) != _plain_name(ours):
+            raise UserError(f"{file}: has '{theirs}' as class {i}, dataset '{dataset.name}' has '{ours}'{both}")
+
+
+def _both(record: WeightsRecord, names: Sequence[str]) -> str:
+    reduced = ", of labels that it reduces by one" if record.source.get("reduce_labels") else ""
+    theirs = f"the file's{reduced}: {', '.join(record.classes)}; " if record.classes else ""
+    return f" ({theirs}the dataset's: {', '.join(names)})"
+
+
+def _plain_name(name: str) -> str:
+    """A class's name as it is compared: packages write it with spaces, hyphens or underscores."""
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def _comparable(model: Model) -> dict[str, Any]:
     """What the weights depend on. No stem is the plain one."""
-    fields = {k: v for k, v in model.model_dump(mode="json").items() if k not in NOT_ARCHITECTURE}
+    optional = NOT_ARCHITECTURE | (ON_TOP if model.name == "external" else set())
+    fields = {k: v for k, v in model.model_dump(mode="json").items() if k not in optional}
     return fields | ({"stem": fields["stem"] or "plain"} if "stem" in fields else {})
 
 

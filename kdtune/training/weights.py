@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdtune.base import Config, SegNet, UserError
 from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder, read_file
+from kdtune.training.hub_folder import folder_fields
 from kdtune.training.weights_digest import DIGEST, RECORD, recorded, refuse_damaged
 from kdtune.training.weights_refused import refusal, refuse_inflated, refuse_packed
 
@@ -178,13 +179,15 @@ def read_header(uri: str) -> dict[str, Any] | None:
 
 
 def read_record(uri: str) -> WeightsRecord | None:
-    """The record in a file of weights; none if the file has none or is not there.
+    """The record in a file of weights, or what transformers' folder around it says; none if there is neither.
 
     Raises:
         UserError: the file or its record is damaged.
     """
     said = _said(uri)
     said.pop(DIGEST, None)
+    if not said:
+        said = folder_fields(uri) or {}
     if not said:
         return None
     try:
@@ -213,6 +216,7 @@ def fitting(network: SegNet, weights: Weights, source: str, part: str = "all") -
         UserError: keys or shapes differ; names the first of each kind.
     """
     target: nn.Module
+    weights = {**network.own_keys(weights)}
     if part == "backbone":
         target, given = network.backbone, _of_backbone(network, weights)
     else:

@@ -33,6 +33,20 @@ UNET = {
     "classifier": "segmentation_head.0",
     "backbone": "encoder",
 }
+TIMM = {
+    "builder": "segmentation_models_pytorch:create_model",
+    "arguments": {
+        "arch": "fpn",
+        "encoder_name": "tu-mobilenetv3_small_050",
+        "encoder_weights": None,
+        "decoder_pyramid_channels": 16,
+        "decoder_segmentation_channels": 32,
+        "upsampling": 1,
+    },
+    "classes_argument": "classes",
+    "taps": {"layer1": "decoder.p2", "psp": "decoder.dropout"},
+    "backbone": "encoder",
+}
 OWN = {
     "builder": f"{HERE}:Small",
     "taps": {"layer1": "first", "psp": "second"},
@@ -41,7 +55,7 @@ OWN = {
     "output": "main",
     "aux_output": "side",
 }
-EVERY = pytest.mark.parametrize("fields", [LRASPP, UNET, OWN], ids=["torchvision", "smp", "own"])
+EVERY = pytest.mark.parametrize("fields", [LRASPP, UNET, TIMM, OWN], ids=["torchvision", "smp", "timm", "own"])
 
 
 class Small(nn.Module):
@@ -169,7 +183,7 @@ def test_logits_are_in_float32_under_autocast(fields: dict[str, Any], named: boo
     assert (made.logits.dtype, made.taps["psp"].dtype) == (torch.float32, torch.bfloat16)
     assert made.aux is None or made.aux.dtype == torch.float32
     if fields is not LRASPP:
-        layer = network.network.get_submodule(fields["classifier"])  # type: ignore[union-attr, operator]
+        layer = network.network.get_submodule(fields.get("classifier", "segmentation_head.0"))  # type: ignore[union-attr, operator]
         assert torch.equal(made.logits, layer(made.taps["psp"].float()))
 
 
@@ -204,6 +218,18 @@ def test_a_named_layer_that_gives_no_value_per_class_is_as_it_was() -> None:
     network = built(OWN | {"classifier": "first.0"})
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert network(torch.randn(2, 3, 32, 32), frozenset[Tap](["layer1"])).taps["layer1"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"), [(TIMM, "segmentation_head.0"), (OWN, "last"), (UNET, None), (LRASPP, None)]
+)
+def test_a_classifier_that_nobody_names_is_found_if_there_is_one(fields: dict[str, Any], path: str | None) -> None:
+    """UNet's last layer is no 1x1 convolution, and LRASPP has two."""
+    network = built({key: value for key, value in fields.items() if key != "classifier"})
+    assert network.classifier_path == path
+    if path is None:
+        with pytest.raises(UserError, match="no single 1x1 convolution; name the last one with classifier: PATH"):
+            _ = network.classifier
 
 
 def test_an_auxiliary_head_runs_in_training_or_when_asked_for() -> None:

@@ -94,7 +94,7 @@ def faults(path: Path) -> list[str]:
         ),
         ("crop: [32, 48]", "crop: 32", "7: base.recipe.crop: needs a list, e.g. [1, 2]; got 32"),
         ("crop: [32, 48]", "crop: [32]", "7: base.recipe.crop[1]: is missing"),
-        ("ce: {weight: 1.0}", "ce: 1.0", "6: base.losses.ce: needs a mapping; got 1.0"),
+        ("ce: {weight: 1.0}", "ce: 1.0", "6: base.losses.ce: needs a mapping of: weight, aux_weight; got 1.0"),
         ("[student, distill]", "student", "20: stages[final].start_from: needs a list, e.g. [1, 2]; got 'student'"),
         ("seeds: [11, 12]", "seeds: 11", "21: stages[final].seeds: needs a list, e.g. [1, 2]; got 11"),
         ("name: small", "name: 3", "1: name: input should be a valid string; got 3"),
@@ -318,10 +318,23 @@ def test_a_loss_without_its_teacher(tmp_path: Path) -> None:
 
 def test_final_names_every_stage_whose_seed_it_shares(tmp_path: Path) -> None:
     assert faults(write(tmp_path, ("[11, 12]", "[0, 12]"))) == [
-        "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'distill', whose choice it repeats; "
-        "take other seeds",
-        "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'student', whose choice it repeats; "
-        "take other seeds",
+        "small.yaml:21: stages[final].seeds: shares seed 0 with stage 'distill' and 'student', whose choice it "
+        "repeats; take other seeds",
+    ]
+
+
+def test_a_stage_that_repeats_gets_seeds_that_no_stage_before_has(tmp_path: Path) -> None:
+    after = "    start_from: [student, distill]\n  - {name: last, start_from: [final]}\n"
+    path = write(tmp_path, ("    start_from: [student, distill]\n    seeds: [11, 12]\n", after))
+    spec = load_study(path)
+    assert [stage.seeds for stage in spec.stages] == [(0,), (0,), (1, 2, 3), (4, 5, 6)]
+    assert "seeds:\n  - 1\n  - 2\n  - 3\n" in dump(spec)
+    assert StudySpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_a_name_that_two_stages_have_is_all_that_is_said(tmp_path: Path) -> None:
+    assert faults(write(tmp_path, ("- name: distill", "- name: student"))) == [
+        "small.yaml:13: stages[student].name: 'student' is the name of two stages"
     ]
 
 

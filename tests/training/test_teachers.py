@@ -24,6 +24,7 @@ from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Teacher
 from kdtune.training.teacher_import import CAFFE
+from kdtune.training.teachers import network_words
 from kdtune.training.trial import frozen_teacher
 from kdtune.training.weights import WeightsRecord, read_record, weights_bytes
 from tests.models.test_pspnet import case_of, golden, state_by_recipe
@@ -293,9 +294,48 @@ def test_a_teacher_that_does_not_fit_its_study(
     tmp_path: Path, study: StudySpec, fields: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        adjusted(study, Options(teacher=recorded(tmp_path, **fields)))
+        adjusted(study, Options(settings={"teacher.checkpoint": recorded(tmp_path, **fields)}))
     assert [word for word in words if word not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
+
+
+def test_a_given_teacher_brings_its_network_along(tmp_path: Path, study: StudySpec) -> None:
+    given = recorded(tmp_path, PSPNetModel(backbone="resnet34", width=0.5))
+    taken = adjusted(study, Options(teacher=given))
+    for name in ("distill", "final"):
+        models = [config.teacher.model for config in taken.templates_of(taken.stage(name)) if config.teacher]
+        assert [(m.backbone, m.width) for m in models if isinstance(m, PSPNetModel)] == [("resnet34", 0.5)]
+    assert taken.templates()["student"] == study.templates()["student"]
+    assert network_words(study, taken) == [
+        f"teacher {given}: its network is pspnet-resnet34-0.5, and takes the place of the study's pspnet-resnet18-0.25"
+    ]
+    same = adjusted(study, Options(teacher=recorded(tmp_path)))
+    assert same.templates()["distill"].teacher.model == study.templates()["distill"].teacher.model  # type: ignore[union-attr]
+    assert network_words(study, same) == []
+    with pytest.raises(UserError, match=r"has width=0\.5, the study's teacher\.model width=0\.125"):
+        adjusted(
+            study,
+            Options(
+                teacher=recorded(tmp_path, PSPNetModel(backbone="resnet34", width=0.5)),
+                settings={"teacher.model.width": 0.125},
+            ),
+        )
+
+
+def test_a_given_teacher_brings_no_code_along(tmp_path: Path, study: StudySpec) -> None:
+    hidden = {"hidden_size": 8, "attn_implementation": "somebodys/kernel"}
+    for builder, arguments in {
+        "os:mkdir": {},
+        "tests.models.test_external:Small": {},
+        "transformers:UperNetForSemanticSegmentation": {"backbone_config": {"auto_map": {"AutoConfig": "x.y"}}},
+        "transformers:SegformerForSemanticSegmentation": hidden,
+        "transformers:SegformerForSemanticSegmentation.from_pretrained": {},
+    }.items():
+        model = {"name": "external", "builder": builder, "arguments": arguments}
+        record = WeightsRecord(model=model, num_classes=12, source={"layout": "transformers"})
+        (tmp_path / "theirs.safetensors").write_bytes(weights_bytes(WIDE.build(12), record))
+        with pytest.raises(UserError, match="the study's teacher"):
+            adjusted(study, Options(teacher=str(tmp_path / "theirs.safetensors")))
 
 
 def test_classes_in_another_order(tmp_path: Path, study: StudySpec) -> None:
@@ -338,7 +378,9 @@ def test_layouts_are_told_by_their_keys() -> None:
 
 @pytest.mark.parametrize(("name", "layout"), [("cityscapes-resnet", "skd"), ("voc-resnet", "semseg")])
 def test_the_papers_studies_say_which_checkpoint_to_get(tmp_path: Path, name: str, layout: str) -> None:
-    line = refused("launch", name, "--storage", tmp_path)
+    result = CliRunner().invoke(main, ["launch", name, "--storage", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 2, result.output
+    line = result.output.splitlines()[-1]  # before it, what else is missing
     for words in ("README of github.com/", f"--layout {layout} --dataset {name.split('-')[0]}", "--teacher OUT"):
         assert words in line
 

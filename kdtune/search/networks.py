@@ -1,0 +1,66 @@
+"""The networks that a study names, each built once: what it says of those of other packages is seen only then."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kdtune.base import Model, UserError
+from kdtune.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from kdtune.base import SegNet
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network as stages name it."""
+
+    part: str  # "student" or "teacher"
+    model: Model
+    num_classes: int
+    crop: tuple[int, int]  # height, width in training [pixels]
+    stages: tuple[str, ...]
+    read_by: str  # the first term that reads its classifier, if any
+
+    def built(self) -> "SegNet":
+        """The network, its weights random.
+
+        Raises:
+            UserError: it is not what the study says of it, or a term reads a classifier that it does not have.
+        """
+        network = self.model.model_copy(update={"init": "random"}).build(self.num_classes)  # nothing is downloaded
+        try:
+            assert not self.read_by or network.classifier
+        except UserError as error:
+            raise UserError(f"losses.{self.read_by} reads the student's classifier: {error}") from None
+        return network
+
+
+def named_networks(study: StudySpec, only: Sequence[str] = (), *, external: bool = False) -> list[Named]:
+    """The different networks of these stages (none: all); ``external``: those of other packages alone."""
+    found: dict[tuple[str, str, int, str], Named] = {}
+    for stage, config in study.templates().items():
+        reader = next((name for name, term in config.active_losses.items() if term.needs_classifier), "")
+        teacher = config.teacher.model if config.uses_teacher and config.teacher else None
+        for part, model, read_by in (("student", config.student, reader), ("teacher", teacher, "")):
+            if model is None or (only and stage not in only) or (external and model.name != "external"):
+                continue
+            classes = config.dataset.num_classes
+            key = (part, model.model_dump_json(), classes, read_by)
+            before = found[key].stages if key in found else ()
+            found[key] = Named(part, model, classes, config.recipe.crop, (*before, stage), read_by)
+    return [*found.values()]
+
+
+def network_lines(study: StudySpec, *, external: bool = False, modules: bool = False) -> Iterator[str]:
+    """What each network turns out to be, at the size of training; ``modules``: every one of its that gives a map.
+
+    Raises:
+        UserError: see ``Named.built``.
+    """
+    for named in named_networks(study, external=external):
+        from kdtune.models.listing import listed
+
+        which = getattr(named.model, "builder", named.model.label)
+        yield f"{named.part} of {', '.join(named.stages)}: {which}"
+        yield from listed(named.built(), named.crop, modules)

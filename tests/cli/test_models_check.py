@@ -1,0 +1,63 @@
+"""``models check`` and ``studies validate``: the networks of a study, built once and told of."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from kdtune.cli import main
+from tests.models.test_external import LRASPP, OWN
+from tests.support.small_study import write
+
+STUDENT = "student: {name: pspnet, backbone: resnet18, width: 0.125}"
+
+
+def of_student(folder: Path, **fields: object) -> Path:
+    """The small study with a student of another package."""
+    student = yaml.safe_dump({"name": "external", **fields}, default_flow_style=True, width=10_000).strip()
+    return write(folder, (STUDENT, f"student: {student}"))
+
+
+def run(*words: str | Path) -> tuple[int, list[str]]:
+    done = CliRunner().invoke(main, [*map(str, words)], catch_exceptions=False)
+    return done.exit_code, done.output.splitlines()
+
+
+def test_a_network_of_another_package(tmp_path: Path) -> None:
+    fields = {key: value for key, value in OWN.items() if key != "classifier"}
+    path = of_student(tmp_path, **fields)
+    code, lines = run("models", "check", path)
+    assert code == 0
+    assert lines[:6] == [
+        f"student of student, distill, final: {OWN['builder']}",
+        "  0.00 million weights",
+        "  logits: 12 channels, 16 x 24 of 32 x 48 pixels",
+        "  classifier: last, found",
+        "  tap layer1: 8 channels, 16 x 24 of 32 x 48 pixels, of first",
+        "  tap psp: 8 channels, 16 x 24 of 32 x 48 pixels, of second",
+    ]
+    assert "    second.0: 8 channels, 16 x 24 of 32 x 48 pixels" in lines
+    assert "teacher of distill: pspnet-resnet18-0.25" in lines
+
+    code, told = run("studies", "validate", path)
+    assert (code, told[-1]) == (0, f"{path}: valid, 3 stages")
+    assert [line for line in told if "million" not in line][:3] == [lines[0], *lines[2:4]]
+    assert not [line for line in told if "second.0" in line or "pspnet" in line]
+
+
+def test_a_network_that_is_not_what_the_study_says(tmp_path: Path) -> None:
+    code, (*_, line) = run("studies", "validate", of_student(tmp_path, **OWN | {"taps": {"psp": "secnd"}}))
+    assert code == 2
+    assert line.endswith("taps.psp: no submodule 'secnd' (did you mean 'second'?)")
+
+
+@pytest.mark.parametrize("command", [("models", "check"), ("studies", "validate")])
+def test_a_term_that_reads_a_classifier_which_is_not_there(tmp_path: Path, command: tuple[str, str]) -> None:
+    path = of_student(tmp_path, **{key: value for key, value in LRASPP.items() if key != "classifier"})
+    path.write_text(path.read_text().replace("losses.pi: {weight: 0.1, temperature: 1.0}", "losses.fakd: {weight: 1}"))
+    path.write_text(path.read_text().replace("losses.pi.temperature: [1, 2]", "recipe.lr: [1, 2]"))
+    code, (*_, line) = run(*command, path)
+    assert code == 2
+    assert "losses.fakd reads the student's classifier" in line
+    assert line.endswith("no single 1x1 convolution; name the last one with classifier: PATH")
