@@ -119,8 +119,7 @@ class Model(Config):
         raise TypeError(f"{type(self).__name__} has no build")
 
 
-# What a term's formula is taken from: code that was published, by the authors or in their name; the equations of the
-# paper, with no code to compare; neither, so that it is our reconstruction from an abstract or a note.
+# A term's formula is from published code, from the paper's equations, or, reconstructed, from an abstract or a note.
 Confidence = Literal["code", "paper", "reconstruction"]
 
 
@@ -130,6 +129,7 @@ class Published:
 
     weight: float
     source: str  # whose, where it was used, and what it was before the conversion
+    printed: float | None = None  # the number that stands there, where the conversion changes it
 
 
 class LossTerm(Config):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from kdtune.answers.cells import falling, method_crosses, method_terms, notes, number, scientific, score
+from kdtune.answers.cells import falling, loss_symbol, method_crosses, method_terms, notes, number, scientific, score
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.final_tables import METHODS
 from kdtune.answers.formats import Block, Cell
@@ -149,7 +149,7 @@ def _weights(data: pa.Table) -> list[Block]:
     for stage, rows in _by(data.to_pylist(), "stage", STAGES).items():
         swept = swept_losses(stage, rows, loss_columns(data))
         rows.sort(key=lambda row: [row[name] or 0.0 for name in swept])
-        axis = ", ".join(f"λ_{name.removeprefix('lambda_').upper()}" for name in swept)
+        axis = ", ".join(f"λ_{loss_symbol(name)}" for name in swept)
 
         def key(row: Row, swept: Sequence[str] = swept) -> str:
             return ", ".join(scientific(row[name]) for name in swept)
@@ -199,6 +199,6 @@ ALL_STUDIES: dict[str, Callable[[pa.Table], list[Block]]] = {
     "temperature": _temperature,
     "weights": _weights,
     "final": _final,
-    **{name: _each(name) for name in ("initialization", "emissions", "cost")},
+    **{name: _each(name) for name in ("terms", "initialization", "emissions", "cost")},
     "trials": LAYOUTS["trials"],
 }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from kdtune.answers.cells import scientific
+from kdtune.answers.cells import loss_symbol, scientific
 from kdtune.answers.columns import rounded
 from kdtune.answers.ranking import Row
 
@@ -27,7 +27,7 @@ def _of_axis(name: str, best: float | None, values: Sequence[float]) -> str | No
     beyond = _next(*tried[-2:]) if highest else _next(tried[1], tried[0])
     if beyond is None:
         return None
-    called = _NAMES.get(name, f"weight of {name.removeprefix('lambda_').upper()}")
+    called = _NAMES.get(name, f"weight of {loss_symbol(name)}")
     side = "highest" if highest else "lowest"
     return f"{called} {scientific(best)} is the {side} tried: add {scientific(float(f'{beyond:.2g}'))}"
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 
 from kdtune.answers.formats import Cell, Mark
 from kdtune.answers.ranking import Row
+from kdtune.answers.term_facts import in_order, symbol
 
 _PAPER_LOSSES = ("pi", "pa", "ho", "ifv")
 
@@ -24,7 +25,7 @@ def number(value: float | None, form: str = "g") -> str:
 
 def loss_symbol(column: str) -> str:
     """``PI`` of the column ``lambda_pi``."""
-    return column.removeprefix("lambda_").upper()
+    return symbol(column.removeprefix("lambda_")).removeprefix("L_")
 
 
 def _mark(row: Row) -> Mark:
@@ -63,17 +64,22 @@ def texts(*words: str) -> list[Cell]:
 def method_crosses(methods: Sequence[str]) -> tuple[list[str], dict[str, list[Cell]]]:
     """The names of the losses that any of the methods adds to L_CE, and each method's crosses below them."""
     parts = {method: set(method.split("+")) - {"student"} for method in methods}
-    losses = [*_PAPER_LOSSES, *dict.fromkeys(loss for part in parts.values() for loss in sorted(part))]
+    losses = [*_PAPER_LOSSES, *dict.fromkeys(loss for part in parts.values() for loss in in_order([*part]))]
     losses = [loss for loss in dict.fromkeys(losses) if any(loss in part for part in parts.values())]
     crosses = {method: [Cell("x" if loss in part else "") for loss in losses] for method, part in parts.items()}
-    return [f"L_{loss.upper()}" for loss in losses], crosses
+    return [symbol(loss) for loss in losses], crosses
 
 
 def method_terms(method: str) -> str:
     """``L_CE + L_PI`` of the method ``pi``."""
     if method == "teacher":
         return "teacher"
-    return " + ".join(["L_CE", *(f"L_{loss.upper()}" for loss in method.split("+") if loss != "student")])
+    return f"L_CE + {added_terms(method)}" if method != "student" else "L_CE"
+
+
+def added_terms(method: str) -> str:
+    """``L_PI + L_PA`` of the method ``pi+pa``; a dash of the student alone."""
+    return " + ".join(symbol(loss) for loss in method.split("+")) if method != "student" else "-"
 
 
 def amount(row: Row, name: str) -> str:

@@ -14,6 +14,12 @@ from kdtune.errors import UserError
 
 REFERENCES = tuple(NAMED)
 EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
+TERMS = (  # of the table ``terms``, before weights and gains
+    *("study", "start", "method", "publication", "terms", "basis", "miou_student", "miou_mean", "miou_std", "seeds"),
+    *("status", "group", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
+    *("miou_student_published", "miou_mean_published"),
+)
+STANDING = ("group", "apart", "lead", "lead_by_chance")  # among all methods; the last two of the best alone
 
 _TEXT = {
     "study",
@@ -29,6 +35,13 @@ _TEXT = {
     "student",
     "part",
     "border",
+    "group",
+    "start",
+    "publication",
+    "terms",
+    "basis",
+    "weights",
+    "weights_as",  # as_published
 }
 
 _TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis", "images")}

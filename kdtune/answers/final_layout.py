@@ -1,34 +1,42 @@
 """Table 6 as people read it: a cross per loss, a line per method, what the seeds tell of its gains beside and below."""
 
+import math
 from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
 from kdtune.answers import verdicts
-from kdtune.answers.cells import method_crosses, method_terms, number, score, texts
+from kdtune.answers.cells import added_terms, method_crosses, method_terms, number, score, texts
 from kdtune.answers.columns import EFFORT, REFERENCES
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
+
+CROSSES = 8  # columns of them at most
 
 
 def final_blocks(data: pa.Table) -> list[Block]:
     """Table 6: a cross per loss, one line per method; what the seeds tell of its gains beside and below."""
     rows: list[Row] = data.to_pylist()
     losses, crosses = method_crosses([row["method"] for row in rows])
+    if len(losses) > CROSSES:  # a ranking of methods by name, for crosses would not fit
+        losses, crosses = ["L_CE with"], {row["method"]: texts(added_terms(row["method"])) for row in rows}
+        rows = sorted(rows, key=lambda row: -math.inf if row["miou_mean"] is None else row["miou_mean"], reverse=True)
     against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]
     seen = {of for of in against if any(row[f"gain_{of}_images_low"] is not None for row in rows)}
     effort = [name for name in EFFORT if any(row.get(name) is not None for row in rows)]
+    standing = ["group"] if any(row.get("group") for row in rows) else []
     lines = [
         [
             *crosses[row["method"]],
             score(row),
             Cell(number(row["seeds"])),
+            *texts(*(row[name] or "-" for name in standing)),
             *texts(*(number(row[name], ",") for name in effort)),
             *(c for of in against for c in _gain(row, of, images=of in seen)),
         ]
         for row in rows
     ]
-    header = [*losses, "mIoU", "seeds"]
+    header = [*losses, "mIoU", "seeds", *standing]
     kinds = {"student": "primary", "pi": "secondary"}
     groups = [("", len(header)), *([("tuned by", 2)] if effort else [])]
     header += ["trials", "steps"] if effort else []
@@ -43,7 +51,13 @@ def final_blocks(data: pa.Table) -> list[Block]:
             lines,
             [note for of in against if (note := _family_note(rows, of))],
             groups if groups[1:] else [],
-            [*_verdicts(rows), *_of_families(rows, against), *_of_images(rows, against, seen), *_of_effort(rows)],
+            [
+                *_verdicts(rows),
+                *_of_families(rows, against),
+                *_of_standing(rows),
+                *_of_images(rows, against, seen),
+                *_of_effort(rows),
+            ],
         )
     ]
 
@@ -98,6 +112,16 @@ def _of_images(rows: Sequence[Row], against: Sequence[str], seen: Collection[str
     return [*map(verdicts.of_images, over), *doubted]
 
 
+def _of_standing(rows: Sequence[Row]) -> list[str]:
+    """What a group is, and what of the best one's lead chance alone would give."""
+    best = next((row for row in rows if row.get("lead_by_chance") is not None), None)
+    if best is None:
+        return []
+    ranked = sum(bool(row["group"]) for row in rows)
+    name = method_terms(best["method"])
+    return [verdicts.of_groups(best["apart"]), verdicts.lead(name, best["lead"], best["lead_by_chance"], ranked)]
+
+
 def _of_effort(rows: Sequence[Row]) -> list[str]:
     """Whether the student alone was tuned by fewer trials than others."""
     trials = {row["method"]: row.get("tuning_trials") or 0 for row in rows}
@@ -111,10 +135,11 @@ def _gain(row: Row, of: str, *, images: bool) -> list[Cell]:
     """Difference [mIoU points], its simultaneous interval, p, and the interval of other images where ``images``."""
     difference, p = row[f"gain_{of}"], row[f"p_{of}"]
     shown = "-" if difference is None else verdicts.signed(difference)
-    cells = [shown, _interval(row, f"gain_{of}"), "-" if p is None else verdicts.probability(p)]
-    return texts(*cells, *([_interval(row, f"gain_{of}_images")] if images else []))
+    cells = [shown, interval(row, f"gain_{of}"), "-" if p is None else verdicts.probability(p)]
+    return texts(*cells, *([interval(row, f"gain_{of}_images")] if images else []))
 
 
-def _interval(row: Row, name: str) -> str:
+def interval(row: Row, name: str) -> str:
+    """``-0.10 to +0.20`` of the columns ``<name>_low`` and ``<name>_high``."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return "-" if low is None or high is None else f"{verdicts.signed(low)} to {verdicts.signed(high)}"

@@ -6,11 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdtune.answers import needed_seeds, other_images, significance
-from kdtune.answers.columns import EFFORT, REFERENCES, gain_columns, typed
+from kdtune.answers.columns import EFFORT, REFERENCES, STANDING, gain_columns, typed
 from kdtune.answers.other_images import OtherImages
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
+from kdtune.answers.standing import standing
 from kdtune.study.names import FINAL
 from kdtune.training.image_counts import ImageCounts
 
@@ -48,9 +49,32 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy, counts_of
         images = other_images.of_family(family, runs) if counts_of is not None else OtherImages()
         for method, cells in gain_cells(family, images).items():
             by_method[method].update(zip(gain_columns(family.reference), cells, strict=True))
+        if family.reference == significance.ALONE:
+            _stand(family, by_method)
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]
     rows.sort(key=lambda row: place_in(row["method"], METHODS))
-    return typed(rows, [*final.column_names, "status", *EFFORT, *gains])
+    return typed(rows, [*final.column_names, "status", *EFFORT, *STANDING, *gains])
+
+
+def configuration_of(runs: Sequence[Row]) -> list[Row]:
+    """The runs of a method's best configuration; of one that has no mean yet those of any."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in runs:
+        groups.setdefault((row["start"], row["config_id"]), []).append(row)
+    means = {(row["start"], row["config_id"]): row["miou_mean"] for row in configurations(runs)}
+    return max(groups.items(), key=lambda item: means[item[0]] or 0.0)[1] if groups else []
+
+
+def _stand(family: significance.Family, by_method: Mapping[str, Row]) -> None:
+    """Adds what ``STANDING`` holds of each method that has a mean."""
+    means = {name: row["miou_mean"] for name, row in by_method.items() if row.get("miou_mean") is not None}
+    found = standing(family, means)
+    if found is None:
+        return
+    for method, group in found.groups.items():
+        by_method[method] |= {"group": group, "apart": found.apart}
+        if by_method[method]["best"]:
+            by_method[method] |= {"lead": found.lead, "lead_by_chance": found.by_chance}
 
 
 def _evaluated(trials: pa.Table) -> list[Row]:

@@ -31,10 +31,11 @@ _LATEX = {
     "±": r"$\pm$",
     "τ": r"$\tau$",
     "λ": r"$\lambda$",
+    "†": r"\textdagger{}",
     "\N{GREEK SMALL LETTER MU}": r"$\mu$",
     "\N{GREEK SMALL LETTER GAMMA}": r"$\gamma$",
 }
-_LATEX_TOKEN = re.compile(r"\b[Lλ]_\w+|" + "|".join(map(re.escape, _LATEX)))
+_LATEX_TOKEN = re.compile(r"\b[Lλ]_\w+(?:-\w+)*|" + "|".join(map(re.escape, _LATEX)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from kdtune.answers.final_layout import final_blocks
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
+from kdtune.answers.term_facts import facts
+from kdtune.answers.terms_layout import terms_blocks
 from kdtune.study.names import SHARED
 
 Layout = Callable[[pa.Table], list[Block]]
@@ -70,8 +72,15 @@ def _weights(data: pa.Table) -> list[Block]:
         swept = swept_losses(stage, rows, loss_columns(data))
         lines = [[*texts(*(scientific(row[name]) for name in swept)), score(row)] for row in rows]
         header = [*(f"λ_{loss_symbol(name)}" for name in swept), "mIoU"]
-        blocks.append(Block(f"{stage}, mIoU [%] by loss weight", header, lines, notes(rows)))
+        said = [f"published: {', '.join(_published(name) for name in swept)}"] if swept else []
+        blocks.append(Block(f"{stage}, mIoU [%] by loss weight", header, lines, [*notes(rows), *said]))
     return blocks
+
+
+def _published(column: str) -> str:
+    """The weight that a term's authors give it, in the term's own unit."""
+    weight = facts(column.removeprefix("lambda_")).weight
+    return f"λ_{loss_symbol(column)} {'not known' if weight is None else scientific(weight)}"
 
 
 def _initialization(data: pa.Table) -> list[Block]:
@@ -86,7 +95,7 @@ def _initialization(data: pa.Table) -> list[Block]:
         cells = [scores.get(init, scores.get(None, Cell("-"))) for init in inits]  # a teacher has no init
         others = [number(of_method[0][name], ".2f") for name in quoted]
         lines.append([Cell(method_terms(method)), *cells, *texts(*others)])
-    header = ["", *inits, *(loss_symbol(name.removeprefix("miou_")) for name in quoted)]
+    header = ["", *inits, *(name.removeprefix("miou_").upper() for name in quoted)]
     return [Block("mIoU [%] by initial weights of the student's backbone", header, lines)]
 
 
@@ -215,6 +224,7 @@ LAYOUTS: dict[str, Layout] = {
     "temperature": _temperature,
     "weights": _weights,
     "final": final_blocks,
+    "terms": terms_blocks,
     "initialization": _initialization,
     "emissions": _emissions,
     "cost": _cost,

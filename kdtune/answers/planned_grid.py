@@ -20,14 +20,20 @@ class PlannedStage:
     starts: tuple[str, ...] = ()
     seeds: frozenset[int] = frozenset()
     axes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # none of a search that draws its points
+    together: tuple[Mapping[str, float], ...] = ()  # values of some of the axes that are tried only so
     fixed: Mapping[str, float] = field(default_factory=dict)  # of a stage that starts from the study's base
 
     def cells(self, columns: Sequence[str]) -> list[dict[str, float]]:
         """Every combination of the values of those of these columns that the stage sweeps; none if it sweeps none."""
         swept = [name for name in columns if name in self.axes]
-        if not swept or math.prod(len(self.axes[name]) for name in swept) > MOST_TRIALS:  # none such can be launched
+        entries = [{name: entry[name] for name in swept if name in entry} for entry in self.together]
+        free = [name for name in swept if not any(name in entry for entry in entries)]
+        tried = [entry for i, entry in enumerate(entries) if entry and entry not in entries[:i]] or [{}]
+        size = len(tried) * math.prod(len(self.axes[name]) for name in free)
+        if not swept or size > MOST_TRIALS:  # none such can be launched
             return []
-        return [dict(zip(swept, cell, strict=True)) for cell in itertools.product(*(self.axes[n] for n in swept))]
+        grid = itertools.product(*(self.axes[name] for name in free))
+        return [entry | dict(zip(free, values, strict=True)) for values in grid for entry in tried]
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ def _planned(study: str, data: Mapping[str, Any]) -> PlannedStudy:
 def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
     grid = stage["grid"] if stage["search"] == "grid" else {}
     axes = {column_at(path): _numbers(path, values) for path, values in grid.items()}
+    together = tuple({column_at(path) or path: float(v) for path, v in e.items()} for e in stage.get("together", ()))
+    axes |= {name: tuple(dict.fromkeys(entry[name] for entry in together)) for entry in together for name in entry}
     recipe = {f"recipe.{name}": value for name, value in recipe.items()} if not stage["start_from"] else {}
     fixed = {column_at(path): _numbers(path, [value]) for path, value in {**recipe, **stage["set"]}.items()}
     return PlannedStage(
@@ -65,6 +73,7 @@ def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
         tuple(stage["start_from"]),
         frozenset(stage["seeds"]),
         {name: values for name, values in axes.items() if name and values},
+        together,
         {name: values[0] for name, values in fixed.items() if name and values},
     )
 

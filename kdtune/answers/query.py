@@ -21,16 +21,17 @@ from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.records.at_once import at_once
 from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
-from kdtune.study.names import STUDY_NAME
+from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.training.image_counts import ImageCounts
 
 READABLE = 500  # values of a table that the end of a launch still shows
 SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
-OF_A_STAGE = ("final", "initialization")  # tables that are named after the stage they show
+OF_A_STAGE = ("final", "terms", "initialization")  # tables of one stage
 GONE = "superseded"  # the table of trials that a changed study no longer has; a study may have none
 NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
     "optimal": ("optimal",),
     "final": ("trials", "final"),
+    "terms": ("trials", "final"),
     "emissions": ("emissions",),
     "cost": ("trials", "nodes", GONE),
 }
@@ -158,8 +159,9 @@ def _refuse_unplanned(study: str | None, table: str, found: Tables) -> None:
     if study is None or table not in OF_A_STAGE or study not in found.planned:
         return
     stages = found.planned[study].stages
-    if stages and table not in stages:
-        refuse(f"study '{study}' has no stage '{table}', of which this table is; its stages: {', '.join(stages)}")
+    stage = FINAL if table == "terms" else table
+    if stages and stage not in stages:
+        refuse(f"study '{study}' has no stage '{stage}', of which this table is; its stages: {', '.join(stages)}")
 
 
 def remarks(study: str, storage: str | None) -> list[str]:

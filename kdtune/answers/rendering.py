@@ -10,6 +10,7 @@ from kdtune.answers.columns import refuse
 from kdtune.answers.formats import Block
 from kdtune.answers.layouts import LAYOUTS, Layout, plain
 from kdtune.answers.tables import Tables, table
+from kdtune.answers.term_facts import DAGGER, FOOTNOTE
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 
@@ -62,7 +63,13 @@ def _render(
     if not data.num_rows:
         comment = "% " if format == "latex" else ""
         return f"{comment}{study}: no trial of table '{name}' has finished yet\n"
-    blocks = [replace(block, title=f"{study}: {block.title}") for block in layout()]
+    blocks = [_with_footnote(replace(block, title=f"{study}: {block.title}")) for block in layout()]
     if format == "text":
         return formats.text(blocks, styled=styled)
     return formats.markdown(blocks) if format == "markdown" else formats.latex(blocks)
+
+
+def _with_footnote(block: Block) -> Block:
+    """The block with one line on what the dagger means, where there is one."""
+    words = [*block.header, *block.remarks, *(cell.text for row in block.rows for cell in row)]
+    return replace(block, notes=[*block.notes, FOOTNOTE]) if any(DAGGER in word for word in words) else block

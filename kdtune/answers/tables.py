@@ -16,8 +16,9 @@ from kdtune.answers.final_tables import CountsOf, final_table, initialization
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import grid, temperature, weights
+from kdtune.answers.terms_table import terms_table
 
-NAMES = ("optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "cost", "trials")
+NAMES = ("optimal", "grid", "temperature", "weights", "final", "terms", "initialization", "emissions", "cost", "trials")
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,11 @@ def table(name: str, tables: Tables, study: str | None) -> pa.Table:
 
 def _table(name: str, tables: Tables, study: str) -> pa.Table:
     plan = tables.planned.get(study, PlannedStudy(study))
-    if name == "final":
-        return final_table(_of(tables.final, study), _of(tables.trials, study), plan, tables.counts_of)
+    if name in ("final", "terms"):
+        own = _of(tables.trials, study)
+        counts_of = tables.counts_of if name == "final" else None
+        final = final_table(_of(tables.final, study), own, plan, counts_of)
+        return final if name == "final" else terms_table(final, own, plan)
     if name == "cost":
         return _cost(_of(tables.trials, study), tables, study)
     if name == "optimal":

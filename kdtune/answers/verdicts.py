@@ -94,6 +94,22 @@ def unequal(alone: int, most: int) -> str:
     )
 
 
+def of_groups(apart: float) -> str:
+    """What the groups of a ranking are."""
+    return (
+        f"methods that share a group cannot be told apart: two differ from {apart:.2f} points on, all pairs compared "
+        "at once"
+    )
+
+
+def lead(best: str, found: float, by_chance: float, methods: int) -> str:
+    """What choosing the best is worth by chance."""
+    return (
+        f"{best}, the best of {methods}, lies {found:.2f} points above their mean; the best of as many equal methods "
+        f"would lie {by_chance:.2f} above it by chance alone"
+    )
+
+
 def no_images(why: str) -> str:
     """There is no interval of other images."""
     return f"no intervals for other images: {why}"
@@ -122,4 +138,5 @@ def doubted(method: str, reference: str) -> str:
 
 BOTH_COVERED = "The first interval is of other training seeds on these images, the second of these runs on other images"
 COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
+CORRECTED = "p and intervals hold for all of these comparisons with the student alone at once"
 WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"

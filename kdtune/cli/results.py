@@ -23,7 +23,7 @@ Examples:
     default="optimal",
     show_default=True,
     type=click.Choice(
-        ["optimal", "grid", "temperature", "weights", "final", "initialization", "emissions", "cost", "trials"]
+        ["optimal", "grid", "temperature", "weights", "final", "terms", "initialization", "emissions", "cost", "trials"]
     ),
 )
 @click.option(

@@ -30,7 +30,7 @@ def studies_list(storage: str | None, form: str | None) -> None:
     from kdtune.study.file import load_study, study_names
 
     for name in study_names():
-        say(f"{name:20} {load_study(name).description}")
+        say(f"{name:24} {load_study(name).description}")
 
 
 def _list_stored(storage: str, form: str | None) -> None:

@@ -40,7 +40,7 @@ class PerspectiveKl(Perspective):
     source: ClassVar[str] = "Tian et al. 2022, IEEE TPAMI 45(2), adaptive perspective, as in its code"
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(
-        10 / 19, "its script's 10 on a mean over the classes of the batch as well, if it has Cityscapes' 19"
+        10 / 19, "its script's 10 on a mean over the classes of the batch as well, if it has Cityscapes' 19", 10.0
     )
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":

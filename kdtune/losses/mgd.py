@@ -37,7 +37,7 @@ class MaskedGeneration(OneTap):
     source: ClassVar[str] = "Yang et al. 2022, arXiv:2205.01529, as in its code"
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(
-        168.0, "its script's 2e-5 on a sum over 2048 channels and 64 x 64 cells"
+        168.0, "its script's 2e-5 on a sum over 2048 channels and 64 x 64 cells", 2e-5
     )
     draws: ClassVar[bool] = True
     owns: ClassVar[str] = "a generator of two convolutions; a 1x1 adapter where widths differ"

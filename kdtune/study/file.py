@@ -11,6 +11,7 @@ import kdtune
 from kdtune.base import SegmentationDataset, UserError
 from kdtune.filesystem.folder import Folder, leads_out
 from kdtune.study import loader
+from kdtune.study.families import FamilyFault, written_out
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
@@ -79,7 +80,10 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
         except UserError as error:
             return [f"{path}:{_place(tree, ['base', 'dataset'])}: {error}"], None
     try:
+        data, tree = written_out(data, tree)
         return [], StudySpec.model_validate(data)
+    except FamilyFault as error:
+        return [_line(path, tree, {"loc": error.loc, "type": "value_error", "msg": str(error)})], None
     except ValidationError as error:
         return _lines(path, tree, error), None
 

@@ -72,7 +72,7 @@ def override(spec: StudySpec, changes: Mapping[str, Value], only: Collection[str
                 "change the grid in the study's file"
             )
         for stage in data["stages"]:
-            swept = path in stage["grid"] or path in stage["ranges"]
+            swept = path in spec.stage(stage["name"]).axes
             if stage["name"] in free and not swept and (only is None or stage["name"] in only):
                 stage["set"] = _set_after(stage["set"], path, value)
     try:
@@ -88,7 +88,7 @@ def decided_by(spec: StudySpec, path: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for stage in spec.stages:
-        if any(_overlap(axis, path) for axis in (*stage.grid, *stage.ranges)):
+        if any(_overlap(axis, path) for axis in stage.axes):
             found[stage.name] = stage.name
         elif not any(_overlap(key, path) for key in stage.set):
             inherited = [found[start] for start in stage.start_from if start in found]

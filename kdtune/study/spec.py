@@ -140,8 +140,8 @@ class StudySpec(Config):
     def _shared_seeds(self) -> Iterator[Any]:
         """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
         for i, stage in enumerate(self.stages):
-            if stage.name == FINAL and (stage.grid or stage.ranges):
-                section = "grid" if stage.grid else "ranges"
+            if stage.name == FINAL and stage.axes:
+                section = next(name for name in ("grid", "ranges", "together") if getattr(stage, name))
                 message = (
                     f"stage '{FINAL}' compares choices on seeds that made none, so it cannot search itself: give the "
                     "search a stage of its own, with other seeds, and name that in start_from"
@@ -209,6 +209,7 @@ class StudySpec(Config):
             trials += [(("grid", path, j), {**first, path: value}) for j, value in enumerate(values)]
         for path, axis in stage.ranges.items():  # a value between the ends shows a field of whole numbers
             trials += [(("ranges", path), {**first, path: axis.at(share)}) for share in (1.0, 0.381966)]
+        trials += [(("together", j), {**first, **entry}) for j, entry in enumerate(stage.together)]
         for where, point in trials:
             try:
                 start.replace({**stage.set, **point})

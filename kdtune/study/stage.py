@@ -117,6 +117,9 @@ class Stage(Config):
     start_from: tuple[str, ...] = ()  # earlier stages; their best configurations are varied. Empty: the base
     set: dict[str, Value] = {}  # fixed changes: dotted path -> value
     grid: dict[str, tuple[Value, ...]] = {}  # dotted path -> values
+    # values that change together, such as all weights by one factor: each entry, dotted path -> value, is combined with
+    # every point of the grid. Left out of what is written where there are none
+    together: tuple[dict[str, Value], ...] = Field(default=(), exclude_if=operator.not_)
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -139,6 +142,8 @@ class Stage(Config):
             )
         if self.scheduler not in (None, "none") and len(self.seeds) > 1:
             raise ValueError("a stage of several seeds runs without early stopping: scheduler must be none")
+        if self.search != "grid" and self.together:
+            raise ValueError(f"search: {self.search} cannot draw values that change together; leave out together")
         if self.search == "grid" and self.ranges:
             raise ValueError("ranges need search: random or tpe, with samples")
         if self.search != "grid" and self.samples is None:
@@ -170,17 +175,29 @@ class Stage(Config):
                 yield error_at(("grid", path), f"holds {twice[0]} twice")
             if path in self.ranges:
                 yield error_at(("ranges", path), "is in the grid too; give values or a range, not both")
+        for j, entry in enumerate(self.together):
+            if not entry or entry.keys() != self.together[0].keys():
+                yield error_at(("together", j), "each entry of together has the same paths, and at least one")
+            for path in entry:
+                if path in self.grid or path.split(".")[0] not in ("losses", "recipe"):
+                    yield error_at(("together", j, path), "together holds paths of losses and recipe, none of the grid")
 
     @property
     def repeats(self) -> bool:
         """Whether it only runs its starts again (over other seeds), choosing nothing."""
-        return bool(self.start_from) and not self.grid and not self.ranges
+        return bool(self.start_from) and not self.axes
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The dotted paths that it searches."""
+        return (*self.grid, *self.ranges, *(self.together[0] if self.together else ()))
 
     @property
     def first_point(self) -> dict[str, Value]:
         """The first value of every axis."""
         lows = {path: axis.low for path, axis in self.ranges.items()}
-        return {path: values[0] for path, values in self.grid.items()} | lows
+        firsts = {path: values[0] for path, values in self.grid.items()}
+        return firsts | lows | (self.together[0] if self.together else {})
 
     @property
     def most_trials(self) -> int:
@@ -195,7 +212,7 @@ class Stage(Config):
             dependent = math.prod(axes[path] for path, its in self.conditions.items() if its == weight)
             zero = 0 in self.grid[weight]
             points *= (axes[weight] - zero) * dependent + zero
-        return each * points
+        return each * points * max(1, len(self.together))
 
     def points(self, starts: Sequence[str], seed: int) -> list[dict[str, Value]]:
         """What varies, one mapping per trial, in the order of the file: start, grid, seed.
@@ -205,7 +222,7 @@ class Stage(Config):
         size = math.prod(len(values) for values in self.grid.values())
         generator = random.Random(seed)
         if self.search == "grid":
-            drawn = (self._combination(i) for i in range(size))
+            drawn = (self._combination(i) | entry for i in range(size) for entry in self.together or ({},))
         elif not self.ranges:  # without repeats: a point drawn again would be a trial that has run
             wanted = (self.samples or 0) * (TRIES if self.conditions else 1)
             if size <= sys.maxsize:

@@ -9,6 +9,7 @@ import yaml
 
 from kdtune.answers.published import STUDIES, published
 from kdtune.base import Model, SegNet
+from kdtune.losses import LOSSES
 from kdtune.study.file import dump, load_study, read, search_spaces, study_names
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
@@ -63,7 +64,7 @@ def test_says_what_it_is(name: str) -> None:
     assert spec.name == name
     assert spec.description
     assert "\n" not in spec.description
-    assert spec.needs_gpu == (name not in ("demo", "camvid-small"))
+    assert spec.needs_gpu == (name not in ("demo", "camvid-small", "camvid-terms", "demo-terms"))
 
 
 @pytest.mark.parametrize("name", study_names())
@@ -234,6 +235,43 @@ def test_the_papers_own_order_is_one_line_away(name: str, tmp_path: Any) -> None
         stage = restored.stage(stage_name)
         assert len(plan(restored, stage)) == len(plan(study(name), study(name).stage(stage_name)))
         assert all(config.at("losses.pi.temperature") == 1 for config in plan(restored, stage))
+
+
+TERMS = {  # weights of each term, groups of terms, trials in all
+    "cityscapes-resnet-terms": (5, 10, 367),
+    "voc-resnet-terms": (5, 10, 367),
+    "ade20k-resnet-terms": (5, 10, 367),
+    "camvid-terms": (3, 0, 209),
+    "demo-terms": (1, 1, 106),
+}
+
+
+@pytest.mark.parametrize(("name", "sizes"), TERMS.items())
+def test_terms_are_compared_with_one_budget_and_by_name(name: str, sizes: tuple[int, int, int]) -> None:
+    spec, (weights, groups, trials) = study(name), sizes
+    own = [stage for stage in spec.stages if stage.name.startswith("weight-")]
+    alone = [stage for stage in own if stage.grid]
+    terms = [next(iter(stage.grid)).split(".")[1] for stage in alone]
+    assert terms == [name for name in LOSSES.table if name != "ce"]
+    assert [stage.name for stage in alone] == [f"weight-{term.replace('_', '-')}" for term in terms]
+    assert {spec.num_trials(stage) for stage in alone} == {weights}
+    assert {stage.start_from for stage in own} == {("temperature",)}
+    assert len(own) - len(alone) == groups
+    final = spec.stage("final")
+    assert final.start_from == ("student", *(stage.name for stage in own))
+    methods = [config.method for config in plan(spec, final)][:: len(final.seeds)]
+    assert methods[: len(terms) + 1] == ["student", *terms]
+    assert len(set(methods)) == len(methods) == len(own) + 1
+    assert sum(spec.num_trials(stage) for stage in spec.stages) == trials
+
+
+def test_weights_of_terms_lie_around_the_published_ones() -> None:
+    spec = study("cityscapes-resnet-terms")
+    for name in LOSSES.table:
+        if name != "ce":
+            published = LOSSES.resolve(name).published_weight
+            middle = spec.stage(f"weight-{name.replace('_', '-')}").grid[f"losses.{name}.weight"][2]
+            assert middle == pytest.approx(published.weight if published else 1.0, rel=1e-5)
 
 
 def test_camvid_is_whole_images_and_a_teacher_of_its_own() -> None:
