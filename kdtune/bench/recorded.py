@@ -20,7 +20,7 @@ from kdtune.records.rows import Row
 from kdtune.search.course import Offer
 from kdtune.search.halving import Halves
 from kdtune.search.stage_context import WORST
-from kdtune.study.stage import Halving, Together, shuffled
+from kdtune.study.stage import Halving, SuccessiveHalving, shuffled
 
 FILE = Path(__file__).with_name("curves.parquet")
 BRANCH = 0.05  # of a trial's steps, in which a cool-down takes the learning rate to nothing; then it is thrown away
@@ -91,7 +91,7 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         halving = Halving(grace=grace, reduction_factor=factor)
         yield f"asha, factor {factor:g}, grace {grace:.2g}", functools.partial(_asynchronous, halving)
     for factor, rungs in itertools.product((2.0, 3.0), (("1/3", "2/3"), ("1/4", "1/2"), ("1/3", "1/2"), ("1/2",))):
-        together = Together.model_validate({"rungs": rungs, "factor": factor})
+        together = SuccessiveHalving.model_validate({"rungs": rungs, "factor": factor})
         for cooled in (False, True):
             name = f"halving, factor {factor:g}, rungs {', '.join(rungs)}{', cooled down' * cooled}"
             yield name, functools.partial(_together, together, cooled)
@@ -103,7 +103,7 @@ def _asynchronous(halving: Halving, grid: Sequence[Recorded], order: int) -> tup
     return result, result.share
 
 
-def _together(together: Together, cooled: bool, grid: Sequence[Recorded], order: int) -> tuple[Found, float]:
+def _together(together: SuccessiveHalving, cooled: bool, grid: Sequence[Recorded], order: int) -> tuple[Found, float]:
     """The rule itself is asked; it hangs on no order."""
     whole = max(trial.curve.steps for trial in grid)
     rungs = together.steps(whole)

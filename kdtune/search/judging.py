@@ -57,7 +57,7 @@ class Judging:
         def told(line: str) -> None:
             self.reporter.note(f"{stage.name}: {line}")
 
-        rungs, factor = self.study.rungs_of(stage), self.study.together(stage).factor
+        rungs, factor = self.study.rungs_of(stage), self.study.successive_halving(stage).factor
         return Halves(order, plan, rungs, factor, known, offer, decided, told)
 
     def _decided(self, trial: str, rung: int, cut: float, goes_on: bool) -> bool:

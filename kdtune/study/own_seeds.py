@@ -18,7 +18,7 @@ def with_own_seeds(data: Any) -> Any:
     used: set[int] = set()
     made = []
     for stage in stages:
-        if stage.get("start_from") and not (stage.keys() & {"grid", "ranges", "seeds", "search"}):
+        if stage.get("start_from") and not (stage.keys() & {"grid", "ranges", "together", "seeds", "search"}):
             free = (seed for seed in itertools.count() if seed not in used)
             stage = {**stage, "seeds": list(itertools.islice(free, NUMBER))}
         seeds = stage.get("seeds", [0])

@@ -22,7 +22,7 @@ from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.study.own_seeds import with_own_seeds
-from kdtune.study.stage import Halving, Scheduler, SchedulerName, Stage, Together, scheduler_name
+from kdtune.study.stage import Halving, Scheduler, SchedulerName, Stage, SuccessiveHalving, scheduler_name
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.text import did_you_mean
 
@@ -118,17 +118,17 @@ class StudySpec(Config):
         """
         return scheduler_name("none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler)
 
-    def together(self, stage: Stage) -> Together:
+    def successive_halving(self, stage: Stage) -> SuccessiveHalving:
         """How the trials of a stage are judged together, where its scheduler is ``halving``."""
         given = (stage.scheduler, self.scheduler)
-        return next((each for each in given if isinstance(each, Together)), Together())
+        return next((each for each in given if isinstance(each, SuccessiveHalving)), SuccessiveHalving())
 
     def rungs_of(self, stage: Stage) -> tuple[int, ...]:
         """The steps at which a stage's trials pause to be judged together; none under another scheduler."""
         template = self.templates().get(stage.name)
         if template is None or self.scheduler_of(stage) != "halving":
             return ()
-        return self.together(stage).steps(template.recipe.num_steps)
+        return self.successive_halving(stage).steps(template.recipe.num_steps)
 
     def _unknown_sizes(self) -> Iterator[Any]:
         """Who is judged together must be known before the first of them is."""

@@ -73,7 +73,7 @@ def _share(value: Any) -> Any:
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, lt=1)]
 
 
-class Together(Config):
+class SuccessiveHalving(Config):
     """Trials of a stage that are judged together: all pause at a rung, and the better part of them goes on."""
 
     name: Literal["halving"] = "halving"
@@ -94,20 +94,20 @@ class Together(Config):
 def _scheduler(value: Any) -> Any:
     """A scheduler by its name, or halving with rungs of its own."""
     if isinstance(value, Mapping):
-        return Together.model_validate(value)
+        return SuccessiveHalving.model_validate(value)
     names = get_args(SchedulerName)
-    if value in names or isinstance(value, Together):
+    if value in names or isinstance(value, SuccessiveHalving):
         return value
     listed = ", ".join(f"'{name}'" for name in names[:-1])
     raise ValueError(f"input should be {listed} or '{names[-1]}'; got {value!r}")
 
 
-Scheduler = Annotated[SchedulerName | Together, PlainValidator(_scheduler)]
+Scheduler = Annotated[SchedulerName | SuccessiveHalving, PlainValidator(_scheduler)]
 
 
-def scheduler_name(scheduler: SchedulerName | Together) -> SchedulerName:
+def scheduler_name(scheduler: SchedulerName | SuccessiveHalving) -> SchedulerName:
     """Its name, with or without rungs of its own."""
-    return scheduler.name if isinstance(scheduler, Together) else scheduler
+    return scheduler.name if isinstance(scheduler, SuccessiveHalving) else scheduler
 
 
 class Stage(Config):

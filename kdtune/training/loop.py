@@ -112,8 +112,7 @@ def fit(
 ) -> Iterator[Evaluation]:
     """Trains from ``run.step`` to the end of the recipe, or until the loss is not finite (a diverged evaluation).
 
-    ``spent``: asked before and after each evaluation, so that ``run.bill`` tells steps from evaluations. ``rungs``:
-    steps with an evaluation beside the recipe's.
+    ``spent``: asked around each evaluation, which ``run.bill`` tells from steps. ``rungs``: steps with one more.
 
     Raises:
         UserError: no validation pixel has a class; the teacher's logits do not fit their precision.

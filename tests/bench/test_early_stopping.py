@@ -13,7 +13,7 @@ from kdtune.bench import recorded
 from kdtune.bench.early_stopping import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
 from kdtune.search.stage_context import WORST
 from kdtune.study.file import load_study
-from kdtune.study.stage import Halving, Together
+from kdtune.study.stage import Halving, SuccessiveHalving
 from tests.support.launching import STUDY, kdtune, write_study
 
 THIRD = Halving(grace=1 / 3, reduction_factor=2)  # rungs at 30 and 60 of 90 steps
@@ -177,11 +177,11 @@ def test_recorded_grids_replay_by_hand() -> None:
 
     five = sorted(grid, key=lambda trial: -at(trial, first))[:5]
     three = sorted(five, key=lambda trial: -at(trial, second))[:3]
-    result, share = recorded._together(Together(rungs=(0.25, 0.5)), False, grid, 0)
+    result, share = recorded._together(SuccessiveHalving(rungs=(0.25, 0.5)), False, grid, 0)
     assert share == pytest.approx((9 * first + 5 * (second - first) + 3 * (whole - second)) / (9 * whole))
     best = max(trial.curve.miou for trial in grid)
     assert result.regret == pytest.approx(best - max(trial.curve.miou for trial in three))
-    _, cooled = recorded._together(Together(rungs=(0.25, 0.5)), True, grid, 0)
+    _, cooled = recorded._together(SuccessiveHalving(rungs=(0.25, 0.5)), True, grid, 0)
     assert cooled == pytest.approx(share + 14 * 0.05 / 9)
 
 

@@ -372,7 +372,7 @@ def test_trials_that_are_judged_together(spec: StudySpec) -> None:
     own = {"name": "halving", "rungs": ["1/3", 0.5], "factor": 3}
     found = StudySpec(name="s", base=spec.base, stages=(stage(**grid),), scheduler=own)  # type: ignore[arg-type]
     assert found.scheduler_of(found.stages[0]) == "halving"
-    assert found.together(found.stages[0]).factor == 3
+    assert found.successive_halving(found.stages[0]).factor == 3
     assert found.rungs_of(found.stages[0]) == (4, 6)
     assert StudySpec.model_validate(found.model_dump(mode="json")) == found
     named = found.model_copy(update={"stages": (stage(**grid, scheduler="halving"),), "scheduler": "asha"})
