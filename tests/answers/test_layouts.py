@@ -142,7 +142,7 @@ def test_parquet_is_read_by_pyarrow_pandas_and_duckdb(name: str, tmp_path: Path)
     assert counted == [(data.num_rows,)]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("trials", "cost")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("trials", "cost", "terms")])
 def test_every_comparison_renders(name: str) -> None:
     compared = compare(name, table(name, everything(), "s"), published("cityscapes-resnet", name))
     assert pa.null() not in compared.schema.types
