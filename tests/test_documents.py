@@ -152,7 +152,7 @@ STUDY, MODELS = "search_spaces/README.md", "kdtune/models/README.md"
         (STUDY, "### The study", "kdtune.study.spec:StudySpec"),
         (STUDY, "### A stage", "kdtune.study.stage:Stage"),
         (STUDY, "### A range", "kdtune.study.stage:Range"),
-        (STUDY, "### `halving`", "kdtune.study.stage:Halving"),
+        (STUDY, "### `halving`", "kdtune.study.schedulers:Halving"),
         (STUDY, "### `base`", "kdtune.study.trial_config:TrialConfig"),
         (STUDY, "### `teacher`", "kdtune.study.trial_config:Teacher"),
         (STUDY, "### `warm_start`", "kdtune.study.trial_config:WarmStart"),

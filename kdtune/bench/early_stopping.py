@@ -25,8 +25,9 @@ from kdtune.search.early_stopping import Known, Rungs
 from kdtune.search.options import Options, adjusted
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.study.file import load_study
+from kdtune.study.schedulers import Halving
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import Halving, Stage, shuffled
+from kdtune.study.stage import Stage, shuffled
 from kdtune.study.trial_config import STAGE_REFERENCE, Value
 from kdtune.text import did_you_mean
 

@@ -20,7 +20,8 @@ from kdtune.records.rows import Row
 from kdtune.search.course import Offer
 from kdtune.search.halving import Halves
 from kdtune.search.stage_context import WORST
-from kdtune.study.stage import Halving, SuccessiveHalving, shuffled
+from kdtune.study.schedulers import Halving, SuccessiveHalving
+from kdtune.study.stage import shuffled
 
 FILE = Path(__file__).with_name("curves.parquet")
 BRANCH = 0.05  # of a trial's steps, in which a cool-down takes the learning rate to nothing; then it is thrown away
@@ -69,7 +70,7 @@ def read() -> dict[Grid, list[Recorded]]:
 def _deviations(grids: Mapping[Grid, Sequence[Recorded]]) -> dict[str, float]:
     """A study's standard deviation from seed to seed, pooled over the upper half of its configurations.
 
-    One that hardly trains comes to the same with every seed, and is never the question.
+    One that hardly trains comes to the same with every seed, and is never the question. 0 where no two seeds are known.
     """
     found: dict[str, float] = {}
     for study in dict.fromkeys(study for study, _, _ in grids):
@@ -79,7 +80,8 @@ def _deviations(grids: Mapping[Grid, Sequence[Recorded]]) -> dict[str, float]:
                 groups.setdefault((stage, trial.point), []).append(trial.curve.miou)
         several = [values for values in groups.values() if len(values) > 1 and min(values) > 0]
         upper = sorted(several, key=statistics.fmean)[len(several) // 2 :]
-        found[study] = statistics.fmean(statistics.variance(values) for values in upper) ** 0.5
+        variances = [statistics.variance(values) for values in upper]
+        found[study] = statistics.fmean(variances) ** 0.5 if variances else 0.0
     return found
 
 

@@ -13,8 +13,8 @@ from kdtune.records.storage import Record
 from kdtune.search.halving import Halves
 from kdtune.search.stage_context import SCORE, WORST
 from kdtune.search.tune_faults import Unread
+from kdtune.study.schedulers import Halving, SchedulerName
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import Halving, SchedulerName
 
 
 @dataclass(frozen=True)

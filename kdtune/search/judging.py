@@ -10,8 +10,10 @@ from kdtune.records.storage import Storage
 from kdtune.search.course import Offer
 from kdtune.search.halving import Decided, Halves, nothing
 from kdtune.search.ledger import Ledger
+from kdtune.study.rungs import rungs_of, successive_halving
+from kdtune.study.schedulers import SchedulerName
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import SchedulerName, Stage
+from kdtune.study.stage import Stage
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Judging:
         def told(line: str) -> None:
             self.reporter.note(f"{stage.name}: {line}")
 
-        rungs, factor = self.study.rungs_of(stage), self.study.successive_halving(stage).factor
+        rungs, factor = rungs_of(self.study, stage), successive_halving(self.study, stage).factor
         return Halves(order, plan, rungs, factor, known, offer, decided, told)
 
     def _decided(self, trial: str, rung: int, cut: float, goes_on: bool) -> bool:

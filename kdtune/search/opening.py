@@ -22,6 +22,7 @@ from kdtune.search.searchers import FromOptuna
 from kdtune.search.slots import Slots
 from kdtune.search.stage_context import Point, StageContext, handed, point_of, recorded, refuse_other_code
 from kdtune.search.stalls import Stalls
+from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage, shuffled
 from kdtune.training.site import Site
@@ -155,7 +156,7 @@ class Opening:
         share = begun.slots.of(stage)
         if share.gpus and not has_gpu():
             self.reporter.warn(f"{stage.name}: no node has a GPU yet; trials wait until an autoscaler starts some")
-        site = replace(context.site, keys=begun.site.keys, rungs=self.study.rungs_of(stage))
+        site = replace(context.site, keys=begun.site.keys, rungs=rungs_of(self.study, stage))
         threads = self.study.threads or share.threads
         context = replace(context, site=site, threads=threads, gpus=share.gpus, followed=self.followed)
         key = f"{self.token}/{stage.name}/{len(self._told)}"

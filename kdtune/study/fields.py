@@ -14,8 +14,9 @@ from kdtune.models import MODELS
 from kdtune.registry import Registry
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
+from kdtune.study.schedulers import Halving
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import Halving, Range, Stage
+from kdtune.study.stage import Range, Stage
 from kdtune.study.trial_config import Teacher, TrialConfig, WarmStart
 from kdtune.text import did_you_mean
 

@@ -22,7 +22,8 @@ from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.study.own_seeds import with_own_seeds
-from kdtune.study.stage import Halving, Scheduler, SchedulerName, Stage, SuccessiveHalving, scheduler_name
+from kdtune.study.schedulers import Halving, Scheduler, SchedulerName, scheduler_name
+from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.text import did_you_mean
 
@@ -86,7 +87,7 @@ class StudySpec(Config):
                     details.append(error_at(("stages", i, "start_from", j), message, start))
             seen[stage.name] = stage
         if not details:
-            details = [*self._unknown_sizes(), *self._shared_seeds(), *self._bad_points()]
+            details = [*_unknown_sizes(self), *self._shared_seeds(), *self._bad_points()]
         if details:
             raise ValidationError.from_exception_data("study", details)
         return self
@@ -117,25 +118,6 @@ class StudySpec(Config):
         that was stopped would be missing from the comparison.
         """
         return scheduler_name("none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler)
-
-    def successive_halving(self, stage: Stage) -> SuccessiveHalving:
-        """How the trials of a stage are judged together, where its scheduler is ``halving``."""
-        given = (stage.scheduler, self.scheduler)
-        return next((each for each in given if isinstance(each, SuccessiveHalving)), SuccessiveHalving())
-
-    def rungs_of(self, stage: Stage) -> tuple[int, ...]:
-        """The steps at which a stage's trials pause to be judged together; none under another scheduler."""
-        template = self.templates().get(stage.name)
-        if template is None or self.scheduler_of(stage) != "halving":
-            return ()
-        return self.successive_halving(stage).steps(template.recipe.num_steps)
-
-    def _unknown_sizes(self) -> Iterator[Any]:
-        """Who is judged together must be known before the first of them is."""
-        for i, stage in enumerate(self.stages):
-            if stage.search == "tpe" and self.scheduler_of(stage) == "halving":
-                message = "tpe draws a point when another has ended, and halving judges all of them at once: give asha"
-                yield error_at(("stages", i, "scheduler"), message, stage.scheduler or self.scheduler)
 
     def _shared_seeds(self) -> Iterator[Any]:
         """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
@@ -267,6 +249,14 @@ class StudySpec(Config):
     def with_threads(self, config: TrialConfig) -> TrialConfig:
         """The configuration with this study's number of threads, which is part of what each of its trials is."""
         return config if config.threads == self.threads else config.replace({"threads": self.threads})
+
+
+def _unknown_sizes(study: StudySpec) -> Iterator[Any]:
+    """Who is judged together must be known before the first of them is."""
+    for i, stage in enumerate(study.stages):
+        if stage.search == "tpe" and study.scheduler_of(stage) == "halving":
+            message = "tpe draws a point when another has ended, and halving judges all of them at once: give asha"
+            yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
 
 
 def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: ValidationError) -> Any:

@@ -13,7 +13,7 @@ from kdtune.bench import recorded
 from kdtune.bench.early_stopping import Curve, Found, _grids, _of_rows, _searched, found, needed, replay, unsearched
 from kdtune.search.stage_context import WORST
 from kdtune.study.file import load_study
-from kdtune.study.stage import Halving, SuccessiveHalving
+from kdtune.study.schedulers import Halving, SuccessiveHalving
 from tests.support.launching import STUDY, kdtune, write_study
 
 THIRD = Halving(grace=1 / 3, reduction_factor=2)  # rungs at 30 and 60 of 90 steps

@@ -11,7 +11,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from kdtune.search.early_stopping import Known, Median, Rungs, scheduler
 from kdtune.search.stage_context import SCORE
-from kdtune.study.stage import Halving, SchedulerName
+from kdtune.study.schedulers import Halving, SchedulerName
 from tests.support.tiny import study
 
 STEPS = range(10, 101, 10)

@@ -18,8 +18,9 @@ from kdtune.cluster.share import PROCESSOR_TRIALS, Share, share
 from kdtune.search.early_stopping import Known, Median, Rungs
 from kdtune.search.judging import finished
 from kdtune.search.stage_context import SCORE, WORST
+from kdtune.study.schedulers import Halving
 from kdtune.study.spec import StudySpec
-from kdtune.study.stage import Halving, shuffled
+from kdtune.study.stage import shuffled
 from tests.support.alone import alone
 from tests.support.launching import STEPS, journals, kdtune, slow_to_stop, write_study
 

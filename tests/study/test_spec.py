@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from kdtune.records.journal import Planned
 from kdtune.search.changes import differences
 from kdtune.study.file import dump, read
+from kdtune.study.rungs import rungs_of, successive_halving
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Range, Stage, shuffled
 from kdtune.study.trial_config import TrialConfig
@@ -372,12 +373,12 @@ def test_trials_that_are_judged_together(spec: StudySpec) -> None:
     own = {"name": "halving", "rungs": ["1/3", 0.5], "factor": 3}
     found = StudySpec(name="s", base=spec.base, stages=(stage(**grid),), scheduler=own)  # type: ignore[arg-type]
     assert found.scheduler_of(found.stages[0]) == "halving"
-    assert found.successive_halving(found.stages[0]).factor == 3
-    assert found.rungs_of(found.stages[0]) == (4, 6)
+    assert successive_halving(found, found.stages[0]).factor == 3
+    assert rungs_of(found, found.stages[0]) == (4, 6)
     assert StudySpec.model_validate(found.model_dump(mode="json")) == found
     named = found.model_copy(update={"stages": (stage(**grid, scheduler="halving"),), "scheduler": "asha"})
-    assert named.rungs_of(named.stages[0]) == (3, 6)
-    assert found.model_copy(update={"scheduler": "asha"}).rungs_of(found.stages[0]) == ()
+    assert rungs_of(named, named.stages[0]) == (3, 6)
+    assert rungs_of(found.model_copy(update={"scheduler": "asha"}), found.stages[0]) == ()
     tpe = stage(**grid, search="tpe", samples=2)
     with pytest.raises(ValidationError, match="halving judges all of them at once: give asha"):
         StudySpec(name="s", base=spec.base, stages=(tpe,), scheduler="halving")
