@@ -10,6 +10,7 @@ from kdtune.answers import needed_seeds, verdicts
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.answers.simultaneous import ALPHA
+from kdtune.answers.term_facts import DAGGER, FOOTNOTE, symbol
 from kdtune.losses import LOSSES
 from kdtune.report import dots, facts
 from kdtune.report.facts import ALONE, FINAL, method_name
@@ -229,7 +230,7 @@ def _terms(methods: Sequence[str]) -> list[str]:
     names = dict.fromkeys(term for method in methods if method and method != ALONE for term in method.split("+"))
     known = {name: LOSSES.resolve(name) for name in names if name in LOSSES.names()}
     told = {name: (inspect.getdoc(term) or "").partition("\n")[0].rstrip(".") for name, term in known.items()}
-    return [f"{name}: {term.symbol}. {told[name]} ({term.source})" for name, term in known.items()]
+    return [f"{name}: {symbol(name)}. {told[name]} ({term.source})" for name, term in known.items()]
 
 
 def _methods(study: Study) -> str:
@@ -240,7 +241,7 @@ def _methods(study: Study) -> str:
     for row in study.stages.get(FINAL, []):
         if row["status"] == "completed" and row["miou"] is not None:
             seeds.setdefault(row["method"], []).append(row["miou"])
-    compared = [gain for gain in study.gains if gain.difference is not None]
+    compared = sorted((g for g in study.gains if g.difference is not None), key=lambda g: -(g.difference or 0.0))
     drawn = dots.final_scores("mIoU of each method", final, seeds, study.paper(FINAL))
     figures = [
         figure(inline_svg(drawn, "final", f"mIoU of {len(final)} methods: {_ranking(final)}"), "final",
@@ -259,8 +260,10 @@ def _methods(study: Study) -> str:
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
+    content += details("terms, weights and costs as a table", written(study.table("terms"), "terms"))
     runs = details("runs as a table", written(_columns(study, FINAL), "final-runs"))
-    return grid(figures) + study.shown(FINAL) + content + runs
+    ours = any(DAGGER in method_name(row["method"]) for row in final)
+    return grid(figures) + (note(f"{FOOTNOTE}.") if ours else "") + study.shown(FINAL) + content + runs
 
 
 def _gains_caption(compared: Sequence[Gain], *, other_images: bool) -> str:

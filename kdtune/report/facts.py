@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
+from kdtune.answers.term_facts import marked
 from kdtune.records.rows import best_config
 from kdtune.study.names import FINAL as FINAL
 from kdtune.study.spec import TEACHER
@@ -80,7 +81,7 @@ class Cost:
 
 def method_name(method: str) -> str:
     """A method for people."""
-    return "student alone" if method == ALONE else f"distilled with {' + '.join(method.split('+'))}"
+    return "student alone" if method == ALONE else f"distilled with {' + '.join(map(marked, method.split('+')))}"
 
 
 def gain_rows(found: Sequence[Gain]) -> pa.Table:

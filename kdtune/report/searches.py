@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.colors import Normalize
 
+from kdtune.answers.cells import loss_symbol
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
@@ -133,7 +134,7 @@ def _sweep(name: str, stage: str, column: str, rows: Sequence[Row], paper: Seque
     stopped = [(row[column], row["miou"]) for row in known if row["status"] == "stopped" and row["miou"] is not None]
     if not done and not stopped:
         return note(f"{stage}: no trial has completed yet.")
-    what = "temperature τ" if column == "temperature" else f"weight λ of {column.removeprefix('lambda_').upper()}"
+    what = "temperature τ" if column == "temperature" else f"weight λ of {loss_symbol(column)}"
     curve = _curve("measured here", column, done)
     published = _curve("published", column, paper) if paper else None
     best = max(done, key=lambda row: _mean(row) or 0.0, default=None)

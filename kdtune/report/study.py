@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.answers import published, significance, tables
+from kdtune.answers.cells import loss_symbol
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.comparison import compare
 from kdtune.answers.final_tables import comparison_plan
@@ -32,6 +33,7 @@ SHOWN = {
     **dict.fromkeys((f"{name}_{of}" for of in ("student", "pi") for name in ("deviation", "least_gain")), ".2f"),
     **dict.fromkeys(("p", *(f"{name}_{of}" for of in ("student", "pi") for name in ("p", "scatter_p"))), ".2g"),
     "difference": "+.2f",
+    **dict.fromkeys(("apart", "lead", "lead_by_chance", "miou_student", "miou_student_published"), ".2f"),
     "lr": ".3g",
     "weight_decay": ".3g",
     "train_seconds": ".1f",
@@ -57,6 +59,14 @@ LABELS = {
     "gain_student_high": "to",
     "p_student": "p",
     "tuning_trials": "trials that chose it",
+    "apart": "groups differ from [points]",
+    "lead": "above the mean of all [points]",
+    "lead_by_chance": "of which by chance alone",
+    "miou_student": "student alone [%]",
+    "miou_student_published": "student alone, published [%]",
+    "miou_mean_published": "published [%]",
+    "weights_as_published": "weights as published",
+    "factor": "factor of the published weights",
     "tuning_steps": "their steps",
     "provisional_student": "provisional",
     "family_student": "comparisons at once",
@@ -186,6 +196,6 @@ class Study:
 def written(data: pa.Table, name: str) -> str:
     """A table as HTML, of a long one its best lines; ``name`` is for programs."""
     data, left_out = best_lines(data)
-    labels = {column: f"λ {column.removeprefix('lambda_').upper()}" for column in loss_columns(data)}
+    labels = {column: f"λ {loss_symbol(column)}" for column in loss_columns(data)}
     shown = table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
     return note(left_out) + shown if left_out else shown
