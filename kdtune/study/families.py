@@ -134,18 +134,14 @@ def _members(loc: tuple[str | int, ...], given: Any) -> Iterator[Member]:
         at = (*loc, KEY, j)
         if isinstance(entry, str):
             yield Member(entry, {entry: _published(at, entry)})
-        elif (
-            isinstance(entry, dict)
-            and len(entry) == 1
-            and all(isinstance(v, list | dict) and v for v in entry.values())
-        ):
+        elif isinstance(entry, dict) and len(entry) == 1 and all(map(_is_group, entry.values())):
             ((name, terms),) = entry.items()
             if isinstance(terms, list):
                 yield Member(name, {term: _published((*at, name), term) for term in terms})
                 continue
             for term, weight in terms.items():
                 _published((*at, name), term)
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+                if not _is_factor(weight):
                     raise FamilyFault((*at, name, term), f"needs a weight above 0, got {weight!r}")
             yield Member(name, terms)
         else:
@@ -178,9 +174,8 @@ def _factors(loc: tuple[str | int, ...], given: Any) -> list[float]:
     """Factors of the published weights: of a number so many powers of ten around 1, or those that are listed."""
     if isinstance(given, int) and not isinstance(given, bool) and given > 0:
         return [10.0 ** (i - given // 2) for i in range(given)]
-    if isinstance(given, list) and given:
-        if all(isinstance(f, int | float) and not isinstance(f, bool) and f > 0 for f in given):
-            return [float(factor) for factor in given]
+    if isinstance(given, list) and given and all(map(_is_factor, given)):
+        return [float(factor) for factor in given]
     raise FamilyFault(
         (*loc, "weights"),
         f"needs how many weights, or a list of factors above 0, e.g. 5 or [0.1, 1, 10]; got {given!r}",
