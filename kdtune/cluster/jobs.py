@@ -130,9 +130,8 @@ def entrypoint(words: Sequence[str]) -> str:
 def package(study: StudySpec, folder: Path) -> dict[str, Any]:
     """What the job is sent, laid out in ``folder``: kdtune itself, and the study's file in a working folder."""
     code, working = folder / "kdtune", folder / "job"
-    shutil.copytree(
-        Path(kdtune.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.md", "*.png")
-    )
+    left_out = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.md", "*.png", "*.parquet")
+    shutil.copytree(Path(kdtune.__file__).parent, code, ignore=left_out)
     working.mkdir()
     (working / STUDY_FILE).write_text(dump(study), encoding="utf-8")
     own = builders.runtime_env()

@@ -187,7 +187,7 @@ class Opening:
         """Those of these trials that have ended and run again."""
         for id_ in self.anew & points.keys():
             self.ledger.goes_on(restart(context.planned(points[id_]), past[id_], self.storage))
-        self.anew -= points.keys()
+        self.anew.difference_update(points)  # the very set that ``judging`` has
 
     def _refuse_damaged(self, context: StageContext) -> None:
         """Has trials run again whose weights a stage is about to load, and finds damaged."""
