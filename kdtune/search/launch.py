@@ -195,8 +195,12 @@ class Launch:
             self.reporter.note(line)
         self._begin_writing()
         self.storage.sweep(self.ledger.unfinished)
-        stack.callback(noticeboard.clear, self.held.token)
+        stack.callback(self._clear_noticeboard)
         return Begun(self.study, self.site, stalls, slots)
+
+    def _clear_noticeboard(self) -> None:
+        if not isinstance(self.halt.error, Lost):  # nobody would answer
+            noticeboard.clear(self.held.token)
 
     def _begin_writing(self) -> None:
         """Everything that can refuse has been asked: a launch that fails before has changed nothing."""
