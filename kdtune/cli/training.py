@@ -196,20 +196,20 @@ def evaluate(
     the difference of each class and of the mean, with an interval for other images.
     """
     from kdtune.analysis.checkpoint_file import file_of
+    from kdtune.errors import UserError
 
+    if len(checkpoints) > 2 or (len(checkpoints) == 1 and len(models) > 1):
+        raise UserError("evaluate takes one file of weights, or two to compare; --model once for each at most")
     for checkpoint in checkpoints:
         file_of(checkpoint)  # before all that takes seconds to import
     from kdtune.analysis.comparison import compare
     from kdtune.analysis.evaluation import evaluate
-    from kdtune.base import UserError
     from kdtune.loading.pack import data_folder
     from kdtune.study.settings import parse_set
     from kdtune.training.site import Site
 
     site = Site(data_folder(data_root), pack=pack)
     changes = parse_set(settings)
-    if len(checkpoints) > 2 or (len(checkpoints) == 1 and len(models) > 1):
-        raise UserError("evaluate takes one file of weights, or two to compare; --model once for each at most")
     if len(checkpoints) == 2:
         found: Any = compare(checkpoints, dataset, site, changes, models, country)
     else:
