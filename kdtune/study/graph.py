@@ -103,13 +103,13 @@ def told(waits: Mapping[str, Waits], at_once: int | None = None) -> list[str]:
     for name, each in waits.items():
         if each.stages:
             apart = " (each start apart)" if len({*each.starts.values()}) > 1 else ""
-            lines.append(f"{name} for {', '.join(_direct(each, waits))}{apart}")
+            lines.append(f"{name} waits for {', '.join(_direct(each, waits))}{apart}")
     if not lines:
         return []
     longest = max(chains(waits, at_once).values(), key=lambda chain: chain.steps)
     how = f"{at_once} at once" if at_once else "if all that can run at once do"
     chain = f"longest chain, {how}: {' > '.join(longest.stages)}, {longest.steps:,} steps"
-    return [f"waiting: {'; '.join(lines)}", chain]
+    return [f"to come: {'; '.join(lines)}", chain]
 
 
 def _direct(each: Waits, waits: Mapping[str, Waits]) -> list[str]:

@@ -235,7 +235,9 @@ def test_a_checkpoint_that_is_cut_off(tmp_path: Path, skd18: dict[str, Tensor], 
 
 
 def test_an_output_of_another_kind(tmp_path: Path) -> None:
-    assert "safetensors" in refused("teacher", "import", "t.pth", "-o", tmp_path / "o.pth", "--layout", "skd")
+    (tmp_path / "t.pth").touch()
+    words = ("teacher", "import", tmp_path / "t.pth", "-o", tmp_path / "o.pth", "--layout", "skd")
+    assert "safetensors" in refused(*words)
 
 
 # A study and its teacher's file
