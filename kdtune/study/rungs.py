@@ -12,8 +12,8 @@ def successive_halving(study: StudySpec, stage: Stage) -> SuccessiveHalving:
 
 
 def rungs_of(study: StudySpec, stage: Stage) -> tuple[int, ...]:
-    """The steps of its rungs; none under another scheduler."""
+    """The steps of its rungs; none under another scheduler, nor for a trial that has no other beside it."""
     template = study.templates().get(stage.name)
-    if template is None or study.scheduler_of(stage) != "halving":
+    if template is None or study.scheduler_of(stage) != "halving" or study.num_trials(stage) < 2:
         return ()
     return successive_halving(study, stage).steps(template.recipe.num_steps)

@@ -379,6 +379,8 @@ def test_trials_that_are_judged_together(spec: StudySpec) -> None:
     named = found.model_copy(update={"stages": (stage(**grid, scheduler="halving"),), "scheduler": "asha"})
     assert rungs_of(named, named.stages[0]) == (3, 6)
     assert rungs_of(found.model_copy(update={"scheduler": "asha"}), found.stages[0]) == ()
+    alone = found.model_copy(update={"stages": (stage(set={"recipe.num_steps": 12}),)})
+    assert rungs_of(alone, alone.stages[0]) == ()
     tpe = stage(**grid, search="tpe", samples=2)
     with pytest.raises(ValidationError, match="halving judges all of them at once: give asha"):
         StudySpec(name="s", base=spec.base, stages=(tpe,), scheduler="halving")
