@@ -81,7 +81,7 @@ def _teacher(folder: str, base: TrialConfig) -> str:
     """A file of random weights."""
     torch.manual_seed(0)
     path = f"{folder}/teacher.safetensors"
-    model = base.replace({**TINY, "student": NETWORK})
+    model = base.replace({"dataset": TINY["dataset"], "student": NETWORK})
     with open(path, "wb") as file:
         file.write(weights_bytes(model.student.build(model.dataset.num_classes)))
     return path
