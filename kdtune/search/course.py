@@ -156,8 +156,8 @@ class Course:
             way.sources.append(self._open(name, starts))
             way.opened.update(starts)
         except NoStart as fault:
-            if len(starts) == 1:
-                way.faults[starts[0]] = fault
+            if len({way.waits.starts[start] for start in starts}) == 1:  # one, or such as begin together or never
+                way.faults |= dict.fromkeys(starts, fault)
                 return
             for start in starts:
                 self._open_starts(name, way, [start])

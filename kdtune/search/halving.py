@@ -46,6 +46,7 @@ class Halves:
         self._record, self._offer, self._decided, self._told = record, offer, decided, told
         self._running: dict[str, int] = {}  # trial -> the step from which it went on
         self._out: set[str] = set()  # trials that go on no more
+        self._noted: set[int] = set()  # rungs
         self._ready: deque[str] = deque()
         self.next_rung = math.inf  # the first that is not decided
         self._missing: set[str] = set()  # trials that have not come to it
@@ -61,8 +62,8 @@ class Halves:
 
     @property
     def left(self) -> bool:
-        """Whether a trial is to go on, or waits for others at its rung."""
-        return any(trial not in self._running for trial in self.open)
+        """Whether a trial is to go on now; those at a rung wait for some that run, or are ready themselves."""
+        return bool(self._ready)
 
     @property
     def open(self) -> list[str]:
@@ -102,12 +103,16 @@ class Halves:
         cut = sorted(values.values(), reverse=True)[number - 1] if values else WORST
         better = {trial: value >= cut and value > WORST for trial, value in values.items()}
         self._out.update(trial for trial, goes_on in better.items() if not goes_on)
-        news = [self._decided(trial, rung, cut, goes_on) for trial, goes_on in better.items()]
-        if any(news):
-            count = sum(better.values())
-            at_least = f" of at least {cut:.2f}" if cut > WORST else ""
-            self._told(f"{len(values)} trials are at step {rung}: the {count} with an mIoU{at_least} go on")
+        if rung not in self._noted:
+            self._noted.add(rung)
+            self._note(rung, cut, better)
         return [trial for trial, goes_on in better.items() if goes_on]
+
+    def _note(self, rung: int, cut: float, better: Mapping[str, bool]) -> None:
+        if any([self._decided(trial, rung, cut, goes_on) for trial, goes_on in better.items()]):
+            at_least = f" of at least {cut:.2f}" if cut > WORST else ""
+            count = sum(better.values())
+            self._told(f"{len(better)} trials are at step {rung}: the {count} with an mIoU{at_least} go on")
 
     def _is_free(self, trial: str) -> bool:
         return trial not in self._running and self._step(trial) < self.next_rung

@@ -64,8 +64,9 @@ class Judging:
 
     def _decided(self, trial: str, rung: int, cut: float, goes_on: bool) -> bool:
         """Notes what became of a trial at a rung; whether it was not noted before."""
-        record = self.storage.record(trial)
-        if record is None or record["row"]["status"] != "running":
+        known = self.ledger.records.get(trial)
+        record = self.storage.record(trial) if known and known["row"]["status"] == "running" else None
+        if record is None:
             return False
         entry = [entry for entry in record["history"] if entry["step"] <= rung][-1]
         if "rung_cut" in entry and goes_on:

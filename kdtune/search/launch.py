@@ -123,7 +123,6 @@ class Launch:
             followed=bool(self.loggers),
             mixed=self.mixed,
             judging=judging,
-            anew=anew,
         )
         waits = graph.graph(self.study, [*self.stages.values()])
         for name, each in waits.items():  # who is judged together begins together

@@ -57,7 +57,6 @@ class Opening:
     followed: bool  # whether a tool beside the journal is told of every evaluation
     mixed: bool  # whether trials of other numerics may stand beside those of this kdtune
     judging: Judging
-    anew: set[str]  # trials that have ended, and are yet to run again; ``judging`` has the same
     rules: ByStage = field(default_factory=ByStage)
     _points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
     _told: dict[str, StageContext] = field(default_factory=dict)  # by its key on the noticeboard
@@ -88,7 +87,7 @@ class Opening:
         more = bool(left) or (drawn and len(kept) < (stage.samples or 0))
         if more:
             if not self.mixed:
-                refuse_mixing(self.ledger.rows_but(self.anew), self.study.name)
+                refuse_mixing(self.ledger.rows_but(self.judging.anew), self.study.name)
             self._refuse_damaged(context)
             self._begin()
             self._restart(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
@@ -185,9 +184,9 @@ class Opening:
 
     def _restart(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:
         """Those of these trials that have ended and run again."""
-        for id_ in self.anew & points.keys():
+        for id_ in self.judging.anew & points.keys():
             self.ledger.goes_on(restart(context.planned(points[id_]), past[id_], self.storage))
-        self.anew.difference_update(points)  # the very set that ``judging`` has
+        self.judging.anew.difference_update(points)
 
     def _refuse_damaged(self, context: StageContext) -> None:
         """Has trials run again whose weights a stage is about to load, and finds damaged."""
@@ -200,7 +199,7 @@ class Opening:
                 self._sound.add(id_)
                 continue
             self.reporter.warn(f"{fault}; trial {id_} is run again")
-            self.anew.add(id_)
+            self.judging.anew.add(id_)
             makers.add(row["stage"])
         if makers:
             self.checkpoints.locate(self.study, sorted(makers))  # they may be none of the stages that run

@@ -116,6 +116,22 @@ def test_a_stage_that_comes_to_nothing_stops_only_what_waits_for_it() -> None:
         way.refuse_faults()
 
 
+def test_what_is_judged_together_does_not_begin_in_part() -> None:
+    stages = Stages()
+    stages.nothing = {"distill"}
+    both = frozenset({"student", "distill"})
+    waits = {
+        "student": Waits("student", {"base": frozenset()}, 2, 10),
+        "distill": Waits("distill", {"base": frozenset()}, 3, 10),
+        "final": Waits("final", {"student": both, "distill": both}, 4, 10),
+    }
+    way = Course(waits, ["final"], stages.open, stages.close, lambda name: 9)
+    assert handed(way) == []
+    assert not way.advance()
+    with pytest.raises(NoStart, match="'distill' has no completed"):
+        way.refuse_faults()
+
+
 def test_what_made_damaged_weights_runs_again_first() -> None:
     """Though it is none of the stages that this launch runs."""
     stages = Stages()
