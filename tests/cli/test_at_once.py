@@ -1,8 +1,6 @@
 """What a user gets wrong is told at once: without torch, before the work, and all that is missing in one go."""
 
-import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from kdtune.cli import main
+from tests.support.imported import Ended, after
 
 UNKNOWN = [
     ["launch", "nosuch"],
@@ -32,20 +31,8 @@ UNKNOWN = [
 
 
 def test_what_is_not_there_is_told_without_torch_and_ray(tmp_path: Path) -> None:
-    program = (
-        "import json, sys\n"
-        "from click.testing import CliRunner\n"
-        "from kdtune.cli import main\n"
-        "found = []\n"
-        "for words in json.loads(sys.argv[1]):\n"
-        "    done = CliRunner().invoke(main, words, env={'KDTUNE_STORAGE': 'runs'})\n"
-        "    loaded = [n for n in ('torch', 'torchvision', 'ray', 'matplotlib') if n in sys.modules]\n"
-        "    found.append([words, done.exit_code, len(done.output.splitlines()), loaded])\n"
-        "print(json.dumps(found))"
-    )
-    words = [sys.executable, "-c", program, json.dumps(UNKNOWN)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout) == [[each, 2, 1, []] for each in UNKNOWN]
+    found = after(UNKNOWN, tmp_path, os.environ | {"KDTUNE_STORAGE": "runs"})
+    assert found == [Ended(2, 1, [])] * len(UNKNOWN)
     assert list(tmp_path.iterdir()) == []
 
 
