@@ -72,20 +72,29 @@ def folder_fields(file: str) -> dict[str, Any] | None:
     config = _json(folder, "config.json") if name == WEIGHTS else None
     if config is None or "model_type" not in config:
         return None
+    try:
+        return _fields(config, _json(folder, "preprocessor_config.json") or {}, folder.uri)
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{folder.uri}: its config.json or preprocessor_config.json holds what transformers does not write there "
+            f"({error}); get the folder again"
+        ) from None
+
+
+def _fields(config: Mapping[str, Any], processor: Mapping[str, Any], where: str) -> dict[str, Any]:
     named = config.get("architectures") or ["nothing"]
     kind = str(named[0])
     if not CLASS.fullmatch(kind):
-        raise UserError(f"{folder.uri}: its config.json names {kind!r}, not a class ...ForSemanticSegmentation")
+        raise UserError(f"{where}: its config.json names {kind!r}, not a class ...ForSemanticSegmentation")
     classes = _classes(config)
-    processor = _json(folder, "preprocessor_config.json") or {}
     known = MAPS.get(str(config["model_type"]), {})
     return {
         "model": {
             "name": "external",
             "builder": f"transformers:{kind}",
-            "arguments": {k: v for k, v in _architecture(config, folder.uri).items() if k != "model_type"},
+            "arguments": {k: v for k, v in _architecture(config, where).items() if k != "model_type"},
             "output": "logits",
-            "preprocessing": _preprocessing(processor, folder.uri),
+            "preprocessing": _preprocessing(processor),
             **known,
         },
         "num_classes": len(classes),
@@ -148,7 +157,7 @@ def _labels(processor: Mapping[str, Any]) -> dict[str, str]:
     return {"reduce_labels": "true"} if reduced else {}
 
 
-def _preprocessing(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _preprocessing(processor: Mapping[str, Any]) -> dict[str, Any]:
     """Kdtune's numbers, of values from 0 to 255; without a file, those of the package: ImageNet's."""
     if not processor:
         return {}
@@ -156,13 +165,7 @@ def _preprocessing(processor: Mapping[str, Any], where: str) -> dict[str, Any]:
     mean, std = processor.get("image_mean"), processor.get("image_std")
     if not processor.get("do_normalize", True) or mean is None or std is None:
         mean, std = [0.0] * 3, [1.0] * 3
-    try:
-        numbers = {
-            "mean": [round(float(v) / factor, 6) for v in mean],
-            "std": [round(float(v) / factor, 6) for v in std],
-        }
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise UserError(f"{where}: its preprocessor_config.json has no three numbers as mean and std") from None
+    numbers = {name: [round(float(v) / factor, 6) for v in values] for name, values in (("mean", mean), ("std", std))}
     return {"order": "bgr" if processor.get("do_flip_channel_order") else "rgb", **numbers}
 
 

@@ -98,6 +98,25 @@ def test_folders_that_are_not_taken(tmp_path: Path, study: StudySpec, change: di
         adjusted(study, Options(teacher=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"architectures": {"a": 1}}),
+        ("config.json", {"id2label": None, "num_labels": "many"}),
+        ("preprocessor_config.json", {"rescale_factor": "a lot"}),
+        ("preprocessor_config.json", {"rescale_factor": 0}),
+        ("preprocessor_config.json", {"image_mean": 0.5}),
+        ("preprocessor_config.json", {"size": {"height": [], "width": 8}}),
+    ],
+)
+def test_values_of_no_kind_that_is_known(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    whole = {"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]}
+    for name, content in (("config.json", whole), ("preprocessor_config.json", PROCESSOR)):
+        (tmp_path / name).write_text(json.dumps(content | (change if name == file else {})))
+    with pytest.raises(UserError, match=r"holds what transformers does not write there \(.+\); get the folder again"):
+        folder_fields(str(tmp_path / "model.safetensors"))
+
+
 def test_what_names_code_is_left_out(tmp_path: Path, study: StudySpec) -> None:
     saved(tmp_path, study, UPERNET)
     config = json.loads((tmp_path / "config.json").read_text())
