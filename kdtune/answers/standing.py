@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdtune.answers.significance import SAME, Family
-from kdtune.answers.simultaneous import quantile
+from kdtune.answers.simultaneous import ALPHA
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ def standing(family: Family, means: Mapping[str, float]) -> Standing | None:
     """Of these mean mIoUs [percent]; none while runs are missing, or where the seeds tell no deviation.
 
     Groups are the longest stretches of the ranking in which no two methods differ by ``apart``: methods that share a
-    group cannot be told apart. All pairs are compared at once, over the deviation that all methods have in common; the
-    pairs are taken as unrelated, which makes ``apart`` a little larger than Tukey's. The freedom of that deviation is
-    that of a whole table of methods and seeds.
+    group cannot be told apart. All pairs are compared at once (Tukey's range test), over the deviation that all methods
+    have in common; its freedom is that of a whole table of methods and seeds.
     """
+    from scipy.stats import studentized_range  # costly to import
+
     seeds, deviation = family.seeds, family.deviation
     if family.provisional or deviation is None or deviation < SAME or len(means) < 2 or seeds < 2:
         return None
     error = deviation / math.sqrt(seeds)
-    pairs = len(means) * (len(means) - 1) // 2
-    reach = quantile(pairs, (len(means) - 1) * (seeds - 1), 0.0) * math.sqrt(2.0) * error
+    reach = float(studentized_range.ppf(1 - ALPHA, len(means), (len(means) - 1) * (seeds - 1))) * error
     best = max(means.values())
     lead = best - sum(means.values()) / len(means)
     chance = expected_maximum(len(means)) * error

@@ -150,6 +150,7 @@ def test_final_ranks_its_methods_and_tells_what_chance_alone_would_give() -> Non
     assert rows["pi"]["group"] == rows["fitnet"]["group"]
     assert rows["student"]["group"] == rows["nfd"]["group"] != rows["pi"]["group"]
     deviation = rows["pi"]["deviation_student"]
+    assert rows["mgd"]["apart"] == pytest.approx(4.912 * deviation / 3**0.5, rel=1e-3)  # a table's, of 6 and 10
     assert rows["mgd"]["lead_by_chance"] == pytest.approx(expected_maximum(6) * deviation / 3**0.5)
     means = [statistics.fmean(mious) for mious in MIOUS.values()]
     assert rows["mgd"]["lead"] == pytest.approx(max(means) - statistics.fmean(means))
