@@ -5,9 +5,7 @@ import os
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
 from kdtune.records.storage import WEIGHTS
-from kdtune.training.hub_folder import weights_of
-
-SUFFIXES = (".safetensors", ".pth", ".pt")
+from kdtune.training.hub_folder import FILES, weights_of
 
 
 def file_of(checkpoint: str) -> str:
@@ -20,9 +18,9 @@ def file_of(checkpoint: str) -> str:
     if folder.exists(name):
         return checkpoint
     inside = folder / name
-    if not name.endswith(SUFFIXES) and inside.exists("config.json"):
+    if not name.endswith(FILES) and inside.exists("config.json"):
         return weights_of(inside.uri)
-    if not name.endswith(SUFFIXES) and inside.exists(WEIGHTS):
+    if not name.endswith(FILES) and inside.exists(WEIGHTS):
         return (inside / WEIGHTS).uri
     raise UserError(f"{checkpoint}: no such file, nor the folder of a trial's checkpoint, which has a {WEIGHTS}")
 
