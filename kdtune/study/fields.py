@@ -14,7 +14,7 @@ from kdtune.models import MODELS
 from kdtune.registry import Registry
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
-from kdtune.study.schedulers import Halving
+from kdtune.study.schedulers import Halving, SuccessiveHalving
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Range, Stage
 from kdtune.study.trial_config import Teacher, TrialConfig, WarmStart
@@ -22,8 +22,10 @@ from kdtune.text import did_you_mean
 
 # part -> what stands in it: a class, or a table of those that it may be
 PARTS: dict[str, type[Config] | Registry] = {
+    "scheduler": SuccessiveHalving,
     "halving": Halving,
     "stages": Stage,
+    "stages.scheduler": SuccessiveHalving,
     "stages.ranges": Range,
     "base": TrialConfig,
     "base.dataset": DATASETS,

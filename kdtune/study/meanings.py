@@ -36,6 +36,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "high": "the upper end, above low",
         "log": "even in the logarithm; low is above 0 then",
     },
+    "SuccessiveHalving": {
+        "name": "of the rule",
+        "rungs": "shares of a trial's steps at which all pause; as 0.25 or 1/4",
+        "factor": "at each rung one in this many goes on, rounded up",
+    },
     "Halving": {
         "grace": "share of its steps before a trial can be stopped",
         "reduction_factor": "ASHA: of this many trials one goes on",

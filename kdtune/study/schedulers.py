@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, model_validator
 
 from kdtune.base import Config
 
@@ -61,7 +61,16 @@ def _scheduler(value: Any) -> Any:
     raise ValueError(f"input should be {listed} or '{names[-1]}'; got {value!r}")
 
 
-Scheduler = Annotated[SchedulerName | SuccessiveHalving, PlainValidator(_scheduler)]
+def _as_written(scheduler: SchedulerName | SuccessiveHalving) -> Any:
+    """As a file has it."""
+    return scheduler.model_dump(mode="json") if isinstance(scheduler, SuccessiveHalving) else scheduler
+
+
+Scheduler = Annotated[
+    SchedulerName | SuccessiveHalving,
+    PlainValidator(_scheduler, json_schema_input_type=SchedulerName | SuccessiveHalving),
+    PlainSerializer(_as_written),
+]
 
 
 def scheduler_name(scheduler: SchedulerName | SuccessiveHalving) -> SchedulerName:

@@ -71,6 +71,7 @@ def plain(cell: str) -> str:
         (STUDY, "### The study", "StudySpec"),
         (STUDY, "### A stage", "Stage"),
         (STUDY, "### A range", "Range"),
+        (STUDY, "### `scheduler` as a mapping", "SuccessiveHalving"),
         (STUDY, "### `halving`", "Halving"),
         (STUDY, "### `base`", "TrialConfig"),
         (STUDY, "### `teacher`", "Teacher"),

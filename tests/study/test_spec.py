@@ -368,6 +368,7 @@ def study_of(spec: StudySpec, *stages: Stage) -> StudySpec:
     return StudySpec(name="s", base=spec.base, stages=stages)
 
 
+@pytest.mark.filterwarnings("error")
 def test_trials_that_are_judged_together(spec: StudySpec) -> None:
     grid: dict[str, Any] = {"grid": {"recipe.lr": [0.1, 0.2]}, "set": {"recipe.num_steps": 12}}
     own = {"name": "halving", "rungs": ["1/3", 0.5], "factor": 3}
