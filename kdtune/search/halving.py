@@ -88,6 +88,8 @@ class Halves:
     def _judge(self) -> None:
         among, self.next_rung, self._missing = self._plan, math.inf, set()
         for rung in self._rungs:
+            if len(among) < 2:
+                break  # the last that is left need not pause
             values = {trial: self._value(trial, rung) for trial in among}
             known = {trial: value for trial, value in values.items() if value is not None}
             if len(known) < len(values):

@@ -106,6 +106,21 @@ def test_what_fails_counts_as_last_and_holds_nobody_up() -> None:
     assert trials.status("a") == trials.status("c") == "failed"
 
 
+def test_the_last_that_is_left_does_not_pause() -> None:
+    trials = Trials({"a": 2.0, "b": 1.0})
+    halves = trials.halves()
+    for _ in range(2):
+        offer = halves.take("tune")
+        assert offer is not None
+        trials.run(offer.trial_id, halves.next_rung)
+        halves.over(offer.trial_id)
+    assert trials.steps() == {"a": 4, "b": 4}
+    assert halves.next_rung == float("inf")
+    finish(trials, 1)
+    assert trials.steps() == {"a": 12, "b": 4}
+    assert len(trials.lines) == 1
+
+
 def test_all_fail() -> None:
     trials = Trials(VALUES)
     finish(trials, 2, fails=dict.fromkeys(VALUES, 2))
