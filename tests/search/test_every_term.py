@@ -1,0 +1,37 @@
+"""Every loss term on Ray: the smallest study that compares all of them, interrupted and launched again."""
+
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from kdtune.losses import LOSSES
+from tests.support.launching import end, journals, kdtune, start, until
+
+
+@pytest.mark.slow
+def test_all_terms_are_compared_over_two_launches(tmp_path: Path) -> None:
+    def tried() -> set[str]:
+        ended = [row for row in (e["row"] for e in journals(tmp_path, "demo-terms").values()) if row["finished_at"]]
+        return {row["trial_id"] for row in ended if row["stage"].startswith("weight-")}
+
+    words = ("launch", "demo-terms", "--storage", tmp_path)
+    process = start(*words)
+    try:
+        until(lambda: len(tried()) > 3)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    finally:
+        end(process)
+    before = tried()
+    done = kdtune(*words)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "demo-terms" / "trials.parquet").to_pylist()
+    assert {row["status"] for row in rows} == {"completed"}
+    assert before <= {row["trial_id"] for row in rows if row["attempt"] == 1}
+    used = {name for name in LOSSES.table for row in rows if (row.get(f"lambda_{name}") or 0) > 0}
+    assert used == {name for name in LOSSES.table if not LOSSES.resolve(name).task}
+    table = kdtune("results", "demo-terms", "--storage", tmp_path, "--table", "terms", "--format", "csv").stdout
+    methods = {row["method"] for row in rows if row["stage"] == "final"} - {"student"}
+    assert len(table.splitlines()) == 1 + len(methods)
