@@ -21,7 +21,7 @@ from kdtune.training.site import Site
 if TYPE_CHECKING:
     from kdtune.records.logbook import Publish
     from kdtune.records.progress import Reporter
-    from kdtune.training.trial import Trainer
+    from kdtune.training.trainer import Trainer
 
 
 def launch(
@@ -51,13 +51,12 @@ def launch(
     from kdtune.records.logbook import here, logbook
     from kdtune.records.progress import Reporter
     from kdtune.search.kept_teacher import teacher_store
-    from kdtune.search.launch import Launch  # Ray and torch are imported now, not for --help
-    from kdtune.training import trial
-    from kdtune.training.teachers import network_words
+    from kdtune.search.launch import Launch  # Ray is imported now, not for --help
+    from kdtune.training.trainer import train_and_evaluate
 
     options = options or Options()
     before, study = study, adjusted(study, options)
-    kept = [*kept_searches(before, options.changes), *(network_words(before, study) if options.teacher else ())]
+    kept = [*kept_searches(before, options.changes), *(_networks(before, study) if options.teacher else ())]
     store = teacher_store(options.teacher_store, study)
     where = Storage(storage_root(storage), study.name)
     where.check_writable()
@@ -78,12 +77,19 @@ def launch(
             site,
             address=address,
             only=options.stages,
-            trainer=trainer or trial.run,
+            trainer=trainer or train_and_evaluate,
             loggers=options.loggers,
             again=options.again,
             mixed=options.mixed,
         ).run()
     return where
+
+
+def _networks(before: StudySpec, study: StudySpec) -> list[str]:
+    """See ``network_words``."""
+    from kdtune.training.teachers import network_words  # torch is imported now: there is a file of weights
+
+    return network_words(before, study)
 
 
 def _publisher(submission_id: str | None) -> "Publish | None":

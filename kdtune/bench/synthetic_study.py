@@ -5,9 +5,9 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 from kdtune.filesystem.folder import READERS
-from kdtune.records.journal import Planned, new_record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.search.changes import versions
 from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec

@@ -32,6 +32,7 @@ Examples:
 def main() -> None:
     """Finds the hyperparameters of knowledge distillation for semantic segmentation."""
     os.environ["MPLBACKEND"] = "agg"  # figures are files: a notebook's backend may not even be installed here
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own pool keeps the memory of tables long gone
 
 
 for command in (launch, status, logs, stop, pull, results, report, studies, losses, data, train, teacher, evaluate):

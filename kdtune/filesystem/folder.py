@@ -4,11 +4,14 @@ A storage that is away for a moment is waited for (see ``patience``), wherever i
 mounted "hard" makes its caller wait in the kernel instead: nothing can be done here but to leave the lock to its lease.
 """
 
+import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +21,7 @@ from kdtune import signs
 from kdtune.errors import UserError
 from kdtune.filesystem import object_stores
 from kdtune.filesystem.patience import AWAY, StorageError, expect, patiently
-from kdtune.filesystem.regular import read_regular
+from kdtune.filesystem.regular import regular
 
 T = TypeVar("T")
 
@@ -104,15 +107,27 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or none if it is not there."""
+        return self._taken(name, lambda file: file.read())
+
+    def sha256(self, name: str) -> str | None:
+        """Of a file's content, or none if it is not there; a large one on a disk takes no memory for that."""
+        return self._taken(name, lambda file: hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _taken(self, name: str, take: Callable[[BufferedReader | BytesIO], T]) -> T | None:
         name = _plain(name)
 
-        def local(path: Path) -> bytes | None:
+        def local(path: Path) -> T | None:
             try:
-                return read_regular(path / name)
+                with regular(path / name) as file:
+                    return take(file)
             except FileNotFoundError:
                 return None
 
-        return self._at(local, lambda system, path: object_stores.read(system, f"{path}/{name}"))
+        def remote(system: fs.FileSystem, path: str) -> T | None:
+            content = object_stores.read(system, f"{path}/{name}")
+            return None if content is None else take(BytesIO(content))
+
+        return self._at(local, remote)
 
     def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
         """The contents of those of these files that are there, read at once: each need not wait for the last."""
@@ -199,14 +214,7 @@ class Folder:
         return [info.base_name for info in self._list() if info.type == fs.FileType.Directory]
 
     def _list(self) -> list[fs.FileInfo]:
-        def listed(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
-            try:
-                found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-            except FileNotFoundError:  # it came or went between pyarrow's look and its listing
-                return []
-            return sorted(found, key=lambda info: info.base_name)
-
-        return self._at(lambda path: listed(fs.LocalFileSystem(), str(path)), listed)
+        return self._at(lambda path: _listed(fs.LocalFileSystem(), str(path)), _listed)
 
     def remove(self, name: str) -> None:
         """Removes a file; nothing happens if it is not there.
@@ -217,10 +225,8 @@ class Folder:
         name = _plain(name)
 
         def remote(system: fs.FileSystem, path: str) -> None:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 system.delete_file(f"{path}/{name}")
-            except FileNotFoundError:
-                pass
 
         self._at(lambda path: (path / name).unlink(missing_ok=True), remote)
 
@@ -234,6 +240,14 @@ def _plain(name: str) -> str:
     if not name or name in (".", "..") or any(sign in name for sign in "/\\\0"):
         raise UserError(f"{name!r} is no name of a file")
     return name
+
+
+def _listed(system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    try:
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    except FileNotFoundError:  # it came or went between pyarrow's look and its listing
+        return []
+    return sorted(found, key=lambda info: info.base_name)
 
 
 def _writer() -> str:

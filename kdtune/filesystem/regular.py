@@ -2,6 +2,9 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from kdtune.errors import UserError
@@ -15,8 +18,9 @@ KINDS = (
 )
 
 
-def read_regular(path: Path) -> bytes:
-    """The content of a file.
+@contextmanager
+def regular(path: Path) -> Iterator[BufferedReader]:
+    """A file, open to be read.
 
     Raises:
         FileNotFoundError: there is none.
@@ -26,9 +30,15 @@ def read_regular(path: Path) -> bytes:
     try:
         refuse_other(path, os.fstat(number).st_mode)
         with os.fdopen(number, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(number)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file; raises what ``regular`` does."""
+    with regular(path) as file:
+        return file.read()
 
 
 def refuse_endless(path: Path, mode: int) -> None:

@@ -9,7 +9,6 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import kdtune
 from kdtune.base import UserError
 from kdtune.devices import compute_device
 from kdtune.filesystem.patience import AWAY
-from kdtune.records import rows
 from kdtune.records.journal_files import Record
-from kdtune.records.storage import KEPT_STATES, Storage, new_row
+from kdtune.records.storage import KEPT_STATES, Storage
 from kdtune.records.trial_log import LONGEST, Output
+from kdtune.records.trial_record import LESS_MEMORY, Planned, new_record
 from kdtune.study.names import FINAL
 from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import TrialConfig
@@ -30,46 +29,14 @@ from kdtune.training.energy import Spent, unmeasured
 from kdtune.training.loop import Evaluation, Run
 from kdtune.training.numerics import NUMERICS
 from kdtune.training.site import Site
-from kdtune.training.trial import Trainer
-from kdtune.training.trial import run as train_and_evaluate
+from kdtune.training.trainer import Trainer, train_and_evaluate
 from kdtune.training.weights_record import record_of
-
-LESS_MEMORY = (
-    "run fewer trials at once (--max-concurrent, or a larger --gpus-per-trial), or lower recipe.batch_size; "
-    "launched again, the study tries this trial anew"
-)
 
 _log = logging.getLogger("kdtune")
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A trial of a plan: which it is, and what it runs."""
-
-    study: str
-    stage: str
-    start: str
-    config: TrialConfig
-
-    @property
-    def trial_id(self) -> str:
-        """See ``TrialConfig.trial_id``."""
-        return self.config.trial_id(self.stage)
-
-
 class Overtaken(Exception):
     """Another process has claimed the trial: this one was believed dead, and must write nothing more."""
-
-
-def new_record(planned: Planned) -> Record:
-    """The journal of a trial before its first evaluation."""
-    facts = rows.hyperparameters(planned.config) | {
-        "numerics": NUMERICS,
-        "kdtune_version": kdtune.__version__,
-        "torch_version": str(torch.__version__),
-    }
-    row = new_row(planned.study, planned.stage, planned.trial_id, planned.start, facts)
-    return {"row": row, "history": [], "states": [], "attempt": 0}
 
 
 def follow(
@@ -193,20 +160,6 @@ def _commit(record: Record, storage: Storage, step: int, run: Run) -> None:
     storage.write_record(record)
     for state in states[KEPT_STATES:]:  # by name: a process that was overtaken must not remove its successor's
         storage.remove_state(trial_id, record["attempt"], state)
-
-
-def stop(record: Record, storage: Storage) -> Record:
-    """Notes that the scheduler stopped a trial. Its states stay: without early stopping it can go on."""
-    record["row"] |= {"status": "stopped", "finished_at": time.time()}
-    storage.write_record(record)
-    return record
-
-
-def fail(record: Record, reason: str, storage: Storage) -> Record:
-    """Notes that a trial's process was lost too often; a claim, for what was lost may still run."""
-    record["row"] |= {"status": "failed", "error": reason, "finished_at": time.time()}
-    storage.claim(record)
-    return record
 
 
 def _end(record: Record, status: str, storage: Storage) -> Record:

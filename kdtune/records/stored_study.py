@@ -153,17 +153,27 @@ class StoredStudy:
 
     def read_study(self) -> dict[str, Any] | None:
         """The study of the last launch, without its versions; none where it is damaged, for the next writes it anew."""
+        data = self._read_study()
+        return data and {key: value for key, value in data.items() if key != "versions"}
+
+    def read_versions(self) -> dict[str, Any] | None:
+        """Of what ran the last trials of the study; none where that is not known."""
+        versions = (self._read_study() or {}).get("versions")
+        return versions if isinstance(versions, dict) else None
+
+    def _read_study(self) -> dict[str, Any] | None:
         content = remembered.read(self.folder, "study.yaml")
         if content is None:
             return None
         try:
-            data = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
+            data: Any = Document(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).value()
         except yaml.YAMLError:
             data = None
         if not _is_study(data):
             logging.getLogger("kdtune").warning("%s/study.yaml: damaged, and skipped", self.folder.uri)
             return None
-        return {key: value for key, value in data.items() if key != "versions"}
+        found: dict[str, Any] = data
+        return found
 
 
 def _is_study(data: Any) -> bool:

@@ -4,13 +4,12 @@ import fnmatch
 from collections.abc import Collection, Iterable, Sequence
 
 from kdtune.base import UserError
-from kdtune.records.journal import Planned, new_record
 from kdtune.records.journal_files import Record
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.text import did_you_mean
 from kdtune.training.numerics import NUMERICS
-from kdtune.training.weights import read_noted
 
 
 def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
@@ -51,6 +50,8 @@ def told(record: Record) -> str | None:
 
 def damaged(trial_id: str, row: Row, storage: Storage) -> str | None:
     """What is wrong with the weights that a trial left, or none if they are what it wrote."""
+    from kdtune.training.weights import read_noted  # torch is imported for a stage that loads weights, not before
+
     uri = storage.checkpoint_uri(trial_id)
     try:
         noted = read_noted(uri)

@@ -10,9 +10,9 @@ from ray import tune
 
 from kdtune.base import UserError
 from kdtune.cluster.halt import Halt
-from kdtune.records.journal import LESS_MEMORY, Planned, fail, new_record
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import LESS_MEMORY, Planned, fail, new_record
 from kdtune.search.stalls import Stalls
 from kdtune.search.tune_faults import Unread
 

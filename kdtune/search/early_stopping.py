@@ -153,8 +153,8 @@ def scheduler(name: SchedulerName, study: StudySpec, num_steps: int, past: Mappi
 class ByStage(Unread, Alive):
     """Judges each trial by the rule of its stage."""
 
-    def __init__(self) -> None:
-        self.rules: dict[str, TrialScheduler] = {}  # stage -> its early stopping, from when its first trial is offered
+    def __init__(self, rules: Mapping[str, TrialScheduler]) -> None:
+        self._rules = rules  # stage -> its early stopping, from when its first trial is offered
 
     def on_trial_add(self, controller: Any, trial: Any) -> None:
         """Goes to the stage's rule, as all that follows."""
@@ -177,4 +177,4 @@ class ByStage(Unread, Alive):
         return "kdtune"
 
     def _rule(self, trial: Any) -> TrialScheduler:
-        return self.rules[trial.config["stage"]]
+        return self._rules[trial.config["stage"]]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 
 import kdtune.search.tune_faults  # noqa: F401  # mends them
 from kdtune.base import Lost, UserError
@@ -26,9 +27,9 @@ from kdtune.cluster.halt import Halt, refuse_halted
 from kdtune.cluster.share import Share
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.patience import NO_ROOM
-from kdtune.records.journal import Planned
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned
 from kdtune.search.callbacks import RETRIES, Stopping, Watch, trial_name
 from kdtune.search.course import Course
 from kdtune.search.early_stopping import ByStage
@@ -45,7 +46,7 @@ class Experiment:
 
     storage: Storage
     course: Course
-    rules: ByStage
+    rules: Mapping[str, TrialScheduler]  # stage -> its early stopping
     planned: Callable[[Mapping[str, Any]], Planned]  # the trial of what Tune was handed
     shares: Mapping[str, Share]  # stage -> what its trials get
     stages: Mapping[str, Stage]
@@ -88,7 +89,7 @@ class Experiment:
                 tune_config=tune.TuneConfig(
                     num_samples=-1,  # until the course is at its end
                     search_alg=FromCourse(self.course, self.halt),
-                    scheduler=self.rules,
+                    scheduler=ByStage(self.rules),
                     reuse_actors=True,
                     trial_name_creator=trial_name if self.loggers else None,
                 ),

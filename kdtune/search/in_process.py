@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from kdtune.base import RunError, UserError
 from kdtune.loading.pack import PackMode, data_folder
-from kdtune.records.journal import Planned, follow
+from kdtune.records.journal import follow
 from kdtune.records.rows import absent_note
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned
 from kdtune.search.options import Options, adjusted
 from kdtune.study.faults import told
 from kdtune.study.file import load_study

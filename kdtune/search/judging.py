@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from kdtune.records.journal import stop
 from kdtune.records.journal_files import Record
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import stop
 from kdtune.search.course import Offer
 from kdtune.search.halving import Decided, Halves, nothing
 from kdtune.search.ledger import Ledger

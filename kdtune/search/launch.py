@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kdtune.base import Lost, RunError, UserError
@@ -22,21 +22,18 @@ from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks
 from kdtune.search.course import Course
 from kdtune.search.data_check import check_data, datasets_of
-from kdtune.search.experiment import Experiment
 from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.judging import Judging
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.opening import Begun, Opening
 from kdtune.search.slots import Slots
-from kdtune.search.stalls import Stalls
 from kdtune.search.threads import Threads, known
 from kdtune.study import graph
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.training.energy_counter import check_country
 from kdtune.training.site import Site
-from kdtune.training.trial import Trainer
-from kdtune.training.trial import run as train_and_evaluate
+from kdtune.training.trainer import Trainer, train_and_evaluate
 
 
 @dataclass
@@ -90,7 +87,7 @@ class Launch:
             self.held.when_lost(lambda: self.halt.end("taken over", RunError(TAKEN_OVER)))
             try:
                 self._run_stages(stack, anew)
-                self._begin_writing()
+                self._begin_writing(self.storage.read_versions())
                 self.ledger.energy.keep_last(self.meters)
                 self.ledger.write_tables()
             except OSError as error:
@@ -143,6 +140,8 @@ class Launch:
             left = [self.stages[name] for name in course.undecided]
             for line in graph.told(graph.graph(self.study, left), begun.slots.most):
                 self.reporter.note(line)
+            from kdtune.search.experiment import Experiment  # with Tune, which a finished study does not need
+
             Experiment(
                 storage=self.storage,
                 course=course,
@@ -166,6 +165,8 @@ class Launch:
 
     def _begin(self, stack: contextlib.ExitStack) -> Begun:
         """Ray, once there is something to run: a study that is finished needs none."""
+        from kdtune.search.stalls import Stalls
+
         check_country(self.study.country_iso_code)
         joined = self.address is not None
         if not joined:
@@ -201,10 +202,13 @@ class Launch:
         if not isinstance(self.halt.error, Lost):  # nobody would answer
             noticeboard.clear(self.held.token)
 
-    def _begin_writing(self) -> None:
-        """Everything that can refuse has been asked: a launch that fails before has changed nothing."""
+    def _begin_writing(self, ran_it: Mapping[str, str | None] | None = None) -> None:
+        """Everything that can refuse has been asked: a launch that fails before has changed nothing.
+
+        ``ran_it``: the versions that ran the study, where this launch has run nothing of it.
+        """
         if not self.ledger.writes:
-            self.storage.write_study(self.study, versions())
+            self.storage.write_study(self.study, ran_it or versions())
             self.ledger.begin_writing()
 
     def _check_data(self) -> None:

@@ -3,30 +3,32 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdtune.cluster import noticeboard
 from kdtune.cluster.share import has_gpu
-from kdtune.records.journal import Planned
 from kdtune.records.journal_files import Record
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned
 from kdtune.search.anew import damaged, refuse_mixing, restart
 from kdtune.search.checkpoints import Checkpoints, made_weights, weights_files
 from kdtune.search.course import Listed, MadeAgain, Offer, Source
-from kdtune.search.early_stopping import AtRungs, ByStage, scheduler
 from kdtune.search.judging import Judging
 from kdtune.search.ledger import Ledger
 from kdtune.search.remarks import absent_classes, weak_teacher
-from kdtune.search.searchers import FromOptuna
 from kdtune.search.slots import Slots
 from kdtune.search.stage_context import Point, StageContext, handed, point_of, recorded, refuse_other_code
-from kdtune.search.stalls import Stalls
 from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage, shuffled
 from kdtune.training.site import Site
-from kdtune.training.trial import Trainer
+from kdtune.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+    from kdtune.search.stalls import Stalls
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Begun:
 
     study: StudySpec  # with its number of threads
     site: Site  # with the content of every split
-    stalls: Stalls
+    stalls: "Stalls"
     slots: Slots
 
 
@@ -57,7 +59,7 @@ class Opening:
     followed: bool  # whether a tool beside the journal is told of every evaluation
     mixed: bool  # whether trials of other numerics may stand beside those of this kdtune
     judging: Judging
-    rules: ByStage = field(default_factory=ByStage)
+    rules: "dict[str, TrialScheduler]" = field(default_factory=dict)  # stage -> its early stopping
     _points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
     _told: dict[str, StageContext] = field(default_factory=dict)  # by its key on the noticeboard
     _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
@@ -151,6 +153,8 @@ class Opening:
             self.reporter.stage_grew(stage.name, size, done)
 
     def _source(self, context: StageContext, left: Mapping[str, Point], past: Mapping[str, Record]) -> Source:
+        from kdtune.search import early_stopping, searchers  # Tune is imported once there is a trial to run
+
         stage, begun = context.stage, self.begin()
         share = begun.slots.of(stage)
         if share.gpus and not has_gpu():
@@ -171,15 +175,15 @@ class Opening:
         rule = self.study.scheduler_of(stage)
         if rule == "halving":
             halves = self.judging.halves(stage, self._ids(stage.name), order, lambda id_: offer(id_, order[id_]))
-            self.rules.rules[stage.name] = AtRungs(halves)
+            self.rules[stage.name] = early_stopping.AtRungs(halves)
             return halves
-        if stage.name not in self.rules.rules:
+        if stage.name not in self.rules:
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0
             compared = {k: r for k, r in self.ledger.past_with_histories(stage.name).items() if r["history"]}
-            self.rules.rules[stage.name] = scheduler(rule, self.study, steps, compared)
+            self.rules[stage.name] = early_stopping.scheduler(rule, self.study, steps, compared)
         if stage.search == "tpe":
-            return FromOptuna(context, self.study.seed, past, stage.samples or 0, offer)
+            return searchers.FromOptuna(context, self.study.seed, past, stage.samples or 0, offer)
         return Listed(deque(offer(trial_id, point) for trial_id, point in order.items()))
 
     def _restart(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdtune.base import RunError, UserError
-from kdtune.records.journal import Planned
 from kdtune.records.journal_files import check_id
 from kdtune.records.rows import Row
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.site import Site
-from kdtune.training.trial import Trainer
-from kdtune.training.trial import run as train_and_evaluate
+from kdtune.training.trainer import Trainer, train_and_evaluate
 
 SCORE = "score"  # what schedulers compare: mIoU in percent, or WORST
 WORST = -1.0  # of a diverged trial: NaN would never be stopped, and would win no comparison

@@ -17,8 +17,9 @@ from kdtune.devices import hide_gpus
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import may_be_of
 from kdtune.filesystem.patience import NO_ROOM
-from kdtune.records.journal import Overtaken, Planned, follow
+from kdtune.records.journal import Overtaken, follow
 from kdtune.records.storage import Record
+from kdtune.records.trial_record import Planned
 from kdtune.search.stage_context import SCORE, WORST, StageContext
 from kdtune.training.energy import Spent, unmeasured
 

@@ -3,7 +3,7 @@
 import functools
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,6 @@ from kdtune.training.teacher_key import key
 from kdtune.training.teacher_store import Store, store_folder
 from kdtune.training.teaching import Live, Teaching
 from kdtune.training.weights import load_weights, trusted_weights
-
-# What runs a configuration to its end, from a saved state if there is one: ``run`` but where only the way is measured.
-Trainer = Callable[[TrialConfig, Site, Mapping[str, Any] | None, Spent], Iterator[tuple[Evaluation, Run]]]
 
 
 def run(

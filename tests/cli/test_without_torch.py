@@ -25,3 +25,14 @@ def test_a_study_is_read_checked_forecast_and_told_of_without_torch_and_ray(tmp_
         ["launch", str(file), "--dry-run", "--storage", root],  # with speeds on record
     ]
     assert [(done.code, done.imported) for done in after(commands)] == [(0, [])] * len(commands)
+
+
+def test_a_finished_study_is_launched_again_without_torch(tmp_path: Path) -> None:
+    """Nothing is left to run, and the versions that ran it stand."""
+    study, file, where = synthetic_study(4), tmp_path / "study.yaml", Storage(str(tmp_path), "growth-4")
+    fill(where, study)
+    file.write_text(dump(study))
+    where.write_study(study, {"torch": "1.0"})
+    (launched,) = after([["launch", str(file), "--storage", str(tmp_path)]])
+    assert (launched.code, launched.imported) == (0, ["ray"])
+    assert where.read_versions() == {"torch": "1.0"}

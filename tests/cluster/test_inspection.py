@@ -13,8 +13,9 @@ from kdtune.base import Split, UserError
 from kdtune.cluster.inspection import Answer, look, settle
 from kdtune.datasets.synth import write_synthetic
 from kdtune.loading.content import Content
-from kdtune.records.journal import Planned, follow, new_record
+from kdtune.records.journal import follow
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Part, Site, load_split, part
 

@@ -1,5 +1,6 @@
 """Folders: whole files in, whole files out."""
 
+import hashlib
 import multiprocessing
 import threading
 from pathlib import Path
@@ -25,6 +26,8 @@ def test_write_read_names_remove(tmp_path: Path) -> None:
     assert folder.read("one.json") == b"1"
     folder.write("one.json", b"again")
     assert folder.read("one.json") == b"again"
+    assert folder.sha256("one.json") == hashlib.sha256(b"again").hexdigest()
+    assert folder.sha256("three.json") is None
     folder.remove("one.json")
     folder.remove("one.json")
     assert folder.names() == ["two.json"]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, UserError
 from kdtune.records import journal
-from kdtune.records.journal import Overtaken, Planned, fail, follow, new_record, stop
+from kdtune.records.journal import Overtaken, follow
 from kdtune.records.storage import WEIGHTS, Record, Storage
+from kdtune.records.trial_record import Planned, fail, new_record, stop
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.loop import Evaluation, Run
@@ -233,7 +234,8 @@ def test_a_process_killed_at_any_moment_can_be_gone_on_from(
     which = tiny.replace({"recipe.num_steps": 120, "recipe.eval_every": 12})
     program = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from kdtune.records.journal import Planned, follow\n"
+        "from kdtune.records.journal import follow\n"
+        "from kdtune.records.trial_record import Planned\n"
         "from kdtune.study.trial_config import TrialConfig\n"
         "from kdtune.records.storage import Storage\n"
         "from kdtune.training.site import Site\n"

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from kdtune.base import LossTerm, SegOutput, UserError
 from kdtune.cli import main
-from kdtune.records.journal import Planned, follow
+from kdtune.records.journal import follow
 from kdtune.records.storage import Storage
 from kdtune.records.trial_log import LONGEST, Output, trial_lines
+from kdtune.records.trial_record import Planned
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Site
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kdtune.devices import VISIBLE_GPUS, compute_device
-from kdtune.records.journal import Planned
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned
 from kdtune.search.stage_context import StageContext
 from kdtune.search.worker import _followed, _take_share
 from kdtune.study.stage import Stage

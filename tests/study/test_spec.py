@@ -13,7 +13,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from kdtune.records.journal import Planned
+from kdtune.records.trial_record import Planned
 from kdtune.search.changes import differences
 from kdtune.study.file import dump, read
 from kdtune.study.rungs import rungs_of, successive_halving

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdtune import results
-from kdtune.records.journal import Planned, new_record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.report.build import report
 from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec

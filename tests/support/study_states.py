@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-from kdtune.records.journal import Planned
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned
 from kdtune.study.spec import StudySpec
 from tests.support import report_study
 

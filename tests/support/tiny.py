@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from kdtune.loading.pack import Packed
-from kdtune.records.journal import Planned, new_record
 from kdtune.records.live_tables import TableWriter
 from kdtune.records.storage import Record, Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.loop import Evaluation
