@@ -1,8 +1,11 @@
 """Names to classes: a package's own table, then the entry points of installed packages."""
 
+import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,6 +15,18 @@ from kdtune.text import did_you_mean
 @cache  # looks at every installed package, which takes 10 ms, and is asked for with every trial
 def _others(group: str) -> EntryPoints:
     return entry_points(group=group)
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """What another package adds: ``loss 'mine'`` of ``my-package`` 1.2."""
+
+    what: str
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.what} of {self.package} {self.version}"
 
 
 class Registry:
@@ -34,12 +49,41 @@ class Registry:
         """The class of that name.
 
         Raises:
-            ValueError: no such name; lists those there are.
+            ValueError: no such name; lists those there are. Or another package's, which cannot be imported.
         """
         if name in self.table:
             return resolve_name(self.table[name])
-        for point in _others(self.group):
-            if point.name == name:
+        point = self._point(name)
+        if point is not None:
+            try:
                 return point.load()
+            except Exception as error:  # another package's module may raise anything
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+                raise ValueError(
+                    f"{self.plug_in(name)} cannot be imported: {told} ({Path(place.filename).name}:{place.lineno}); "
+                    "mend that package, or remove it"
+                ) from error
         known = self.names()
         raise ValueError(f"unknown {self.kind} '{name}'{did_you_mean(name, known)}; there are: {', '.join(known)}")
+
+    def usable(self) -> list[str]:
+        """``names``, without those of other packages that cannot be imported."""
+        return [name for name in self.names() if name in self.table or self._can_be_imported(name)]
+
+    def plug_in(self, name: str) -> PlugIn | None:
+        """The package that brings this name; none if it is kdtune's own, or unknown."""
+        point = None if name in self.table else self._point(name)
+        if point is None or point.dist is None:
+            return None
+        return PlugIn(f"{self.kind} '{name}'", point.dist.name, point.dist.version)
+
+    def _point(self, name: str) -> EntryPoint | None:
+        return next((point for point in _others(self.group) if point.name == name), None)
+
+    def _can_be_imported(self, name: str) -> bool:
+        try:
+            self.resolve(name)
+        except ValueError:
+            return False
+        return True

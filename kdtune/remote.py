@@ -31,6 +31,7 @@ from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
+from kdtune.study.plug_ins import needed_by_nodes
 from kdtune.study.settings import kept_searches
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE
@@ -67,8 +68,7 @@ def detach(
     """
     if not address:
         raise UserError("--detach needs a cluster: --address http://HOST:8265 (its dashboard), or RAY_ADDRESS")
-    kept = (*kept_searches(study, options.changes),)
-    study = adjusted(study, options)
+    kept, study = kept_searches(study, options.changes), adjusted(study, options)
     _refuse_relative(study)
     where = Storage(storage_root(storage), study.name)
     _refuse_second(where, address)
@@ -83,7 +83,7 @@ def detach(
     from kdtune.cluster import jobs  # Ray is imported now, when it knows of the token
 
     job = jobs.submit(study, words, address, where.root)
-    job = replace(job, notes=(*kept, *job.notes))
+    job = replace(job, notes=(*kept, *needed_by_nodes(study), *job.notes))
     launched = Launched(
         started_at=now(),
         stages=list(options.stages),

@@ -74,7 +74,7 @@ def fill(storage: Storage, study: StudySpec) -> None:
     """Journals, study, plan and tables of the finished study."""
     trials, writer = planned(study), TableWriter(storage, study)
     plan = {STAGE: [trial.trial_id for trial in trials]}
-    storage.write_study(study, versions())
+    storage.write_study(study, versions(study))
     storage.write_plan(plan)
 
     def claimed(record: Record) -> Record:

@@ -122,8 +122,9 @@ def _agreed(answers: Sequence[Answer], bound: Mapping[Part, str]) -> dict[Part, 
             told.setdefault(fault, []).append(node)
         lines = [f"node{'s' * (len(nodes) > 1)} {', '.join(nodes)}: {fault}" for fault, nodes in told.items()]
         raise UserError(
-            f"{len(faults)} of {len(answers)} nodes cannot train this study: {'; '.join(lines)}; every node needs the "
-            "same data in the folder that --data-root names (without it, the node's own KDTUNE_DATA_ROOT)"
+            f"{len(faults)} of {len(answers)} nodes cannot train this study: {'; '.join(lines)}; every node needs "
+            "the packages that it uses, and the same data in the folder that --data-root names (without it, the "
+            "node's own KDTUNE_DATA_ROOT)"
         )
     return found
 

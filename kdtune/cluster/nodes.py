@@ -3,6 +3,7 @@
 Ray is imported where it is used: by then ``kdtune.cluster.environment`` has set what Ray reads when it is imported.
 """
 
+import pickle
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from kdtune.cluster.halt import Halt, refuse_halted
 from kdtune.cluster.inspection import Answer, look
 from kdtune.loading.content import Content
 from kdtune.records.progress import Reporter, duration
+from kdtune.study.plug_ins import Named, plug_ins
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Site
 
@@ -61,8 +63,13 @@ def _named(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']}, {node['NodeID'][:8]})"
 
 
-def _look(configs: Sequence[TrialConfig], site: Site, stall_after: float | None) -> Answer:
+def _look(sent: bytes, needed: list[Named], site: Site, stall_after: float | None) -> Answer:
     """On a node: what it has. The name is that of its host, where Ray's is not known to who asks."""
+    try:
+        plug_ins(needed)
+    except ValueError as error:
+        return Answer(platform.node(), fault=str(error))
+    configs: Sequence[TrialConfig] = pickle.loads(sent)  # only now: classes of plug-ins are among them
     try:
         found = attended("reading its data", lambda: look(configs, site), stall_after, lambda line: None)
         return Answer(platform.node(), found)
@@ -71,9 +78,16 @@ def _look(configs: Sequence[TrialConfig], site: Site, stall_after: float | None)
 
 
 def ask(
-    configs: Sequence[TrialConfig], site: Site, progress: Reporter, halt: Halt, stall_after: float | None = None
+    configs: Sequence[TrialConfig],
+    needed: list[Named],
+    site: Site,
+    progress: Reporter,
+    halt: Halt,
+    stall_after: float | None = None,
 ) -> list[Answer]:
     """What each node has of the datasets of these configurations, packed there by now; all nodes at the same time.
+
+    ``needed``: the plug-ins that trials use, which a node must have.
 
     A cluster without a node for trials, which would start one for the first trial, starts it for this.
 
@@ -89,9 +103,10 @@ def ask(
     def on(node: Node) -> Any:
         return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
 
-    tasks: dict[Any, Node | None] = {on(node).remote(configs, site, stall_after): node for node in able()}
+    sent = pickle.dumps(configs)
+    tasks: dict[Any, Node | None] = {on(node).remote(sent, needed, site, stall_after): node for node in able()}
     if not tasks:
-        tasks = {task.options(num_cpus=1).remote(configs, site, stall_after): None}
+        tasks = {task.options(num_cpus=1).remote(sent, needed, site, stall_after): None}
     found: list[Answer] = []
     contents: dict[str, Content] = {}  # one for all nodes that have the same
     began = told_at = time.monotonic()

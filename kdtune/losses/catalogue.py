@@ -20,7 +20,11 @@ basis: as in published code; by the paper's equations; ours: our reconstruction 
 def loss_lines() -> list[str]:
     """A line of 120 columns for every term, two where its parameters are many, after a legend."""
     lines = [*LEGEND.splitlines(), "", _row("name", "symbol", "basis", "weight", "needs", "source", "parameters")]
+    usable = LOSSES.usable()
     for name in LOSSES.names():
+        if name not in usable:
+            lines.append(_row(name, "-", "-", "-", "-", "cannot be imported", f"kdtune losses show {name}"))
+            continue
         term = LOSSES.resolve(name)
         published = term.published_weight
         weight = f"{published.weight:.3g}" if published else "-"

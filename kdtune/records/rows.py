@@ -168,7 +168,7 @@ def hyperparameters(config: TrialConfig) -> Row:
 
 def distillation_terms() -> list[str]:
     """The names of all terms but the task's own; each has its ``lambda_`` column."""
-    return [name for name in LOSSES.names() if not LOSSES.resolve(name).task]
+    return [name for name in LOSSES.usable() if not LOSSES.resolve(name).task]
 
 
 def trials_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:

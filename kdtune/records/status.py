@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib import metadata
 from typing import Literal
 
 from pydantic import ValidationError
@@ -111,6 +112,17 @@ def holder(folder: Folder) -> Holder:
     return Holder("running" if age < LEASE else "silent", f"{who}, last seen {duration(age)} ago")
 
 
+def _gone(where: Storage) -> str:
+    """The packages that ran the study and are not installed here."""
+    gone = []
+    for package, version in (where.read_versions() or {}).items():
+        try:
+            metadata.version(str(package))
+        except (metadata.PackageNotFoundError, ValueError):
+            gone += [f"{package} {version}"] * (package not in ("python", "cuda"))
+    return f"was run with {', '.join(gone)}, not installed here" if gone else ""
+
+
 def status_of(where: Storage) -> Status:
     """The status of a study.
 
@@ -136,7 +148,8 @@ def status_of(where: Storage) -> Status:
             )
     except ValidationError as error:
         raise UserError(
-            f"{where.folder.uri}/study.yaml: not a study of this version of kdtune: {told_of(error.errors()[0])}"
+            f"{where.folder.uri}/study.yaml: {_gone(where) or 'not a study of this version of kdtune'}: "
+            f"{told_of(error.errors()[0])}"
         ) from None
     chosen = launch.stages if launch else ()
     left = sum(stage.steps_left for stage in stages if not chosen or stage.name in chosen)

@@ -6,6 +6,8 @@ from importlib.metadata import version
 from typing import Any
 
 import kdtune
+from kdtune.study.plug_ins import named, plug_ins
+from kdtune.study.spec import StudySpec
 
 UNTOLD = {"stall_after"}  # how a launch is watched changes nothing that it runs
 
@@ -20,8 +22,8 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     return [] if before == now else [prefix.rstrip(".")]
 
 
-def versions() -> dict[str, str | None]:
-    """Of everything that can change a number."""
+def versions(study: StudySpec) -> dict[str, str | None]:
+    """Of everything that can change a number, plug-ins among it."""
     import torch  # imported already, by what runs the trials
 
     packages = {name: version(name) for name in ("torchvision", "ray", "pyarrow", "optuna")}
@@ -31,4 +33,5 @@ def versions() -> dict[str, str | None]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         **packages,
+        **{plug_in.package: plug_in.version for plug_in in plug_ins(named(study))},
     }

@@ -9,13 +9,15 @@ from kdtune.cluster.halt import Halt, promptly
 from kdtune.loading.content import Content
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
+from kdtune.study.plug_ins import named
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import Part, Site
 
 
 def check_data(
-    configs: Sequence[TrialConfig],
+    study: StudySpec,
+    only: Sequence[str],
     site: Site,
     storage: Storage,
     records: Mapping[str, Record],
@@ -23,29 +25,29 @@ def check_data(
     halt: Halt,
     *,
     joined: bool,
-    stall_after: float | None = None,
 ) -> dict[Part, str]:
     """The content key of every split, once each node has packed it and looked at every label.
 
     Args:
-        configs: one for every dataset, see ``datasets_of``.
+        study: whose datasets, and plug-ins, every node must have.
+        only: the stages that run; empty: all.
         site: where this machine's data are, and how nodes find theirs.
         storage: of the study; the keys are noted there.
         records: the trials on record, whose data must be the same.
         reporter: told what is read.
         halt: of the launch, whose signals are handled by now if nodes are asked.
         joined: whether the nodes of a cluster are asked; else this machine is the only one.
-        stall_after: seconds without progress after which it is given up; none: never.
 
     Raises:
         UserError: data are missing, damaged, or not the same everywhere.
         Interrupted: by Ctrl-C or SIGTERM.
         Stuck: this machine's data cannot be read, and are no error either.
     """
+    configs, stall_after = datasets_of(study, only), study.stall_after
     what = f"reading {', '.join(sorted({config.dataset.name for config in configs}))}"
     if joined:
         reporter.note(what)
-        answers = nodes.ask(configs, site, reporter, halt, stall_after)
+        answers = nodes.ask(configs, named(study), site, reporter, halt, stall_after)
     else:
 
         def look() -> dict[Part, Content]:

@@ -21,7 +21,7 @@ from kdtune.search.anew import named
 from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks
 from kdtune.search.course import Course
-from kdtune.search.data_check import check_data, datasets_of
+from kdtune.search.data_check import check_data
 from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.judging import Judging
 from kdtune.search.ledger import TAKEN_OVER, Ledger
@@ -165,6 +165,8 @@ class Launch:
 
     def _begin(self, stack: contextlib.ExitStack) -> Begun:
         """Ray, once there is something to run: a study that is finished needs none."""
+        # torch and Tune are imported before Ray starts: the folder of a Ray job may be gone later, and MKL asks for it
+        import kdtune.search.experiment  # noqa: F401
         from kdtune.search.stalls import Stalls
 
         check_country(self.study.country_iso_code)
@@ -208,13 +210,10 @@ class Launch:
         ``ran_it``: the versions that ran the study, where this launch has run nothing of it.
         """
         if not self.ledger.writes:
-            self.storage.write_study(self.study, ran_it or versions())
+            self.storage.write_study(self.study, ran_it or versions(self.study))
             self.ledger.begin_writing()
 
     def _check_data(self) -> None:
-        configs, records = datasets_of(self.study, self.only), self.ledger.records
-        joined = self.address is not None
-        told = (self.reporter, self.halt)
-        stall_after = self.study.stall_after
-        keys = check_data(configs, self.site, self.storage, records, *told, joined=joined, stall_after=stall_after)
+        told, joined = (self.reporter, self.halt), self.address is not None
+        keys = check_data(self.study, self.only, self.site, self.storage, self.ledger.records, *told, joined=joined)
         self.site = replace(self.site, keys=keys)

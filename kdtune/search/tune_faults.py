@@ -1,7 +1,8 @@
 """Faults of Ray Tune, mended here.
 
-A worker that ends for its memory ends all; keys of AWS travel with trials; each launch imports MLflow and wandb; where
-trials wait for others, all workers end but one, and those that follow import everything anew.
+A worker that ends for its memory ends all; keys of AWS travel with trials; each launch imports MLflow and wandb; the
+means of all that trials report are kept; where trials wait for others, all workers end but one, and those that follow
+import everything anew.
 """
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
@@ -14,12 +15,15 @@ from ray.air._internal import usage
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import class_cache, tune_controller
+from ray.tune.trainable import metadata
 from ray.tune.utils.object_cache import _ObjectCache
 
 # Tune would send the driver's AWS keys along with every trial, and Ray writes what it sends into logs and dashboard
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 # to count callbacks of each kind, Tune would import every experiment tracker that is installed: two seconds
 usage.tag_callbacks = lambda callbacks: False
+# of every number that a trial reports Tune would keep means and last values, 17 KB a trial, to the end of the launch
+metadata._TrainingRunMetadata.update_metric = lambda self, metric, value, step=1: None
 
 
 class Unread:
