@@ -93,7 +93,10 @@ def launch(
     if dry_run:
         for line in kept_searches(spec, options.changes):
             say(f"note: {line}", err=True)
-        say(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
+        as_asked = adjusted(spec, options)
+        lacking = _missing(as_asked, options.stages, data_root, address or os.environ.get("RAY_ADDRESS"))
+        where_it_is = Storage(storage_root(storage), spec.name)
+        say(forecast(as_asked, where_it_is, options.stages, options.again, lacking))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])
     where_to: dict[str, Any] = {
@@ -118,12 +121,16 @@ def launch(
     say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
 
 
-def _say_what_else_is_missing(spec: Any, stages: Any, where_to: dict[str, Any], error: UserError) -> None:
-    """The lines that a user would meet one by one, of a launch that ends at the first of them."""
+def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None) -> list[str]:
     from kdtune.loading.pack import data_folder
     from kdtune.search.missing import missing
 
-    lines = missing(spec, stages, data_folder(where_to["data_root"]), joined=bool(where_to["address"]))
+    return missing(spec, stages, data_folder(data_root), joined=bool(address))
+
+
+def _say_what_else_is_missing(spec: Any, stages: Any, where_to: dict[str, Any], error: UserError) -> None:
+    """The lines that a user would meet one by one, of a launch that ends at the first of them."""
+    lines = _missing(spec, stages, where_to["data_root"], where_to["address"])
     if str(error) in lines:
         for line in lines:
             if line != str(error):

@@ -12,7 +12,7 @@ from kdtune.search.networks import named_networks
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
-from kdtune.training.teachers import absent
+from kdtune.training.absent_weights import absent
 
 
 @dataclass

@@ -14,7 +14,7 @@ from kdtune.records.settled import settled
 from kdtune.records.storage import Storage
 from kdtune.search.anew import told
 from kdtune.search.node_energy import NodeEnergy
-from kdtune.search.stage_context import NoStart, Point, StageContext, point_of
+from kdtune.search.stage_context import NoStart, StageContext, point_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 
@@ -133,7 +133,7 @@ class Ledger:
             row = record["row"]
             if row["stage"] == context.stage.name and row["start"] in context.starts:
                 point = point_of(record, context.stage)
-                if _within(point, context.stage) and context.planned(point).trial_id == id_:
+                if context.stage.holds(point) and context.planned(point).trial_id == id_:
                     found.append(id_)
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
 
@@ -198,9 +198,3 @@ class Ledger:
         if self._plan_changed:
             self._storage.write_plan(self._plan)
             self._plan_changed = False
-
-
-def _within(point: Point, stage: Stage) -> bool:
-    chosen = all(point[path] in values for path, values in stage.grid.items() if path in point)
-    ranges = {path: axis for path, axis in stage.ranges.items() if path in point}
-    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())

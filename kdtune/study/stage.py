@@ -196,6 +196,12 @@ class Stage(Config):
         dead = {path for path, weight in self.conditions.items() if point.get(weight) == 0}
         return {path: value for path, value in point.items() if path not in dead}
 
+    def holds(self, point: Mapping[str, Value]) -> bool:
+        """Whether its axes, as far as the point has them, allow the values there."""
+        chosen = all(point[path] in values for path, values in self.grid.items() if path in point)
+        ranges = {path: axis for path, axis in self.ranges.items() if path in point}
+        return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())
+
     def _combination(self, index: int) -> dict[str, Value]:
         """The grid's point of that number; the last axis runs fastest."""
         chosen = {}
