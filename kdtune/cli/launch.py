@@ -82,10 +82,12 @@ def launch(
     from kdtune.study.settings import kept_searches, parse_set
 
     spec = load_study(study)  # before all that takes longer to import
+    from kdtune.records.stored_study import storage_root
+
+    storage_root(storage)
     from kdtune import api
     from kdtune.answers.query import summary
     from kdtune.records.storage import Storage
-    from kdtune.records.stored_study import storage_root
     from kdtune.search.dry_run import forecast
     from kdtune.search.options import Options, adjusted
 
@@ -112,6 +114,7 @@ def launch(
 
     with remembered():
         try:
+            _ask_without_a_gpu(adjusted(spec, options), options.stages, where_to)
             where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
         except UserError as error:
             _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
@@ -123,9 +126,24 @@ def launch(
 
 def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None) -> list[str]:
     from kdtune.loading.pack import data_folder
-    from kdtune.search.missing import missing
+    from kdtune.search.missing import downloads, missing
 
-    return missing(spec, stages, data_folder(data_root), joined=bool(address))
+    lines = missing(spec, stages, data_folder(data_root), joined=bool(address))
+    return [*lines, *([] if address else downloads(spec, stages))]
+
+
+def _ask_without_a_gpu(spec: Any, stages: Any, where_to: dict[str, Any]) -> None:
+    """Asks who sits at a terminal before a study starts that is made for a GPU; where more is missing, that is told."""
+    from kdtune.loading.pack import data_folder
+    from kdtune.search.missing import gpu_here, missing
+
+    if not spec.needs_gpu or where_to["address"] or not sys.stdin.isatty() or gpu_here():
+        return
+    if len(missing(spec, stages, data_folder(where_to["data_root"]), joined=False)) > 1:
+        return
+    question = f"study '{spec.name}' is made for a GPU, and there is none here: it may take months. Start all the same?"
+    if not click.confirm(question, err=True):
+        raise UserError("not started; --address ADDR runs it on a Ray cluster that has GPUs")
 
 
 def _say_what_else_is_missing(spec: Any, stages: Any, where_to: dict[str, Any], error: UserError) -> None:

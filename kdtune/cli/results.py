@@ -84,10 +84,13 @@ def report(study: str, storage: str | None, data_root: str | None, output: str) 
     the trained weights can be reached; networks of other packages where STUDY is the file that names them, or with
     --py-module.
     """
+    from kdtune.answers import query
+
+    check_output(output)
+    query.named(study, storage)
     from kdtune import api
     from kdtune.loading.pack import data_folder
 
-    check_output(output)
     found = api.results(study, storage)
     tables = found.all()
     from kdtune.report.build import report  # takes seconds to import

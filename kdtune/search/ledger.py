@@ -126,6 +126,21 @@ class Ledger:
             raise NoStart(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
         return best
 
+    def refuse_failed(self, names: Iterable[str]) -> None:
+        """Nothing, if in each of these stages any trial that has ended came to something.
+
+        Raises:
+            RunError: all trials of one failed.
+        """
+        for name in names:
+            ended = [record["row"] for record in self.past(name).values() if record["row"]["status"] in rows.FINISHED]
+            if ended and all(row["status"] == "failed" for row in ended):
+                which = f"{len(ended)} trials" if len(ended) > 1 else "its only trial"
+                raise RunError(
+                    f"stage '{name}': {which} failed; {ended[0]['error']}; `kdtune logs {self._storage.words} --trial "
+                    f"{ended[0]['trial_id']}` tells more; launched again, the study tries such trials anew"
+                )
+
     def drawn(self, context: StageContext) -> list[str]:
         """The ids of earlier TPE trials that this stage, as it stands, could have drawn."""
         found = []

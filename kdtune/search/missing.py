@@ -1,7 +1,9 @@
 """All that a launch lacks, so that it is named at once; a launch that began would end at the first. Without torch."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from kdtune.base import UserError
 from kdtune.cluster.inspection import check_there
@@ -25,6 +27,20 @@ def missing(study: StudySpec, only: Sequence[str], data_root: str | None, *, joi
             "--address ADDR runs it on a Ray cluster that has some"
         )
     return found
+
+
+def downloads(study: StudySpec, only: Sequence[str]) -> Iterator[str]:
+    """A line for each backbone whose ImageNet weights the first trial would get from torchvision's server."""
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    folder = Path(home).expanduser() / "hub" / "checkpoints"
+    templates = [config for name, config in study.templates().items() if not only or name in only]
+    names = [getattr(config.student, "backbone", None) for config in templates if config.student.init == "imagenet"]
+    for name in dict.fromkeys(names):
+        if name and not any(folder.glob(f"{name}[-_]*.pth")):
+            yield (
+                f"ImageNet weights of {name} are not in {folder}: the first trial gets them from download.pytorch.org; "
+                "where that cannot be reached, put the file there, or --set student.init=random"
+            )
 
 
 def gpu_here() -> bool:
