@@ -81,7 +81,7 @@ def launch(
     from kdtune.study.file import load_study
     from kdtune.study.settings import kept_searches, parse_set
 
-    spec = load_study(study)  # before all that takes longer to import
+    spec = load_study(study, search=given["search"], samples=given["samples"])  # before all that takes longer
     from kdtune.records.stored_study import storage_root
 
     storage_root(storage)

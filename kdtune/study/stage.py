@@ -83,7 +83,7 @@ class Stage(Config):
         if self.search != "grid" and self.together:
             raise ValueError(f"search: {self.search} cannot draw values that change together; leave out together")
         if self.search == "grid" and self.ranges:
-            raise ValueError("ranges need search: random or tpe, with samples")
+            raise ValueError("ranges need search: random or tpe, with samples, here or as --search tpe --samples N")
         if self.search != "grid" and self.samples is None:
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
