@@ -65,6 +65,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_once_more(study: Path, tmp_path: 
     try:
         until(lambda: bool(under_way(tmp_path)))
         (trial,) = under_way(tmp_path)
+        assert "stalled" not in kdtune("status", study, "--storage", tmp_path).stdout  # what it imports is there now
         (worker,) = workers(process.pid)
         worker.send_signal(signal.SIGSTOP)
         until(trouble.exists)
