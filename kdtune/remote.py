@@ -15,6 +15,7 @@ from kdtune.base import RunError, UserError
 from kdtune.cluster.auth import use_token
 from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.lock import LEASE
+from kdtune.records.holder import holder
 from kdtune.records.logbook import (
     LOG_EVERY,
     STOP,
@@ -26,7 +27,7 @@ from kdtune.records.logbook import (
     withdraw_stop,
     write_launch,
 )
-from kdtune.records.status import Status, holder, status_of
+from kdtune.records.status import Status, status_of
 from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
 from kdtune.search.options import Options, adjusted
@@ -39,8 +40,7 @@ from kdtune.study.trial_config import STAGE_REFERENCE
 if TYPE_CHECKING:
     from kdtune.cluster.jobs import JobState, Submission
 
-QUICK = 3.0  # seconds that a look at the cluster may take
-REAPED_WITHIN = 5.0  # seconds in which a process that was killed is gone from its machine's list
+QUICK, REAPED_WITHIN = 3.0, 5.0  # seconds: of a look at the cluster; until a killed process is off its machine's list
 KILLED_WITHIN = 20.0  # seconds in which Ray ends a job: SIGTERM, SIGKILL three seconds later
 
 Say = Callable[[str], None]

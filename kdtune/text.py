@@ -6,6 +6,7 @@ them, a log takes a line break for its next line, and an address may hold a pass
 
 import difflib
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 
@@ -41,6 +42,14 @@ def _written(character: str) -> str:
 def without_credentials(text: str) -> str:
     """The text without what its addresses tell of users, passwords and keys."""
     return _KEY.sub(r"\1...", _USER.sub(r"\1\2", text))
+
+
+def filled(text: str, indent: int = 0, more: int = 4) -> list[str]:
+    """The text as indented lines of at most 120 characters, broken between words; those after the first ``more`` so."""
+    first, rest = " " * indent, " " * (indent + more)
+    return textwrap.wrap(
+        text, 120, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -21,8 +21,8 @@ from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
+from kdtune.training.absent_weights import absent
 from kdtune.training.site import Site
-from kdtune.training.teachers import absent
 
 TOLD_EVERY = 30.0  # seconds
 

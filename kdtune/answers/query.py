@@ -46,6 +46,17 @@ def study_name(given: str) -> str:
     return given
 
 
+def named(given: str, storage: str | None) -> StoredStudy:
+    """The study as a command names it.
+
+    Raises:
+        UserError: it has no results there.
+    """
+    found = StoredStudy(storage_root(storage), study_name(given), given)
+    found.refuse_without_results()
+    return found
+
+
 @dataclass(frozen=True)
 class _Read:
     """What was read of a study: stored tables by their names, and what it planned."""

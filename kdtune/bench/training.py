@@ -18,6 +18,7 @@ from kdtune.records.rows import Row
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.training import step_times
 from kdtune.training.site import Site
 from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
@@ -26,13 +27,15 @@ from kdtune.training.weights import weights_bytes
 def training(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
     """Step time and memory of each stage's first configuration, run as a trial is; all weights are random here."""
     spec = adjusted(load_study(study), Options(settings=settings))
-    seen: dict[str, str] = {}
+    seen: dict[str, float] = {}
     measured = []
     for name, config in spec.templates().items():
         short = config.replace({"recipe.num_steps": steps, "recipe.eval_every": steps // 2, "seed": 0})
         if short.config_id not in seen:
-            seen[short.config_id] = name
-            measured.append({"stage": name, "method": config.method, **_alone(short, data_folder(data_root))})
+            row = _alone(short, data_folder(data_root))
+            measured.append({"stage": name, "method": config.method, **row})
+            seen[short.config_id] = row["step_ms"] / 1000
+        step_times.keep(config, seen[short.config_id])  # for --dry-run
     return told(f"training, {study}, {steps} steps", measured, output)
 
 

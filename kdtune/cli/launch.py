@@ -81,11 +81,13 @@ def launch(
     from kdtune.study.file import load_study
     from kdtune.study.settings import kept_searches, parse_set
 
-    spec = load_study(study)  # before all that takes longer to import
+    spec = load_study(study, search=given["search"], samples=given["samples"])  # before all that takes longer
+    from kdtune.records.stored_study import storage_root
+
+    storage_root(storage)
     from kdtune import api
     from kdtune.answers.query import summary
     from kdtune.records.storage import Storage
-    from kdtune.records.stored_study import storage_root
     from kdtune.search.dry_run import forecast
     from kdtune.search.options import Options, adjusted
 
@@ -93,7 +95,10 @@ def launch(
     if dry_run:
         for line in kept_searches(spec, options.changes):
             say(f"note: {line}", err=True)
-        say(forecast(adjusted(spec, options), Storage(storage_root(storage), spec.name)))
+        as_asked = adjusted(spec, options)
+        lacking = _missing(as_asked, options.stages, data_root, address or os.environ.get("RAY_ADDRESS"))
+        where_it_is = Storage(storage_root(storage), spec.name)
+        say(forecast(as_asked, where_it_is, options.stages, options.again, lacking))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])
     where_to: dict[str, Any] = {
@@ -109,6 +114,7 @@ def launch(
 
     with remembered():
         try:
+            _ask_without_a_gpu(adjusted(spec, options), options.stages, where_to)
             where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
         except UserError as error:
             _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
@@ -118,12 +124,31 @@ def launch(
     say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
 
 
+def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None) -> list[str]:
+    from kdtune.loading.pack import data_folder
+    from kdtune.search.missing import downloads, missing
+
+    lines = missing(spec, stages, data_folder(data_root), joined=bool(address))
+    return [*lines, *([] if address else downloads(spec, stages))]
+
+
+def _ask_without_a_gpu(spec: Any, stages: Any, where_to: dict[str, Any]) -> None:
+    """Asks who sits at a terminal before a study starts that is made for a GPU; where more is missing, that is told."""
+    from kdtune.loading.pack import data_folder
+    from kdtune.search.missing import gpu_here, missing
+
+    if not spec.needs_gpu or where_to["address"] or not sys.stdin.isatty() or gpu_here():
+        return
+    if len(missing(spec, stages, data_folder(where_to["data_root"]), joined=False)) > 1:
+        return
+    question = f"study '{spec.name}' is made for a GPU, and there is none here: it may take months. Start all the same?"
+    if not click.confirm(question, err=True):
+        raise UserError("not started; --address ADDR runs it on a Ray cluster that has GPUs")
+
+
 def _say_what_else_is_missing(spec: Any, stages: Any, where_to: dict[str, Any], error: UserError) -> None:
     """The lines that a user would meet one by one, of a launch that ends at the first of them."""
-    from kdtune.loading.pack import data_folder
-    from kdtune.search.missing import missing
-
-    lines = missing(spec, stages, data_folder(where_to["data_root"]), joined=bool(where_to["address"]))
+    lines = _missing(spec, stages, where_to["data_root"], where_to["address"])
     if str(error) in lines:
         for line in lines:
             if line != str(error):

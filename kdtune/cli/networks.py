@@ -60,6 +60,9 @@ def best(study: str, storage: str | None, stage: str | None, method: str | None,
     STUDY is a name from `kdtune studies list` or a path to a YAML file. Of the seeds of the best configuration it is
     the one of the highest mIoU. The card, FILE with .md, says data, recipe, mIoU with intervals, and licences.
     """
+    from kdtune.answers import query
+
+    query.named(study, storage)
     from kdtune import api
 
     api.results(study, storage).all()  # whether there are any, before all that takes seconds to import

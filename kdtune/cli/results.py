@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kdtune.cli.errors import BadInput, check_output, write_file
-from kdtune.cli.options import data_option, storage_option
+from kdtune.cli.options import data_option, module_option, storage_option
 from kdtune.cli.streams import say
 
 
@@ -75,17 +75,22 @@ def results(
 @click.argument("study")
 @storage_option
 @data_option
+@module_option
 @click.option("-o", "--output", metavar="FILE", default="report.html", show_default=True, help="The page to write.")
 def report(study: str, storage: str | None, data_root: str | None, output: str) -> None:
     """Write a study's report: one HTML page with figures and tables that opens anywhere and loads nothing.
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file. Validation images are shown where the data and
-    the trained weights can be reached.
+    the trained weights can be reached; networks of other packages where STUDY is the file that names them, or with
+    --py-module.
     """
+    from kdtune.answers import query
+
+    check_output(output)
+    query.named(study, storage)
     from kdtune import api
     from kdtune.loading.pack import data_folder
 
-    check_output(output)
     found = api.results(study, storage)
     tables = found.all()
     from kdtune.report.build import report  # takes seconds to import

@@ -76,7 +76,7 @@ def find(builder: str) -> Callable[..., Any]:
         found = getattr(found, name)
     if not callable(found):
         raise UserError(f"builder {builder}: is not a function")
-    if not (_is_vouched(module) or _returns_network(found)):
+    if not (is_vouched(builder) or _returns_network(found)):
         raise UserError(
             f"builder {builder}: nothing says that it returns a network: annotate it (-> torch.nn.Module) if it is "
             f"yours, or vouch for it with --py-module {module}"
@@ -85,7 +85,9 @@ def find(builder: str) -> Callable[..., Any]:
     return called
 
 
-def _is_vouched(module: str) -> bool:
+def is_vouched(builder: str) -> bool:
+    """Whether the user has vouched for the module of ``package.module:function``."""
+    module = builder.partition(":")[0]
     return any(module == each or module.startswith(f"{each}.") for each in vouched())
 
 

@@ -11,29 +11,20 @@ from typing import Literal
 from pydantic import ValidationError
 
 from kdtune.base import UserError
-from kdtune.filesystem.folder import Folder
-from kdtune.filesystem.lock import LEASE, alive_here, read_holder
-from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.records import trouble
+from kdtune.records.holder import Holder, holder
 from kdtune.records.logbook import Launched, read_launch
 from kdtune.records.progress import duration
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
 from kdtune.study import graph
 from kdtune.study.faults import told as told_of
+from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 from kdtune.text import printable
 
 State = Literal["running", "submitted", "silent", "ended"]
 FINAL = ("completed", "diverged", "stopped")  # not failed: such a trial is tried again
-
-
-@dataclass(frozen=True)
-class Holder:
-    """What the lock tells of the launch that runs, or none does."""
-
-    state: Literal["running", "silent", "none"]  # silent: of another host, and not heard of for longer than its lease
-    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +35,7 @@ class Trial:
     step: int
     steps_total: int
     stalled: str | None = None  # since when and where, in words
+    rung: int | None = None  # at which it waits to be judged with others, from 1; none: it runs
 
 
 @dataclass(frozen=True)
@@ -94,22 +86,6 @@ class Status:
     def done(self) -> bool:
         """Whether every trial of every stage has ended; not known of a study whose file is lost."""
         return bool(self.stages) and all(stage.done for stage in self.stages)
-
-
-def holder(folder: Folder) -> Holder:
-    """Whether a launch runs. One of another host is judged by the age of its lock; clocks may differ a little."""
-    content = folder.read(LOCK)
-    if content is None:
-        return Holder("none")
-    found = read_holder(content)
-    alive = alive_here(found)
-    if alive is False:
-        return Holder("none", f"process {found['pid']} on {found['host']} was killed")
-    who = f"process {found['pid']} on {found['host']}"
-    if alive:
-        return Holder("running", who)
-    age = max(0.0, time.time() - folder.facts().get(LOCK, (0, time.time()))[1])
-    return Holder("running" if age < LEASE else "silent", f"{who}, last seen {duration(age)} ago")
 
 
 def _gone(where: Storage) -> str:
@@ -198,23 +174,36 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     table = where.finished()
     final = {id_ for id_, row in table.items() if row["status"] in FINAL}
     open_ = {id_ for ids in plan.values() for id_ in ids} - final
-    rows = table | {id_: record["row"] for id_, record in where.records(open_).items()}
+    records = where.records(open_)
+    rows = table | {id_: record["row"] for id_, record in records.items()}
+    waiting = {id_ for id_, record in records.items() if record["history"] and "rung_cut" not in record["history"][-1]}
     names = dict.fromkeys([*plan, *(stage.name for stage in study.stages)])
     order = {stage.name: i for i, stage in enumerate(study.stages)}
     stages: list[Stage] = []
     for name in sorted(names, key=lambda n: order.get(n, -1)):
         done = {stage.name for stage in stages if stage.done}
-        stages.append(_stage(name, study, plan.get(name, []), rows, done))
+        stages.append(_stage(name, study, plan.get(name, []), rows, done, waiting))
     planned = [rows[id_] for ids in plan.values() for id_ in ids if id_ in rows]
     elapsed = time.time() - began
     return stages, sum(_made(row, began) for row in planned) / elapsed if elapsed > 0 else 0.0
 
 
-def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, Row], done: Collection[str]) -> Stage:
+def _stage(
+    name: str,
+    study: StudySpec,
+    ids: Sequence[str],
+    rows: Mapping[str, Row],
+    done: Collection[str],
+    unjudged: Collection[str],
+) -> Stage:
+    """``unjudged``: trials of whose last evaluation nothing was decided; at a rung they wait for that."""
+    rungs = next((rungs_of(study, stage) for stage in study.stages if stage.name == name), ())
     known = [rows[id_] for id_ in ids if id_ in rows]
     counts = Counter(row["status"] for row in known)
     under_way = [
-        Trial(row["trial_id"], row["step"] or 0, row["steps_total"]) for row in known if row["status"] == "running"
+        Trial(row["trial_id"], row["step"] or 0, row["steps_total"], rung=_rung(row, rungs, unjudged))
+        for row in known
+        if row["status"] == "running"
     ]
     completed = [row for row in known if row["status"] == "completed" and row["miou"] is not None]
     best = max(completed, key=lambda row: row["miou"], default=None)
@@ -229,6 +218,10 @@ def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, R
         best_trial=best["trial_id"] if best else None,
         steps_left=max(0, unfinished * steps - sum(trial.step for trial in under_way)),
     )
+
+
+def _rung(row: Row, rungs: Sequence[int], unjudged: Collection[str]) -> int | None:
+    return rungs.index(row["step"]) + 1 if row["step"] in rungs and row["trial_id"] in unjudged else None
 
 
 def _planned(name: str, study: StudySpec, ids: int, done: Collection[str]) -> tuple[int, int]:
@@ -265,17 +258,21 @@ def lines(status: Status) -> list[str]:
     if status.stages:
         width = max(len(stage.name) for stage in status.stages)
         word = "running" if status.state == "running" else "cut off"
-        heads = ("planned", "completed", "stopped", "diverged", "failed", word)
+        judged = status.state == "running" and any(t.rung for stage in status.stages for t in stage.under_way)
+        heads = ("planned", "completed", "stopped", "diverged", "failed", word, *(("waiting",) if judged else ()))
         found.append(f"{'stage':{width}}  {'  '.join(heads)}  best run, mIoU")
         for stage in status.stages:
-            counts = (stage.planned, stage.completed, stage.stopped, stage.diverged, stage.failed, len(stage.under_way))
+            waiting = sum(trial.rung is not None for trial in stage.under_way) if judged else 0
+            counts = [stage.planned, stage.completed, stage.stopped, stage.diverged, stage.failed]
+            counts += [len(stage.under_way) - waiting, *([waiting] if judged else [])]
             cells = "  ".join(f"{n or '-':>{len(head)}}" for n, head in zip(counts, heads, strict=True))
             best = "" if stage.best is None else f"{stage.best:9.2f}  {stage.best_trial}"
             found.append(f"{stage.name:{width}}  {cells}  {best}".rstrip())
     trials = [trial for stage in status.stages for trial in stage.under_way]
     trials.sort(key=lambda trial: trial.stalled is None)  # what needs a look comes first
     for t in trials[:20]:
-        found.append(f"{word} {t.trial_id}: step {t.step} of {t.steps_total}" + (f", {t.stalled}" if t.stalled else ""))
+        how = f"waiting at rung {t.rung}" if judged and t.rung else word
+        found.append(f"{how} {t.trial_id}: step {t.step} of {t.steps_total}" + (f", {t.stalled}" if t.stalled else ""))
     found += [f"... and {len(trials) - 20} more"] if len(trials) > 20 else []
     found += [*status.graph]
     found += [status.waiting] if status.waiting else []

@@ -225,7 +225,7 @@ class Storage(Journals):
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
         names = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "images_per_second"]
-        names += ["finished_at", "start", "config_id", "seed"]
+        names += ["finished_at", "start", "config_id", "seed", "energy_kwh"]
         table = self.table_if_there("trials", columns=names)
         found = table.to_pylist() if table is not None else []
         for row in found:

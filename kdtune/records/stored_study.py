@@ -80,11 +80,23 @@ class StoredStudy:
         if found is None and name == "nodes" and self.folder.exists("trials.parquet"):
             return pa.schema([]).empty_table()  # of a version that did not meter
         if found is None:
-            raise UserError(
-                f"{self.folder.uri}: no results of study '{self.study}' there; launch it first, or name its storage "
-                "with --storage"
-            )
+            raise self._without_results()
         return found
+
+    def refuse_without_results(self) -> None:
+        """Nothing, if there is a table; asked before what takes longer to import.
+
+        Raises:
+            UserError: the study has not been launched with this storage.
+        """
+        if not self.folder.exists("trials.parquet"):
+            raise self._without_results()
+
+    def _without_results(self) -> UserError:
+        return UserError(
+            f"{self.folder.uri}: no results of study '{self.study}' there; launch it first, or name its storage "
+            "with --storage"
+        )
 
     def table_if_there(
         self, name: str, known: Digests | None = None, columns: Sequence[str] | None = None

@@ -3,25 +3,19 @@
 import inspect
 from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from kdtune.answers import needed_seeds, verdicts
+from kdtune.answers import verdicts
 from kdtune.answers.ranking import Row
-from kdtune.answers.significance import Gain
 from kdtune.answers.simultaneous import ALPHA
-from kdtune.answers.term_facts import DAGGER, FOOTNOTE, symbol
+from kdtune.answers.term_facts import symbol
 from kdtune.losses import LOSSES
-from kdtune.report import dots, facts
+from kdtune.report import facts
 from kdtune.report.facts import ALONE, FINAL, method_name
-from kdtune.report.page import Section, details, escape, figure, grid, note, number, paragraph, tile
-from kdtune.report.study import Study, written
-from kdtune.report.svg import inline_svg
+from kdtune.report.methods import methods
+from kdtune.report.next_steps import next_steps
+from kdtune.report.page import Section, escape, grid, note, number, paragraph, tile
+from kdtune.report.study import Study
 from kdtune.study.spec import TEACHER
 
-_PAIRED = (
-    " They do not tell whether methods differ, since runs of one seed go together: the intervals of the differences do."
-)
 WHAT = (
     "Semantic segmentation gives every pixel of an image a class, such as road or person. How well a network does is "
     "told by its mIoU: for each class the overlap of what it marked and what is there, divided by their union, then "
@@ -49,7 +43,12 @@ def lead(study: Study) -> str:
         words += " The study has not run to its end: what follows may change."
     about = paragraph(spec.description) if spec and spec.description else ""
     title = f'<h1>Study {escape(study.name)}</h1><p class="under">Knowledge distillation for semantic segmentation.'
-    return f"{title} {escape(words)}</p>{about}{_answer(study)}{_tiles(study)}"
+    return f"{title} {escape(words)}</p>{about}{_answer(study)}{_tiles(study)}{_helpful(study)}"
+
+
+def _helpful(study: Study) -> str:
+    words = next_steps(study)
+    return note(words) if words else ""
 
 
 def _points(value: float, form: str = ".2f") -> str:
@@ -120,7 +119,7 @@ def _gain(study: Study, best: Row) -> str:
     words = f"Its difference from the tuned student alone is {_signed(found.difference)} points of mIoU"
     if found.low is None or found.high is None:
         _, _, why = found.verdict.partition(f"against {verdicts.REFERENCES[ALONE]}")
-        return f"{words}{escape(why)}. {_on_other_images(best)}"
+        return f"{words}{escape(why)}."
     words += f", with a 95 % interval from {_signed(found.low)} to {_signed(found.high)}"
     words += f", which holds for all {found.family} comparisons at once" if found.family > 1 else ""
     if found.p is None:
@@ -131,36 +130,11 @@ def _gain(study: Study, best: Row) -> str:
         reach = found.high - found.difference
         judged = f"It is not distinguishable from chance ({verdicts.equation(found.p)}); from {reach:.2f} points on it "
         judged += "would be."
-    images = _on_other_images(best)
-    covered = verdicts.BOTH_COVERED if images else verdicts.COVERED
-    return f"{words}. {escape(judged)} {images}{escape(_scope(study, covered))}"
-
-
-def _on_other_images(best: Row) -> str:
-    """Whether the difference would hold on other images, as far as that is known."""
-    low, high = best["gain_student_images_low"], best["gain_student_images_high"]
-    if low is None or high is None:
-        return ""
-    words = f"On other images like these it is {_signed(low)} to {_signed(high)} points (95 %, paired bootstrap over "
-    words += escape(best["images_student"])
-    return f"{words}). " if low > 0.0 else f"{words}): there the gain is not sure. "
+    return f"{words}. {escape(judged)}"
 
 
 def _signed(value: float) -> str:
     return number(value, verdicts.signed(value))
-
-
-def _scope(study: Study, covered: str) -> str:
-    """What the interval covers, and what such a study can find."""
-    words = [f"{covered}."]
-    family = study.primary
-    if family is not None and family.apart and family.scatter is not None:
-        words.append(f"Note: {verdicts.scattering(ALONE, family.scatter.p)}.")
-    design = needed_seeds.design(family) if family is not None else None
-    if family is not None and design is not None:
-        told = verdicts.findable(design.least(family.seeds), design.seeds_for())
-        words.append(f"{told[0].upper()}{told[1:]}.")
-    return " ".join(words)
 
 
 def _tiles(study: Study) -> str:
@@ -190,18 +164,18 @@ def _hours(hours: float) -> str:
 
 
 def _energy(kwh: float) -> str:
-    return f"{kwh:.2f} kWh" if kwh >= 1 else f"{1000 * kwh:.1f} Wh"
+    return f"{kwh:.2f} kWh" if kwh >= 1 else f"{kwh:.2g} kWh"  # one unit on all of the page
 
 
 def _mass(kg: float) -> str:
-    return f"{kg:.2f} kg" if kg >= 1 else f"{1000 * kg:.1f} g"
+    return f"{kg:.2f} kg" if kg >= 1 else f"{kg:.2g} kg"
 
 
 def opening_sections(study: Study) -> list[Section]:
-    """What a study is, and how the methods did."""
+    """How the methods did, and what a study is."""
     return [
-        Section("what", "What this is", "".join(map(paragraph, WHAT)) + _setting(study)),
-        Section("methods", "The methods side by side", _methods(study)),
+        Section("methods", "The methods side by side", methods(study)),
+        Section("what", "What this is", _setting(study) + "".join(map(paragraph, WHAT))),
     ]
 
 
@@ -231,63 +205,3 @@ def _terms(methods: Sequence[str]) -> list[str]:
     known = {name: LOSSES.resolve(name) for name in names if name in LOSSES.names()}
     told = {name: (inspect.getdoc(term) or "").partition("\n")[0].rstrip(".") for name, term in known.items()}
     return [f"{name}: {symbol(name)}. {told[name]} ({term.source})" for name, term in known.items()]
-
-
-def _methods(study: Study) -> str:
-    final = [row for row in study.table(FINAL).to_pylist() if row["miou_mean"] is not None]
-    if not final:
-        return note("No method has all its runs in stage 'final' yet: there is nothing to compare over seeds.")
-    seeds: dict[str, list[float]] = {}
-    for row in study.stages.get(FINAL, []):
-        if row["status"] == "completed" and row["miou"] is not None:
-            seeds.setdefault(row["method"], []).append(row["miou"])
-    compared = sorted((g for g in study.gains if g.difference is not None), key=lambda g: -(g.difference or 0.0))
-    drawn = dots.final_scores("mIoU of each method", final, seeds, study.paper(FINAL))
-    figures = [
-        figure(inline_svg(drawn, "final", f"mIoU of {len(final)} methods: {_ranking(final)}"), "final",
-               "Each method with the best hyperparameters found for it, trained again with new seeds. Bars are the "
-               "deviation of single runs." + (_PAIRED if compared else "")),
-    ]  # fmt: skip
-    content = ""
-    if compared:
-        ends = [(row["method"], (row["gain_student_images_low"], row["gain_student_images_high"])) for row in final]
-        images = {method: reach for method, reach in ends if None not in reach}
-        drawn = dots.gains("Gain over the tuned student alone", compared, images)
-        words = "; ".join(f"{gain.method} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared)
-        figures.append(
-            figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   _gains_caption(compared, other_images=bool(images))),
-        )  # fmt: skip
-    if study.gains:
-        content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
-    content += details("terms, weights and costs as a table", written(study.table("terms"), "terms"))
-    runs = details("runs as a table", written(_columns(study, FINAL), "final-runs"))
-    ours = any(DAGGER in method_name(row["method"]) for row in final)
-    return grid(figures) + (note(f"{FOOTNOTE}.") if ours else "") + study.shown(FINAL) + content + runs
-
-
-def _gains_caption(compared: Sequence[Gain], *, other_images: bool) -> str:
-    """What the figure of gains shows, of the signs that it has."""
-    words = "Difference from the tuned student alone."
-    if any(gain.low is not None for gain in compared):
-        size = compared[0].family
-        words = f"{words[:-1]}, with its 95 % interval" + (f", all {size} at once." if size > 1 else ".")
-    if any(gain.provisional for gain in compared):
-        words += " Provisional: not all of these runs have ended."
-    elif any(gain.p is not None for gain in compared):
-        words += f" Filled and blue: chance hardly explains it (p below {ALPHA})."
-    if other_images:
-        words += " The thin line below is the interval of these runs on other images."
-    return words
-
-
-def _ranking(final: Sequence[Row]) -> str:
-    order = sorted(final, key=lambda row: row["miou_mean"], reverse=True)
-    return ", ".join(f"{row['method']} {row['miou_mean']:.2f} %" for row in order)
-
-
-def _columns(study: Study, stage: str) -> pa.Table:
-    """The trials of a stage, in short."""
-    trials = study.stored.trials
-    chosen = trials.filter(pc.equal(trials["stage"], stage))
-    return chosen.select(["trial_id", "method", "status", "seed", "miou", "step", "steps_total"])

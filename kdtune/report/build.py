@@ -18,6 +18,7 @@ from kdtune.report.rest import closing_sections
 from kdtune.report.searches import search_sections
 from kdtune.report.study import Study
 from kdtune.report.svg import drawing
+from kdtune.study.file import load_study
 from kdtune.study.loader import Document
 from kdtune.study.spec import TEACHER, StudySpec
 
@@ -68,7 +69,16 @@ def read(where: Storage, stored: tables.Tables, data_root: str | None) -> Study:
         made=weight_stages(spec) if spec else {TEACHER},
         nodes=parsed(nodes, f"{where.folder.uri}/nodes.parquet") if nodes else None,
         entropy=_entropy(where),
+        builders=_own_builders(where.given),
     )
+
+
+def _own_builders(given: str | None) -> list[str]:
+    """The builders that the study names as the user has it; none where only the storage knows it."""
+    try:
+        return load_study(given).builders if given else []
+    except UserError:  # the study on the storage is shown all the same
+        return []
 
 
 def _spec(text: str) -> tuple[StudySpec | None, dict[str, Any]]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from kdtune.answers.cells import scientific
 from kdtune.answers.ranking import Row
 from kdtune.answers.simultaneous import ALPHA
 from kdtune.report.facts import method_name
@@ -14,28 +15,38 @@ from kdtune.report.figures import canvas, legend, short
 from kdtune.report.style import BLUE, COLOURS, INK, MIOU, MUTED, ORANGE, PAPER, SIGNS
 from kdtune.report.thinning import MARKERS
 
+FINAL_LINE, FINAL_REST = 0.46, 1.55  # inches of the figures of a comparison: of each method, and of all else
 CLASSES_AT_ONCE = 38  # of one figure; a dataset of more has several
 
 
-def gains(title: str, found: Sequence[Any], images: Mapping[str, tuple[float, float]]) -> Figure:
+def gains(
+    title: str,
+    methods: Sequence[str],
+    found: Sequence[Any],
+    images: Mapping[str, tuple[float, float]],
+    view: tuple[float, float],
+) -> Figure:
     """Difference to the tuned student alone with its 95 % intervals, a line per method [mIoU points].
 
-    ``found``: gains of ``kdtune.answers.significance``, each with a difference. ``images``: the interval for other
-    images of each method that has one.
+    ``methods``: all lines, in their order. ``found``: gains of ``kdtune.answers.significance``, each with a difference.
+    ``images``: the interval for other images of each method that has one. ``view``: the ends of the scale.
     """
-    figure, axes = canvas(0.42 * len(found) + 1.2, title)
-    places = range(len(found))
-    axes.axvline(0.0, color=INK, lw=1.0)
-    for place, gain in zip(places, found, strict=True):
+    figure, axes = canvas(FINAL_LINE * len(methods) + FINAL_REST, title)
+    axes.axvline(0.0, color=INK, lw=1.0, label="student alone")
+    for gain in found:
+        place = methods.index(gain.method)
         sure = gain.p is not None and gain.p < ALPHA
         colour = BLUE if sure else MUTED
         if gain.low is not None:
-            axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt")
+            axes.plot([gain.low, gain.high], [place, place], color=colour, lw=2.2, solid_capstyle="butt",
+                      label="95 % interval" if gain is found[0] else "")  # fmt: skip
         if gain.method in images:
             axes.plot(images[gain.method], [place + 0.22] * 2, color=INK, lw=1.0, solid_capstyle="butt")
         axes.plot([gain.difference], [place], "o", color=colour, ms=8, mfc=colour if sure else PAPER, mew=1.8)
-    _lines(axes, [method_name(gain.method).removeprefix("distilled with ") for gain in found])
+    _lines(axes, [method_name(method).removeprefix("distilled with ") for method in methods])
+    axes.set_xlim(view)
     axes.set_xlabel("difference in mIoU [points]")
+    legend(figure, axes)
     return figure
 
 
@@ -49,13 +60,19 @@ def _lines(axes: Any, names: Sequence[str]) -> None:
 
 
 def final_scores(
-    title: str, final: Sequence[Row], seeds: Mapping[str, Sequence[float]], paper: Sequence[Row]
+    title: str,
+    final: Sequence[Row],
+    seeds: Mapping[str, Sequence[float]],
+    paper: Sequence[Row],
+    view: tuple[float, float] | None = None,
 ) -> Figure:
-    """Mean and deviation of each method, its seeds as dots, the paper's mean behind."""
-    figure, axes = canvas(0.46 * len(final) + 1.55, title)
+    """Mean and deviation of each method, its seeds as dots, the paper's mean behind; ``view``: the scale's ends."""
+    figure, axes = canvas(FINAL_LINE * len(final) + FINAL_REST, title)
     for place, row in enumerate(final):
         values = seeds.get(row["method"], [])
         axes.plot(values, [place] * len(values), "o", color=MUTED, ms=4, alpha=0.8, label="" if place else "one seed")
+        if row["miou_mean"] is None:
+            continue  # not all of its runs have ended
         axes.errorbar(
             [row["miou_mean"]], [place], xerr=[row["miou_std"] or 0.0], fmt="D", color=BLUE, ms=7, capsize=4, lw=1.6,
             label="" if place else "mean ± standard deviation",
@@ -65,6 +82,8 @@ def final_scores(
     if known:
         axes.plot(*zip(*known, strict=True), "s", color=MUTED, mfc=PAPER, ms=8, label="published", zorder=1)
     _lines(axes, [method_name(row["method"]).removeprefix("distilled with ") for row in final])
+    if view is not None:
+        axes.set_xlim(view)
     axes.set_xlabel(MIOU)
     legend(figure, axes)
     return figure
@@ -107,22 +126,22 @@ def _class_scores(title: str, rows: Sequence[Row]) -> Figure:
 def energy(title: str, trials: Sequence[Row]) -> Figure:
     """The mIoU over the energy that a trial took, a sign per method."""
     figure, axes = canvas(3.4, title)
-    most = max(row["energy_kwh"] for row in trials)
-    factor, unit = (1.0, "kWh") if most >= 1 else (1e3, "Wh") if most >= 1e-3 else (1e6, "mWh")
     kinds = list(dict.fromkeys("teacher" if row["stage"] == "teacher" else row["method"] for row in trials))
     for i, kind in enumerate(kinds):
         those = [row for row in trials if ("teacher" if row["stage"] == "teacher" else row["method"]) == kind]
-        x, y = [row["energy_kwh"] * factor for row in those], [row["miou"] for row in those]
+        x, y = [row["energy_kwh"] for row in those], [row["miou"] for row in those]
         colour, sign = COLOURS[i % len(COLOURS)], SIGNS[i % len(SIGNS)]
         axes.plot(x, y, sign, color=colour, ms=6, alpha=0.8, label=short(kind, 16), mec=PAPER, mew=0.5,
                   rasterized=len(those) > MARKERS)  # fmt: skip
-    values = [row["energy_kwh"] * factor for row in trials if row["energy_kwh"] > 0]
+    values = [row["energy_kwh"] for row in trials if row["energy_kwh"] > 0]
     if values and max(values) > 8 * min(values) and len(values) == len(trials):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(f"energy of the trial [{unit}]")
+    if values and max(values) < 0.01:  # zeros would be all that has room
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scientific(value) if value > 0 else "0"))
+    axes.set_xlabel("energy of the trial [kWh]")
     axes.set_ylabel(MIOU)
     legend(figure, axes)
     return figure

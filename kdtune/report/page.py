@@ -12,6 +12,7 @@ import pyarrow as pa
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NONE = "\u2013"  # a dash
+WORDS = 40  # characters of a cell: more are broken into lines
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -143,8 +144,9 @@ def _cell(value: Any, numeric: bool, form: str | None) -> str:
     if isinstance(value, bool):
         return f'<td data-value="{exact(value)}">{"yes" if value else "no"}</td>'
     if isinstance(value, list):
-        return f"<td>{escape(', '.join(NONE if item is None else exact(item) for item in value))}</td>"
-    return f"<td>{escape(NONE if value is None else value)}</td>"
+        return f'<td class="words">{escape(", ".join(NONE if item is None else exact(item) for item in value))}</td>'
+    words = ' class="words"' if isinstance(value, str) and len(value) > WORDS else ""
+    return f"<td{words}>{escape(NONE if value is None else value)}</td>"
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:

@@ -1,7 +1,7 @@
 """What networks make of a few validation images: image, label and predictions in the dataset's colours, as PNG."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,13 @@ from kdtune.datasets.colours import Colour, palette_of
 from kdtune.devices import compute_device
 from kdtune.loading.images import Images, read_directly
 from kdtune.loading.pack import dataset_root
+from kdtune.models.builders import is_vouched
+from kdtune.models.external import ExternalModel
 from kdtune.records.storage import Storage
 from kdtune.report.facts import Contender, trial_config
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.built import built
+from kdtune.training.hub_folder import chooses_code
 from kdtune.training.prediction import classes_of
 from kdtune.training.weights import read_weights
 
@@ -49,41 +52,52 @@ class Panel:
 
 
 def panels(
-    where: Storage, contenders: Sequence[Contender], data_root: str | None
-) -> tuple[SegmentationDataset, list[Panel]]:
+    where: Storage, contenders: Sequence[Contender], data_root: str | None, trusted: Collection[str] = ()
+) -> tuple[SegmentationDataset, list[Panel], list[str]]:
     """Panels of ``IMAGES`` validation images, evenly spaced over the split: not chosen by how they turned out.
 
+    ``trusted``: builders of other packages' networks that the user's own study file names. Also given: a line for each
+    network that cannot be shown.
+
     Raises:
-        UserError: the data or the weights are not there, or no network of kdtune's own.
+        UserError: the data are not there, or no network can be shown.
     """
     found = [(each, each.trials[0], trial_config(each.trials[0])) for each in contenders]
     configs = [config for _, _, config in found if config is not None]
     if not configs or len(configs) < len(found):
         raise UserError("a trial's configuration names parts that this installation of kdtune does not have")
-    networks = [
-        (each.role, config, _network(where, row["trial_id"], config))
-        for each, row, config in found
-        if config is not None
-    ]
     dataset = configs[0].dataset
-    others = [each.role for each, _, config in found if config is not None and config.dataset != dataset]
-    if others:
-        raise UserError(f"the {others[0]} was evaluated on another dataset than the {contenders[0].role}")
+    networks, faults = [], []
+    for (each, row, _), config in zip(found, configs, strict=True):
+        try:
+            if config.dataset != dataset:
+                raise UserError(f"it was evaluated on another dataset than the {contenders[0].role}")
+            networks.append((each.role, config, _network(where, row["trial_id"], config, trusted)))
+        except UserError as error:
+            faults.append(f"the {each.role}: {error}")
+    if not networks:
+        raise UserError("; ".join(faults))
     split = read_directly(dataset, "val", dataset_root(dataset, data_root))
     if len(split) == 0:
         raise UserError(f"dataset '{dataset.name}' has no validation images")
     chosen = sorted({int((i + 0.5) * len(split) / IMAGES) for i in range(IMAGES)})
-    return dataset, [_panel(dataset, split, i, networks) for i in chosen]
+    return dataset, [_panel(dataset, split, i, networks) for i in chosen], faults
 
 
-def _network(where: Storage, trial_id: str, config: TrialConfig) -> SegNet:
+def _network(where: Storage, trial_id: str, config: TrialConfig, trusted: Collection[str]) -> SegNet:
     """A trial's student with its weights.
 
     Raises:
-        UserError: the weights are not there or damaged, or the network is another package's.
+        UserError: the weights are not there or damaged, or the network is another package's that nobody vouches for.
     """
-    if config.student.name == "external":  # building it imports code, which what lies on a storage must not choose
-        raise UserError(f"trial {trial_id} trained a network of another package, whose code a report does not load")
+    model = config.student
+    if isinstance(model, ExternalModel):  # building it imports code, which what lies on a storage must not choose
+        known = model.builder in trusted or is_vouched(model.builder)
+        if not known and chooses_code(model.model_dump(mode="json")):
+            raise UserError(
+                f"trial {trial_id} trained a network of another package, whose code a report does not load unasked: "
+                f"give the study's own file, or --py-module {model.builder.partition(':')[0]}"
+            )
     source = where.checkpoint_uri(trial_id)
     network = built(config.student, config.dataset.num_classes, read_weights(source), source)
     return network.to(compute_device()).eval().requires_grad_(False)

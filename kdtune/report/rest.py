@@ -38,21 +38,22 @@ def _classes(study: Study) -> str:
         for i, each in enumerate(drawn)
     ]
     words = paragraph(f"IoU on the validation images, sorted. {told[0].upper() + told[1:]}.")
-    return words + grid(svgs) + details("data", written(table, "classes"))
+    return grid(svgs) + words + details("data", written(table, "classes"))
 
 
 def _images(study: Study) -> str:
     if not study.contenders:
         return note("No trial has completed yet, so no network can be shown at work.")
     try:
-        dataset, found = panels(study.where, study.contenders, study.data_root)
+        dataset, found, faults = panels(study.where, study.contenders, study.data_root, study.builders)
     except (UserError, OSError) as error:
         return note(f"No images: {error}")
     words = paragraph(
         f"Validation images, {len(found)} of them, evenly spaced over the dataset and not chosen by results. Below a "
         "prediction: the share of the labelled pixels that it has right."
     )
-    return words + _legend(dataset, found) + "".join(_panel(panel) for panel in found)
+    notes = "".join(note(f"Not shown: {fault}") for fault in faults)
+    return _legend(dataset, found) + "".join(_panel(panel) for panel in found) + words + notes
 
 
 def _panel(panel: Panel) -> str:
@@ -100,7 +101,7 @@ def _entropy(study: Study) -> str:
         "student little more than the label does."
     )
     drawn = figure(inline_svg(draw(table), "entropy", label), "entropy")
-    return words + grid([drawn], "wide") + details("data", written(table, "entropy"))
+    return grid([drawn], "wide") + words + details("data", written(table, "entropy"))
 
 
 def _energy(study: Study) -> str:

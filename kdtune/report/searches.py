@@ -60,7 +60,7 @@ def _grids(study: Study) -> str:
         shown = _grid(f"grid-{len(drawn)}", stage, rows, colours, stage in at_random) + _border(study, stage)
         opened = details("data", written(_of_stage(data, stage), f"grid-{stage}"))
         drawn.append(f"<div>{shown}{opened}</div>")
-    return paragraph(_grids_words(every, len(drawn))) + grid(drawn) + _beside(study, "grid")
+    return grid(drawn) + paragraph(_grids_words(every, len(drawn))) + _beside(study, "grid")
 
 
 def _grids_words(rows: Sequence[Row], panels: int) -> str:
@@ -183,7 +183,7 @@ def _curves(study: Study) -> str:
         words += note(
             f"{history.num_rows:,} evaluations are too many for a page; their numbers are in history.parquet."
         )
-    return words + grid(drawn)
+    return grid(drawn) + words
 
 
 def _curves_of(

@@ -1,6 +1,6 @@
 """A study as the report reads it from storage, and how its tables are written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,11 @@ from kdtune.report.page import details, note, table
 from kdtune.report.thinning import best_lines
 from kdtune.study.spec import StudySpec
 
+LONG = ("optimal", "trials", "final")  # tables of many columns
+FIRST = (  # of them: what a reader looks for
+    "study", "stage", "method", "status", "miou", "miou_mean", "miou_std", "seeds", "gain_student", "gain_student_low",
+    "gain_student_high", "p_student",
+)  # fmt: skip
 ENDS = ("", "_low", "_high", "_images_low", "_images_high")
 SHOWN = {
     **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "difference", "low", "high"), ".2f"),
@@ -131,6 +136,7 @@ class Study:
     made: set[str]  # stages that only make weights
     nodes: pa.Table | None  # energy by node
     entropy: tuple[pa.Table, Callable[[pa.Table], Any]] | None  # the teacher's, and what draws it
+    builders: Collection[str] = ()  # of other packages' networks, that the user's own study file names
     _made: dict[str, pa.Table] = field(default_factory=dict)  # tables of ``kdtune results``
 
     @property
@@ -196,6 +202,8 @@ class Study:
 def written(data: pa.Table, name: str) -> str:
     """A table as HTML, of a long one its best lines; ``name`` is for programs."""
     data, left_out = best_lines(data)
+    if name in LONG:
+        data = data.select(sorted(data.column_names, key=lambda column: column not in FIRST))
     labels = {column: f"λ {loss_symbol(column)}" for column in loss_columns(data)}
     shown = table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
     return note(left_out) + shown if left_out else shown

@@ -12,6 +12,7 @@ from kdtune.search.networks import named_networks
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
+from kdtune.training.absent_weights import absent
 
 
 @dataclass
@@ -34,8 +35,6 @@ class Checkpoints:
                     continue
                 content = read_file(reference)
                 if content is None:
-                    from kdtune.training.teachers import absent  # which imports torch
-
                     raise UserError(absent(path, reference))
                 by_content = f"sha256:{hashlib.sha256(content).hexdigest()}"
                 self.references[reference] = by_content

@@ -30,6 +30,7 @@ from kdtune.filesystem.patience import NO_ROOM
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Record, Storage
 from kdtune.records.trial_record import Planned
+from kdtune.search.actor_names import trial_class
 from kdtune.search.callbacks import RETRIES, Stopping, Watch, trial_name
 from kdtune.search.course import Course
 from kdtune.search.early_stopping import ByStage
@@ -85,7 +86,7 @@ class Experiment:
 
         with _rays_files(folder):
             tuner = tune.Tuner(
-                tune.with_resources(trial, lambda given: places[given["stage"]]),
+                trial_class(tune.with_resources(trial, lambda given: places[given["stage"]])),
                 tune_config=tune.TuneConfig(
                     num_samples=-1,  # until the course is at its end
                     search_alg=FromCourse(self.course, self.halt),

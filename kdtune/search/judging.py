@@ -11,7 +11,7 @@ from kdtune.search.course import Offer
 from kdtune.search.halving import Decided, Halves, nothing
 from kdtune.search.ledger import Ledger
 from kdtune.study.rungs import rungs_of, successive_halving
-from kdtune.study.schedulers import SchedulerName
+from kdtune.study.schedulers import stands
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 
@@ -30,7 +30,7 @@ class Judging:
     def kept(self, stage: Stage, past: Mapping[str, Record], plan: Iterable[str]) -> set[str]:
         """The trials of a stage that do not run again. ``past``: what is known of them."""
         rule = self.study.scheduler_of(stage)
-        kept = {id_ for id_, record in past.items() if id_ not in self.anew and finished(record, rule)}
+        kept = {id_ for id_, record in past.items() if id_ not in self.anew and stands(record["row"]["status"], rule)}
         if rule != "halving":
             return kept
         left = [id_ for id_ in plan if id_ not in kept]
@@ -84,12 +84,3 @@ class Judging:
 
 def _no_offer(trial: str) -> Offer:
     raise AssertionError(f"{trial}: nothing is offered before its stage begins")
-
-
-def finished(record: Record, rule: SchedulerName) -> bool:
-    """Whether a record is final: a stopped trial goes on when nothing stops it, a failed one is tried again.
-
-    Where trials are judged together, whether a stopped one goes on is for ``Halves`` to say.
-    """
-    status = record["row"]["status"]
-    return status in ("completed", "diverged") or (status == "stopped" and rule in ("asha", "median"))

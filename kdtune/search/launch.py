@@ -157,6 +157,7 @@ class Launch:
                 loggers=self.loggers,
             ).run()
         course.refuse_faults()
+        self.ledger.refuse_failed(self._running)
 
     @property
     def _running(self) -> list[str]:

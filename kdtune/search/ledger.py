@@ -14,7 +14,7 @@ from kdtune.records.settled import settled
 from kdtune.records.storage import Storage
 from kdtune.search.anew import told
 from kdtune.search.node_energy import NodeEnergy
-from kdtune.search.stage_context import NoStart, Point, StageContext, point_of
+from kdtune.search.stage_context import NoStart, StageContext, point_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 
@@ -126,6 +126,21 @@ class Ledger:
             raise NoStart(f"stage '{name}' has no completed configuration to go on from ({told}){first}")
         return best
 
+    def refuse_failed(self, names: Iterable[str]) -> None:
+        """Nothing, if in each of these stages any trial that has ended came to something.
+
+        Raises:
+            RunError: all trials of one failed.
+        """
+        for name in names:
+            ended = [record["row"] for record in self.past(name).values() if record["row"]["status"] in rows.FINISHED]
+            if ended and all(row["status"] == "failed" for row in ended):
+                which = f"{len(ended)} trials" if len(ended) > 1 else "its only trial"
+                raise RunError(
+                    f"stage '{name}': {which} failed; {ended[0]['error']}; `kdtune logs {self._storage.words} --trial "
+                    f"{ended[0]['trial_id']}` tells more; launched again, the study tries such trials anew"
+                )
+
     def drawn(self, context: StageContext) -> list[str]:
         """The ids of earlier TPE trials that this stage, as it stands, could have drawn."""
         found = []
@@ -133,7 +148,7 @@ class Ledger:
             row = record["row"]
             if row["stage"] == context.stage.name and row["start"] in context.starts:
                 point = point_of(record, context.stage)
-                if _within(point, context.stage) and context.planned(point).trial_id == id_:
+                if context.stage.holds(point) and context.planned(point).trial_id == id_:
                     found.append(id_)
         return sorted(found, key=lambda id_: self.records[id_]["row"]["finished_at"] or math.inf)
 
@@ -198,9 +213,3 @@ class Ledger:
         if self._plan_changed:
             self._storage.write_plan(self._plan)
             self._plan_changed = False
-
-
-def _within(point: Point, stage: Stage) -> bool:
-    chosen = all(point[path] in values for path, values in stage.grid.items() if path in point)
-    ranges = {path: axis for path, axis in stage.ranges.items() if path in point}
-    return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())

@@ -168,7 +168,7 @@ class Opening:
         begun.stalls.begin(share.resources, stage)
 
         def offer(trial_id: str, point: Point) -> Offer:
-            return Offer(trial_id, handed(stage.name, trial_id, key, point))
+            return Offer(trial_id, handed(self.study.name, stage, trial_id, key, point))
 
         # worst first, ASHA would stop nothing: the grid's order says nothing about quality, so it must not lead
         order = dict(shuffled([*left.items()], self.study.seed, stage.name))

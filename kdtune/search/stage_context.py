@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdtune.answers.cells import scientific
 from kdtune.base import RunError, UserError
 from kdtune.records.journal_files import check_id
 from kdtune.records.rows import Row
@@ -51,12 +52,30 @@ class StageContext:
         return self.planned({key: value for key, value in given.items() if key not in HANDED})
 
 
-HANDED = ("stage", "id", "context")
+HANDED = ("stage", "id", "context", "title")
 
 
-def handed(stage: str, trial_id: str, context: str, point: Point) -> dict[str, Any]:
+def handed(study: str, stage: Stage, trial_id: str, context: str, point: Point) -> dict[str, Any]:
     """What Tune hands to the worker of a trial: its point, and under which key the context of its stage is told."""
-    return {"stage": stage, "id": trial_id, "context": context, **point}
+    return {"stage": stage.name, "id": trial_id, "context": context, "title": title(study, stage, point), **point}
+
+
+def title(study: str, stage: Stage, point: Point) -> str:
+    """A trial in a few words, for Ray's dashboard: ``demo/student lr=1e-2 wd=5e-4 s0``."""
+    words = [f"from {point['start']}"] if len(stage.start_from) > 1 else []
+    for path, value in point.items():
+        if path not in ("start", "seed"):
+            name = SHORT.get(path) or ".".join(part for part in path.split(".")[1:] if part != "weight") or path
+            number = isinstance(value, float | int) and not isinstance(value, bool)
+            words.append(f"{name}={_brief(value) if number else value}")
+    return " ".join([f"{study}/{stage.name}", *words, f"s{point['seed']}"])
+
+
+SHORT = {"recipe.lr": "lr", "recipe.weight_decay": "wd"}
+
+
+def _brief(value: float) -> str:
+    return f"{value:g}" if value == 0 or 0.1 <= abs(value) < 1000 else scientific(value)
 
 
 def recorded(row: Row) -> TrialConfig:

@@ -2,8 +2,10 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
+import contextlib
 import errno
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from kdtune.records.journal import Overtaken, follow
 from kdtune.records.storage import Record
 from kdtune.records.trial_record import Planned
 from kdtune.search.stage_context import SCORE, WORST, StageContext
+from kdtune.text import shown
 from kdtune.training.energy import Spent, unmeasured
 
 # what no second try mends
@@ -38,10 +41,12 @@ def run_trial(given: Mapping[str, Any]) -> None:
     notes: list[str] = []
     context.storage.folder.expected()
     spent = meters.spent(context.gpus, planned.trial_id)
+    said = Said(given.get("title", planned.trial_id), planned.trial_id)
     try:
         _refuse_if_lost(context)
         for record in _followed(planned, context, notes.append, spent):
             row = record["row"]
+            said.evaluation(row)
             score = WORST if row["miou"] is None else row["miou"]
             told = {"trial": row["trial_id"], "step": row["step"] or 0, "status": row["status"], SCORE: score}
             metrics.show(row)
@@ -57,12 +62,39 @@ def run_trial(given: Mapping[str, Any]) -> None:
         if isinstance(error, OSError) and error.errno not in LASTING:
             raise  # storage may be away for a moment: Tune tries the trial again
         refusal = context.storage.unusable(error) if isinstance(error, OSError) else error
+        said.end(f"refused: {refusal}")
         tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
     finally:
+        said.end("left: its launch has stopped it, lets it pause, or has ended")
         spent.end()
         if torch.cuda.is_available():
             gc.collect()  # what an error's traceback held
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
+
+
+class Said:
+    """What a trial says in its worker's log, which Ray's dashboard shows. Each line names it: others follow there."""
+
+    def __init__(self, title: str, trial_id: str) -> None:
+        self._title, self._ended = title, False
+        self._say(f"begins, trial {trial_id}")
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """Each of its records; the last says how it ended."""
+        miou = "no mIoU" if row["miou"] is None else f"mIoU {row['miou']:.2f} %"
+        self._say(f"step {row['step'] or 0} of {row['steps_total']}: {miou}")
+        if row["status"] != "running":
+            self.end(f"{row['status']}{': ' + row['error'] if row['error'] else ''}")
+
+    def end(self, why: str) -> None:
+        """Once."""
+        if not self._ended:
+            self._ended = True
+            self._say(why)
+
+    def _say(self, words: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody needs it to go on
+            print(shown(f"{self._title}: {words}"), file=sys.stderr, flush=True)  # the dashboard opens this log
 
 
 def _take_share(gpus: float) -> None:

@@ -18,6 +18,8 @@ from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import AnyDataset, Value
 from kdtune.text import did_you_mean
 
+NO_SEARCH: Mapping[str, Value] = {}
+
 
 def search_spaces() -> Path:
     """The folder of the studies that come with kdtune: inside an installed wheel, beside the package in a checkout."""
@@ -52,22 +54,29 @@ def _names() -> str:
     return ", ".join(study_names())
 
 
-def load_study(study: str | Path, overrides: Mapping[str, Value] | None = None) -> StudySpec:
+def load_study(
+    study: str | Path,
+    overrides: Mapping[str, Value] | None = None,
+    search: str | None = None,
+    samples: int | None = None,
+) -> StudySpec:
     """A study by name or path, checked, with ``--set`` changes applied.
+
+    ``search``, ``samples``: of stages that have ranges, which no grid can take, and name no search themselves.
 
     Raises:
         UserError: unreadable, or not a valid study; the first fault, as one line.
     """
     path = find(str(study))
-    faults, spec = read(path)
+    faults, spec = read(path, {"search": search, "samples": samples} if search not in (None, "grid") else {})
     if spec is None:
         more = f" (and {len(faults) - 1} more: kdtune studies validate {path})" if len(faults) > 1 else ""
         raise UserError(faults[0] + more)
     return override(spec, overrides) if overrides else spec
 
 
-def read(path: Path) -> tuple[list[str], StudySpec | None]:
-    """All faults of a file, one line each, or the study."""
+def read(path: Path, search: Mapping[str, Value] = NO_SEARCH) -> tuple[list[str], StudySpec | None]:
+    """All faults of a file, one line each, or the study. ``search``: see ``load_study``."""
     faults, tree, data = _parsed(path)
     if faults:
         return faults, None
@@ -81,11 +90,20 @@ def read(path: Path) -> tuple[list[str], StudySpec | None]:
             return [f"{path}:{_place(tree, ['base', 'dataset'])}: {error}"], None
     try:
         data, tree = written_out(data, tree)
-        return [], StudySpec.model_validate(data)
+        return [], StudySpec.model_validate(_searched(data, search) if search else data)
     except FamilyFault as error:
         return [_line(path, tree, {"loc": error.loc, "type": "value_error", "msg": str(error)})], None
     except ValidationError as error:
         return _lines(path, tree, error), None
+
+
+def _searched(data: dict[str, Any], search: Mapping[str, Value]) -> dict[str, Any]:
+    """A study in which stages of ranges that name no search have this one."""
+    stages = data.get("stages")
+    if not isinstance(stages, list):
+        return data
+    open_ = [isinstance(stage, dict) and "ranges" in stage and "search" not in stage for stage in stages]
+    return {**data, "stages": [{**search, **s} if is_open else s for s, is_open in zip(stages, open_, strict=True)]}
 
 
 def _parsed(path: Path) -> tuple[list[str], yaml.Node | None, Any]:

@@ -98,18 +98,22 @@ def _steps(stage: Waits, starts: int, at_once: int | None) -> int:
 
 
 def told(waits: Mapping[str, Waits], at_once: int | None = None) -> list[str]:
-    """The graph as two lines of text: what each stage waits for, and the longest chain; none where none waits."""
-    lines = []
+    """The graph as lines of text: one for all stages that wait for the same, and the longest chain; or none.
+
+    A line may be long: whoever prints it breaks it.
+    """
+    alike: dict[str, list[str]] = {}
     for name, each in waits.items():
         if each.stages:
             apart = " (each start apart)" if len({*each.starts.values()}) > 1 else ""
-            lines.append(f"{name} waits for {', '.join(_direct(each, waits))}{apart}")
-    if not lines:
+            alike.setdefault(f"{', '.join(_direct(each, waits))}{apart}", []).append(name)
+    if not alike:
         return []
     longest = max(chains(waits, at_once).values(), key=lambda chain: chain.steps)
     how = f"{at_once} at once" if at_once else "if all that can run at once do"
     chain = f"longest chain, {how}: {' > '.join(longest.stages)}, {longest.steps:,} steps"
-    return [f"to come: {'; '.join(lines)}", chain]
+    lines = [f"{', '.join(names)} wait{'s' * (len(names) == 1)} for {what}" for what, names in alike.items()]
+    return [*lines, chain]
 
 
 def _direct(each: Waits, waits: Mapping[str, Waits]) -> list[str]:

@@ -11,6 +11,14 @@ from kdtune.base import Config
 SchedulerName = Literal["asha", "halving", "median", "none"]
 
 
+def stands(status: str, rule: SchedulerName) -> bool:
+    """Whether a trial that ended so is final: a stopped one goes on when nothing stops it, a failed one is tried again.
+
+    Where trials are judged together, whether a stopped one goes on hangs on the others.
+    """
+    return status in ("completed", "diverged") or (status == "stopped" and rule in ("asha", "median"))
+
+
 class Halving(Config):
     """ASHA's two numbers. A rung never shortens the learning-rate schedule."""
 

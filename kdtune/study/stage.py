@@ -83,7 +83,7 @@ class Stage(Config):
         if self.search != "grid" and self.together:
             raise ValueError(f"search: {self.search} cannot draw values that change together; leave out together")
         if self.search == "grid" and self.ranges:
-            raise ValueError("ranges need search: random or tpe, with samples")
+            raise ValueError("ranges need search: random or tpe, with samples, here or as --search tpe --samples N")
         if self.search != "grid" and self.samples is None:
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
@@ -195,6 +195,12 @@ class Stage(Config):
         """The point without the hyperparameters of terms whose weight in it is 0: they would change nothing."""
         dead = {path for path, weight in self.conditions.items() if point.get(weight) == 0}
         return {path: value for path, value in point.items() if path not in dead}
+
+    def holds(self, point: Mapping[str, Value]) -> bool:
+        """Whether its axes, as far as the point has them, allow the values there."""
+        chosen = all(point[path] in values for path, values in self.grid.items() if path in point)
+        ranges = {path: axis for path, axis in self.ranges.items() if path in point}
+        return chosen and all(axis.low <= point[path] <= axis.high for path, axis in ranges.items())
 
     def _combination(self, index: int) -> dict[str, Value]:
         """The grid's point of that number; the last axis runs fastest."""

@@ -1,9 +1,12 @@
 """GPUs by their index among those of the machine: ``CUDA_VISIBLE_DEVICES``, and so Ray, may name them by UUID."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kdtune.devices import VISIBLE_GPUS
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,17 @@ class Gpu:
     parts: tuple[str, ...] = ()  # UUIDs of what MIG has divided it into: MIG-...
 
 
+def any_here() -> bool:
+    """Whether this machine has a GPU for this process, as its drivers say: asked without torch."""
+    if os.environ.get(VISIBLE_GPUS) == "":
+        return False
+    return bool(listed()) or os.path.exists("/dev/kfd")  # the second: AMD's
+
+
 def indices(names: Iterable[str | int]) -> list[int]:
     """Those of the named GPUs, each once, in their order; of a part of one its own. Unknown names are left out."""
     told = [str(name).strip() for name in names]
-    gpus = [] if all(name.isdecimal() for name in told) else _listed()
+    gpus = [] if all(name.isdecimal() for name in told) else listed()
     return list(dict.fromkeys(index for name in told if (index := index_of(name, gpus)) is not None))
 
 
@@ -34,7 +44,7 @@ def index_of(name: str, gpus: Sequence[Gpu]) -> int | None:
     return found[0] if len(found) == 1 and whole.startswith(("GPU-", "MIG-")) else None
 
 
-def _listed() -> list[Gpu]:
+def listed() -> list[Gpu]:
     """Those of this machine; none without NVIDIA's driver."""
     try:
         import pynvml  # codecarbon brings it

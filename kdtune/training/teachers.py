@@ -13,7 +13,7 @@ from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import AnyModel, TrialConfig
-from kdtune.training.checkpoint_layouts import NETWORKS, Layout
+from kdtune.training.checkpoint_layouts import NETWORKS
 from kdtune.training.hub_folder import chooses_code
 from kdtune.training.weights import (
     WeightsRecord,
@@ -22,41 +22,9 @@ from kdtune.training.weights import (
     read_weights,
 )
 
-# What the paper's studies name as their teacher -> where its authors have it, its layout, its dataset.
-PUBLISHED: dict[str, tuple[str, Layout, str]] = {
-    "published/skd-cityscapes": (
-        "the 'teacher weight' that the README of github.com/irfanICMLL/structure_knowledge_distillation links",
-        "skd",
-        "cityscapes",
-    ),
-    "published/semseg-voc": (
-        "the PSPNet101 for PASCAL VOC 2012 among the trained models that the README of github.com/hszhao/semseg links",
-        "semseg",
-        "voc",
-    ),
-    "published/semseg-ade20k": (
-        "the PSPNet101 for ADE20K among the trained models that the README of github.com/hszhao/semseg links",
-        "semseg",
-        "ade20k",
-    ),
-}
-
 # fields of a model that its weights do not depend on
 NOT_ARCHITECTURE = {"init", "preprocessing", "dropout"}
 ON_TOP = {"taps", "classifier", "backbone", "output", "aux_output", "image_argument", "classes_argument"}  # of external
-
-
-def absent(path: str, reference: str) -> str:
-    """The line for a checkpoint that is not there."""
-    if reference in PUBLISHED:
-        where, layout, dataset = PUBLISHED[reference]
-        return (
-            f"{path}: '{reference}' does not come with kdtune: get {where}, convert it with: kdtune teacher import "
-            f"FILE -o OUT.safetensors --layout {layout} --dataset {dataset}; then launch with --teacher OUT.safetensors"
-        )
-    if path.startswith("warm_start"):
-        return f"{path}: no such file '{reference}'; give student.init or warm_start.checkpoint a file of weights"
-    return f"{path}: no such file '{reference}'; give a checkpoint with --teacher FILE"
 
 
 # A study and its teacher's file

@@ -8,6 +8,8 @@ import torch
 
 from kdtune.base import UserError
 from kdtune.bench import training
+from kdtune.study.file import load_study
+from kdtune.training import step_times
 from tests.support.small_study import write
 from tests.support.tiny import NETWORK, config
 
@@ -27,6 +29,9 @@ def test_a_row_for_each_configuration_of_a_study(tmp_path: Path, monkeypatch: py
         assert (row["batch"], row["crop"], row["diverged"]) == (2, "32x48", False)
         assert row["memory_mb"] > 0
     assert "distill" in told
+    by_stage = {row["stage"]: row["step_ms"] / 1000 for row in rows}
+    for name, template in load_study(str(study)).templates().items():  # what a forecast finds
+        assert step_times.kept(template) == pytest.approx(by_stage.get(name, by_stage["student"]))
 
 
 def test_threads_are_those_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,24 @@
 """What a user gets wrong is told at once: without torch, before the work, and all that is missing in one go."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from kdtune.base import UserError
 from kdtune.cli import main
+from kdtune.cli.launch import _ask_without_a_gpu
+from kdtune.search.missing import downloads
+from kdtune.study.file import load_study
 from tests.support.imported import Ended, after
 
 UNKNOWN = [
     ["launch", "nosuch"],
+    ["launch", "demo", "--storage", "s3:/x"],
     ["train", "nosuch"],
     ["teacher", "train", "nosuch"],
     ["teacher", "entropy", "nosuch"],
@@ -38,16 +45,43 @@ def test_what_is_not_there_is_told_without_torch_and_ray(tmp_path: Path) -> None
 
 def test_a_launch_names_all_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     words = ["launch", "cityscapes-resnet", "--storage", "runs", "--data-root", "data"]
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert done.exit_code == 2
-    data, *gpu, teacher = [line.removeprefix("kdtune: ") for line in done.stderr.splitlines()]
+    data, *gpu, imagenet, teacher = [line.removeprefix("kdtune: ") for line in done.stderr.splitlines()]
     assert data.startswith("cityscapes: no folder")
     assert "register at https://www.cityscapes-dataset.com" in data
+    assert imagenet.startswith(f"ImageNet weights of resnet18 are not in {tmp_path}/torch/hub/checkpoints: ")
     assert teacher.startswith("teacher.checkpoint: 'published/skd-cityscapes' does not come with kdtune: get")
     if not torch.cuda.is_available():
         assert gpu
         assert gpu[0].startswith("study 'cityscapes-resnet' is made for a GPU, and there is none here")
+
+
+def test_weights_that_are_there_are_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "resnet18-f37072fd.pth").touch()
+    assert list(downloads(load_study("cityscapes-resnet"), ())) == []
+    assert len(list(downloads(load_study("cityscapes-effnet"), ()))) == 1
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_study_for_a_gpu_asks_before_it_takes_months(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    spec = load_study("demo").model_copy(update={"needs_gpu": True})
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("kdtune.search.missing.gpu_here", lambda: False)
+    monkeypatch.setattr("click.confirm", lambda question, err: bool(asked.append(question)) or answer)
+    here: dict[str, str | None] = {"data_root": None, "address": None}
+    with nullcontext() if answer else pytest.raises(UserError, match=r"^not started"):
+        _ask_without_a_gpu(spec, (), here)
+    assert asked == ["study 'demo' is made for a GPU, and there is none here: it may take months. Start all the same?"]
+    _ask_without_a_gpu(spec, (), here | {"address": "ray://head"})  # its nodes may have some
+    _ask_without_a_gpu(load_study("demo"), (), here)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("group", [[], ["studies"], ["teacher"], ["data"], ["losses"], ["bench"], ["models"]])

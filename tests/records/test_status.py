@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.filesystem.lock import LEASE, locked
+from kdtune.records.holder import holder
 from kdtune.records.logbook import Launched, write_launch
-from kdtune.records.status import holder, lines, status_of
+from kdtune.records.status import lines, status_of
 from kdtune.records.storage import Record, Storage
 from kdtune.records.trouble import Trouble, write
 from tests.support.tiny import finished, study, write_tables
@@ -287,6 +288,28 @@ def test_what_hangs_and_what_waits_is_shown_while_the_launch_runs(storage: Stora
     assert not any(
         "stalled" in line or "waiting" in line for line in lines(status_of(storage))
     )  # of a launch that died
+
+
+def test_trials_that_wait_to_be_judged_are_not_shown_as_running(storage: Storage) -> None:
+    """Rungs of six steps: 2 and 3. What was judged there goes on, what stands between them runs."""
+    on_way = {"status": "running", "steps_total": 6, "finished_at": None}
+    waits, goes_on, between = (
+        trial("student", 9.0, lr, step=step, **on_way) for lr, step in ((0.1, 3), (0.2, 2), (0.3, 1))
+    )
+    for record in (waits, goes_on, between):
+        record["history"] = [{"step": record["row"]["step"], "miou": 9.0}]
+    goes_on["history"][0]["rung_cut"] = 8.0
+    put(storage, {"student": [waits, goes_on, between]})
+    storage.write_study(study().model_copy(update={"scheduler": "halving"}), VERSIONS)
+    with locked(storage.folder):
+        launched(storage)
+        shown = lines(status_of(storage))
+    assert f"waiting at rung 2 {waits['row']['trial_id']}: step 3 of 6" in shown
+    for record in (goes_on, between):
+        assert any(line.startswith(f"running {record['row']['trial_id']}: ") for line in shown)
+    head, row = (next(line for line in shown if line.startswith(word)) for word in ("stage ", "student "))
+    assert head.split()[6:8] == ["running", "waiting"]
+    assert row.split()[-2:] == ["2", "1"]
 
 
 def test_a_study_of_which_nothing_is_known_is_not_called_finished(tmp_path: Path) -> None:

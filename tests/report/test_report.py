@@ -284,6 +284,19 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     assert [line for line in Page(report_study.page(storage)).notes if "not a file of weights" in line]
 
 
+def test_a_network_that_is_not_there_hides_no_other(tmp_path: Path) -> None:
+    storage, study = Storage(str(tmp_path), "demo"), report_study.demo()
+    records = report_study.write(storage, study, stages=3)
+    rows = {record["row"]["stage"]: record["row"] for record in records}
+    report_study.weights(storage, next(record for record in records if record["row"] is rows["student"]))
+    contenders = [Contender(role, role, role, (rows[role],)) for role in ("student", "teacher")]
+    _, shown, faults = panels(storage, contenders, None)
+    assert [picture.title for picture in shown[0].pictures] == ["image", "label", "student"]
+    (fault,) = faults
+    assert fault.startswith("the teacher: ")
+    assert "no such weights file" in fault
+
+
 def test_a_running_study_is_told_so_far(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path), "demo")
     report_study.write(storage, report_study.demo(), stages=4)
@@ -403,6 +416,21 @@ def test_code_that_a_storage_names_is_not_run(tmp_path: Path) -> None:
         patch.syspath_prepend(str(tmp_path))
         with pytest.raises(UserError, match="a network of another package, whose code a report does not load"):
             panels(Storage(str(tmp_path), "demo"), [Contender("student", "student", "student", (row,))], None)
+
+
+def test_a_network_of_another_package_is_built_where_the_users_own_study_names_it(tmp_path: Path) -> None:
+    network = {"name": "external", "builder": "torchvision.models.segmentation:lraspp_mobilenet_v3_large"}
+    trial = report_study.planned(report_study.demo(), "student")[0].config.replace(
+        {"student": network, "warm_start": None}
+    )
+    row = {"trial_id": "t", "config": trial.model_dump_json(), "miou": 1.0}
+    contenders = [Contender("student", "student", "student", (row,))]
+    with pytest.raises(UserError, match="no such weights file"):  # the next thing that it needs
+        panels(Storage(str(tmp_path), "demo"), contenders, None, trusted=[network["builder"]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDTUNE_PY_MODULES", "torchvision")
+        with pytest.raises(UserError, match="no such weights file"):
+            panels(Storage(str(tmp_path), "demo"), contenders, None)
 
 
 def test_a_study_file_that_is_a_link_is_not_shown(tmp_path: Path) -> None:

@@ -16,9 +16,8 @@ from kdtune.cluster.auth import MODE, require_token
 from kdtune.cluster.halt import Halt, interruptible, promptly
 from kdtune.cluster.share import PROCESSOR_TRIALS, Share, share
 from kdtune.search.early_stopping import Known, Median, Rungs
-from kdtune.search.judging import finished
 from kdtune.search.stage_context import SCORE, WORST
-from kdtune.study.schedulers import Halving
+from kdtune.study.schedulers import Halving, stands
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import shuffled
 from tests.support.alone import alone
@@ -116,7 +115,7 @@ def test_the_order_of_a_grid_comes_from_the_study_seed() -> None:
 
 def test_what_is_final_depends_on_the_scheduler() -> None:
     final = {
-        status: (finished({"row": {"status": status}}, "asha"), finished({"row": {"status": status}}, "none"))
+        status: (stands(status, "asha"), stands(status, "none"))
         for status in ("completed", "diverged", "stopped", "failed", "running")
     }
     assert final == {

@@ -1,6 +1,7 @@
 """Killed, interrupted, launched twice: the same command goes on, and the tables equal those of an undisturbed run."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -70,6 +71,8 @@ def test_kill_of_a_worker_and_of_the_driver(undisturbed: Path, launch: Callable,
     until(lambda: bool(under_way(tmp_path)))
     victims = workers(process.pid)
     assert victims
+    titles = ["".join(victim.cmdline()) for victim in victims]  # what Ray's dashboard shows of them, too
+    assert all(re.fullmatch(r"ray::tiny/student lr=(0\.1|1e-2) wd=5e-[46] s0", title) for title in titles), titles
     victims[0].kill()
     until(lambda: any(name.startswith("final-") for name in under_way(tmp_path)))
     assert process.poll() is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.base import UserError
+from kdtune.base import RunError, UserError
 from kdtune.filesystem.lock import Held
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
@@ -60,6 +60,30 @@ def test_a_superseded_trial_that_is_wanted_again(storage: Storage, damaged: bool
     found.write_tables()
     for name in ("trials", "history"):
         assert storage.table(name)["trial_id"].to_pylist() == (ids[:1] if damaged else ids)
+
+
+def test_a_stage_whose_trials_have_all_failed_is_no_success(tmp_path: Path) -> None:
+    """Though nothing starts from it, and so no other stage misses its result."""
+    where = Storage(str(tmp_path), "tiny")
+    records = [
+        finished("student", miou, {"recipe.lr": lr}, status=status, error=error)
+        for lr, miou, status, error in (
+            (0.1, None, "failed", "ValueError: no (net.py:3)"),
+            (0.01, 9.0, "completed", None),
+        )
+    ]
+    ids = [record["row"]["trial_id"] for record in records]
+    for record in records:
+        where.claim(record)
+    found = ledger(where)
+    found.set_plan("student", ids)
+    found.refuse_failed(["student"])  # one has come to something
+    found.set_plan("student", ids[:1])
+    with pytest.raises(
+        RunError, match=r"^stage 'student': its only trial failed; ValueError: no \(net\.py:3\); `kdtune"
+    ):
+        found.refuse_failed(["student"])
+    found.refuse_failed(["final"])  # not begun
 
 
 def test_a_table_that_is_none_and_has_no_digest_is_one_line(storage: Storage) -> None:

@@ -65,6 +65,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_once_more(study: Path, tmp_path: 
     try:
         until(lambda: bool(under_way(tmp_path)))
         (trial,) = under_way(tmp_path)
+        assert "stalled" not in kdtune("status", study, "--storage", tmp_path).stdout  # what it imports is there now
         (worker,) = workers(process.pid)
         worker.send_signal(signal.SIGSTOP)
         until(trouble.exists)
@@ -78,7 +79,10 @@ def test_a_trial_that_hangs_is_ended_and_tried_once_more(study: Path, tmp_path: 
         _, errors = process.communicate(timeout=200)
     finally:
         end(process)
-    assert process.returncode == 0, errors  # other trials would have gone on
+    assert process.returncode == 1, errors  # other trials would have gone on, but there is no other
+    (line,) = [line for line in errors.splitlines() if line.startswith("kdtune: ")]
+    assert line.startswith("kdtune: stage 'student': its only trial failed; stalled twice: no step for")
+    assert f"kdtune logs tiny --storage {tmp_path} --trial {trial}" in line
     assert errors.count(f"warning: trial {trial} is stalled: no step for") == 2
     record = journals(tmp_path)[trial]
     assert (record["row"]["status"], record["attempt"]) == ("failed", 3)  # the last claim is the driver's

@@ -11,8 +11,8 @@ import torch
 from kdtune.devices import VISIBLE_GPUS, compute_device
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned
-from kdtune.search.stage_context import StageContext
-from kdtune.search.worker import _followed, _take_share
+from kdtune.search.stage_context import StageContext, title
+from kdtune.search.worker import Said, _followed, _take_share
 from kdtune.study.stage import Stage
 from kdtune.training import trial
 from kdtune.training.loop import Evaluation, Run
@@ -59,6 +59,30 @@ def test_a_gpu_that_was_full_once_costs_no_trial(tmp_path: Path) -> None:
     assert [note.partition(": ")[2] for note in notes] == [
         "the GPU's memory was full; tried once more from its last state"
     ]
+
+
+def test_what_a_trial_says_in_its_workers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said("s/student s0", "student-1-s0")
+    rows, _ = followed(tmp_path, Full(0))
+    for row in rows:
+        said.evaluation(row)
+    said.end("left")  # once is enough
+    first, *between, last = capsys.readouterr().err.splitlines()
+    assert first == "s/student s0: begins, trial student-1-s0"
+    assert between == [f"s/student s0: step {row['step']} of 6: mIoU {row['miou']:.2f} %" for row in rows]
+    assert last == "s/student s0: completed"
+
+
+def test_a_trials_title_has_what_its_stage_searches() -> None:
+    grid = {"recipe.lr": [0.01, 1.0], "recipe.weight_decay": [5e-4], "losses.pi.weight": [10.0]}
+    point = {"start": "base", "recipe.lr": 0.01, "recipe.weight_decay": 5e-4, "losses.pi.weight": 10.0, "seed": 0}
+    assert title("demo", Stage(name="student", grid=grid), point) == "demo/student lr=1e-2 wd=5e-4 pi=10 s0"
+    several = Stage(name="final", start_from=("student", "distill"), seeds=(11,))
+    assert title("demo", several, {"start": "distill", "seed": 11}) == "demo/final from distill s11"
+    tau = Stage(name="t", start_from=("distill",), grid={"losses.pi.temperature": [4]})
+    assert (
+        title("demo", tau, {"start": "distill", "losses.pi.temperature": 4, "seed": 1}) == "demo/t pi.temperature=4 s1"
+    )
 
 
 def test_a_trial_without_a_share_leaves_the_gpus_of_its_node_alone(

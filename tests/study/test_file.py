@@ -236,7 +236,7 @@ def faults(path: Path) -> list[str]:
         (
             RANDOM,
             "ranges:\n      recipe.lr: {low: 1, high: 2}",
-            "10: stages[student]: ranges need search: random or tpe, with samples",
+            "10: stages[student]: ranges need search: random or tpe, with samples, here or as --search tpe --samples N",
         ),
         (
             RANDOM,
@@ -607,3 +607,12 @@ def test_set_leaves_the_study_it_is_given_alone(spec: StudySpec) -> None:
 
 def test_what_is_set_is_what_is_shown(spec: StudySpec) -> None:
     assert re.search(r"recipe\.num_steps: 7", dump(override(spec, {"recipe.num_steps": 7})))
+
+
+def test_ranges_take_the_search_of_the_command_line(tmp_path: Path) -> None:
+    grid = "  - name: student\n    grid:\n      recipe.lr: [1e-1, 1e-2]"
+    path = write(tmp_path, (grid, "  - name: student\n    ranges:\n      recipe.lr: {low: 1e-2, high: 1e-1}"))
+    with pytest.raises(UserError, match="ranges need search"):
+        load_study(path)
+    stages = load_study(path, search="tpe", samples=4).stages
+    assert [(stage.search, stage.samples) for stage in stages] == [("tpe", 4), ("grid", None), ("grid", None)]

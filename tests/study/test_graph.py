@@ -36,8 +36,10 @@ def test_the_longest_chain() -> None:
     assert chains(waits, 8)["student"].stages == ("student", "final")  # three of its 15 trials, or four of 8
     assert chains(waits, 8)["student"].steps == (2 + 1) * 40_000
     assert told(waits, 32) == [
-        "to come: temperature waits for distill; weight-pi waits for temperature; weight-pa waits for weight-pi; "
-        "weight-ho waits for weight-pi; weight-ifv waits for weight-pi; final waits for student, weight-pa, weight-ho, "
-        "weight-ifv (each start apart); initialization waits for student, weight-pi (each start apart)",
+        "temperature waits for distill",
+        "weight-pi waits for temperature",
+        "weight-pa, weight-ho, weight-ifv wait for weight-pi",
+        "final waits for student, weight-pa, weight-ho, weight-ifv (each start apart)",
+        "initialization waits for student, weight-pi (each start apart)",
         "longest chain, 32 at once: distill > temperature > weight-pi > weight-pa > final, 200,000 steps",
     ]

@@ -172,8 +172,8 @@ def under_way(storage: Path) -> list[str]:
     return [name for name, entry in found if entry["row"]["status"] == "running" and entry["states"]]
 
 
-def workers(driver: int, name: str = "ImplicitFunc") -> list[psutil.Process]:
-    """The processes below a launch that do something: that train, if nothing else is asked for."""
+def workers(driver: int, name: str = "ray::tiny/") -> list[psutil.Process]:
+    """The processes below a launch that do something: that train trials of the tiny study, if nothing else is asked."""
     found = []
     for process in psutil.Process(driver).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

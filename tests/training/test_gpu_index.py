@@ -43,7 +43,7 @@ def test_a_name_has_the_index_of_its_gpu(name: str, index: int | None) -> None:
 
 
 def test_visible_gpus_and_rays_are_told_by_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_index, "_listed", lambda: GPUS)
+    monkeypatch.setattr(gpu_index, "listed", lambda: GPUS)
     assert indices([0, 3]) == [0, 3]
     assert indices(["MIG-cba6", " GPU-8932f", "MIG-c6d4", "MIG-none"]) == [2, 0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -87,7 +87,7 @@ def test_the_driver_lists_gpus_and_their_parts(monkeypatch: pytest.MonkeyPatch) 
     }
     for name, function in stand_in.items():
         monkeypatch.setattr(pynvml, name, function)
-    assert gpu_index._listed() == [Gpu(0, "GPU-0"), Gpu(1, "GPU-1", ("MIG-GPU-1-0", "MIG-GPU-1-2"))]
+    assert gpu_index.listed() == [Gpu(0, "GPU-0"), Gpu(1, "GPU-1", ("MIG-GPU-1-0", "MIG-GPU-1-2"))]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a driver")
