@@ -25,6 +25,8 @@ def forecast(study: StudySpec, where: Storage) -> str:
         steps = trials * recipe.num_steps
         stopped = study.scheduler_of(stage)
         early = f", early stopping by {stopped}" if stopped != "none" else ""
+        most = stage.extend * len(stage.seeds)
+        early += f"; up to {most} more where the best lies at the border" if most else ""
         lines.append(
             f"  {stage.name:16} {trials:4} trials of {recipe.num_steps} steps, batch {recipe.batch_size}{early}"
         )

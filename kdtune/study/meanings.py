@@ -27,6 +27,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "samples": "trials of a random or TPE search",
         "seeds": "each point runs once with each; without a list: see search_spaces/README.md",
         "scheduler": "early stopping, see below; null: the study's",
+        "extend": "steps beyond the border at most, where the best lies there; see below",
         "together": "values that change together; each entry with every point",
         "added_seeds": "how many of the seeds, the last ones, launch --seeds added; a launch writes it",
         "labels": "only nodes with these Ray labels run it: {ray.io/accelerator-type: H100}",

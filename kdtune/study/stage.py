@@ -22,6 +22,7 @@ from kdtune.base import Config, Seed, error_at
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.schedulers import Scheduler
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.study.widening import Entry, axis
 
 SearchName = Literal["grid", "random", "tpe"]
 
@@ -58,6 +59,8 @@ class Stage(Config):
     # values that change together, such as all weights by one factor: each entry, dotted path -> value, is combined with
     # every point of the grid. Left out of what is written where there are none
     together: tuple[dict[str, Value], ...] = Field(default=(), exclude_if=operator.not_)
+    # how often its one axis is widened by a step, where its best lies at the border; see ``kdtune.study.widening``
+    extend: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -88,6 +91,8 @@ class Stage(Config):
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
             raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
+        if self.extend:
+            self._refuse_to_extend()
         if self.most_trials > MOST_TRIALS:
             raise ValueError(
                 f"comes to {self.most_trials} trials, and a stage has at most {MOST_TRIALS}: give fewer values, or "
@@ -98,6 +103,14 @@ class Stage(Config):
         if self.search == "tpe" and len(self.start_from) > 1:
             raise ValueError("search: tpe takes one stage to start from: give each its own stage")
         return self
+
+    def _refuse_to_extend(self) -> None:
+        if self.search != "grid" or not self.one_axis:
+            raise ValueError(
+                "extend widens a grid of one axis, of two values or more: give it one, or leave extend out"
+            )
+        if len(self.start_from) > 1:
+            raise ValueError("extend takes one stage to start from: give each its own stage")
 
     def _bad_axes(self) -> Iterator[Any]:
         for section in ("set", "grid", "ranges"):
@@ -124,6 +137,11 @@ class Stage(Config):
     def repeats(self) -> bool:
         """Whether it only runs its starts again (over other seeds), choosing nothing."""
         return bool(self.start_from) and not self.axes
+
+    @property
+    def one_axis(self) -> list[Entry]:
+        """The points of its axis, if it has one alone and that is no range."""
+        return axis(self.grid, self.together)
 
     @property
     def axes(self) -> tuple[str, ...]:
