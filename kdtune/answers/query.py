@@ -133,6 +133,7 @@ def table_in_format(
     Raises:
         UserError: no results there, or the paper does not print the table.
     """
+    note = None
     if published:
         data = paper.published(study, table) if study else paper.published_all(table)
     else:
@@ -143,11 +144,12 @@ def table_in_format(
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
         if not data.num_rows:
             _refuse_unplanned(study, table, found)
+        note = found.planned[study].chosen_on if study and study in found.planned else None
     if form == "parquet":
         return formats.parquet_bytes(data)
     if compare:
         return render_comparison(table, data, study, form, styled=styled)
-    return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table])
+    return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table], note=note)
 
 
 def _refuse_unplanned(study: str | None, table: str, found: Tables) -> None:
@@ -199,5 +201,6 @@ def summary(where: StoredStudy, styled: bool) -> str:
             more = f"kdtune results {where.words} --table {name} --format csv"
             told.append(f"{where.study}: {name} of {size} values: {more}\n\n")
         elif size:
-            told.append(render_data(name, data, where.study, "text", styled=styled) + "\n")
+            note = stored.planned[where.study].chosen_on if name == "final" else None
+            told.append(render_data(name, data, where.study, "text", styled=styled, note=note) + "\n")
     return "".join(told)

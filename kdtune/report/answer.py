@@ -47,6 +47,8 @@ def lead(study: Study) -> str:
     words += f", the last one at {last:%Y-%m-%d %H:%M} UTC." if last else "."
     if done < planned or (spec is not None and len(study.plan) < len(spec.stages)):
         words += " The study has not run to its end: what follows may change."
+    plan = study.stored.planned.get(study.name)
+    words += f" All is {plan.chosen_on}." if plan and plan.chosen_on else ""
     about = paragraph(spec.description) if spec and spec.description else ""
     title = f'<h1>Study {escape(study.name)}</h1><p class="under">Knowledge distillation for semantic segmentation.'
     return f"{title} {escape(words)}</p>{about}{_answer(study)}{_tiles(study)}"

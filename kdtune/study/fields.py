@@ -12,6 +12,7 @@ from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
 from kdtune.registry import Registry
+from kdtune.study.holdout import Holdout
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
 from kdtune.study.schedulers import Halving, SuccessiveHalving
@@ -24,6 +25,7 @@ from kdtune.text import did_you_mean
 PARTS: dict[str, type[Config] | Registry] = {
     "scheduler": SuccessiveHalving,
     "halving": Halving,
+    "select_on": Holdout,
     "stages": Stage,
     "stages.scheduler": SuccessiveHalving,
     "stages.ranges": Range,

@@ -9,6 +9,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "seed": "shuffles the grids, draws the samples of a random search",
         "scheduler": "early stopping of the stages of one seed",
         "halving": "the two numbers of early stopping",
+        "select_on": "on which images the best is chosen, see below",
         "gpus_per_trial": "GPUs of each trial, or its share of one, where there is one",
         "max_concurrent": "trials at once; null: as many as GPUs hold, or up to 8",
         "threads": "of each trial; null: decided at the first launch",
@@ -55,6 +56,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "recipe": "how the student is trained",
         "seed": "the seeds of a stage take its place",
         "threads": "the study's own threads takes its place",
+        "select_on": "the study's own select_on takes its place",
+        "evaluated_on": "holdout, where a stage searches in a study that selects on one",
+    },
+    "Holdout": {
+        "holdout": "share of the training images on which no trial trains",
+        "seed": "others are held out",
     },
     "Teacher": {
         "model": "a network, as student",

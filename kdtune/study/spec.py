@@ -20,6 +20,7 @@ from pydantic import (
 
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
+from kdtune.study.holdout import VAL, SelectOn, is_val, with_holdout
 from kdtune.study.names import STUDY_NAME
 from kdtune.study.own_seeds import with_own_seeds
 from kdtune.study.schedulers import Halving, Scheduler, SchedulerName, scheduler_name
@@ -60,6 +61,8 @@ class StudySpec(Config):
     seed: Seed = 0  # shuffles the grids, draws the samples
     scheduler: Scheduler = "asha"  # of the stages of one seed
     halving: Halving = Halving()
+    # on which images the best is chosen, see ``kdtune.study.holdout``
+    select_on: SelectOn = Field(default=VAL, exclude_if=is_val)
     gpus_per_trial: Annotated[PositiveFloat, AfterValidator(_whole_shares)] = 1.0  # GPUs, or the share of one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
     # of each trial's computation; null: decided where the study first starts. Left out of what is written where null
@@ -70,13 +73,16 @@ class StudySpec(Config):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     _repeats_have_seeds = model_validator(mode="before")(staticmethod(with_own_seeds))
+    _trials_know_the_holdout = model_validator(mode="before")(staticmethod(with_holdout))
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         details = []
-        if self.base.threads is not None:
-            message = "is one number for the whole study: it stands beside name and stages"
-            details.append(error_at(("base", "threads"), message, self.base.threads))
+        for key, own in (("threads", None), ("select_on", self.select_on), ("evaluated_on", VAL)):
+            if getattr(self.base, key) != own:
+                one = "one number" if key == "threads" else "one"
+                message = f"is {one} for the whole study: it stands beside name and stages"
+                details.append(error_at(("base", key), message, getattr(self.base, key)))
         seen: dict[str, Stage] = {}
         for i, stage in enumerate(self.stages):
             if stage.name in seen:

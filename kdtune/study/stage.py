@@ -116,8 +116,9 @@ class Stage(Config):
         for section in ("set", "grid", "ranges"):
             if "seed" in getattr(self, section):
                 yield error_at((section, "seed"), "seeds stand in the stage's own list, e.g. seeds: [1, 2, 3]")
-            if "threads" in getattr(self, section):
-                yield error_at((section, "threads"), "is one number for the whole study: it stands beside its name")
+            for path, one in (("threads", "one number"), ("select_on", "one")):
+                if path in getattr(self, section):
+                    yield error_at((section, path), f"is {one} for the whole study: it stands beside its name")
         for path, values in self.grid.items():
             twice = list(_twice(values))
             if not values:

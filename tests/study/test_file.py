@@ -14,8 +14,8 @@ from kdtune.study.spec import StudySpec
 from tests.support.small_study import TEXT, small, write
 
 TOP = (
-    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, threads, stall_after, "
-    "country_iso_code, base, stages"
+    "name, description, needs_gpu, seed, scheduler, halving, select_on, gpus_per_trial, max_concurrent, threads, "
+    "stall_after, country_iso_code, base, stages"
 )
 RECIPE = (
     "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
@@ -204,7 +204,7 @@ def faults(path: Path) -> list[str]:
             GRID,
             "recip.lr: [1]",
             "12: stages[student].grid.recip.lr: recip: unknown key (did you mean 'recipe'?); allowed: dataset, "
-            "student, teacher, warm_start, losses, recipe, seed, threads",
+            "student, teacher, warm_start, losses, recipe, seed, threads, select_on, evaluated_on",
         ),
         (
             GRID,
