@@ -151,6 +151,7 @@ STUDY, MODELS = "search_spaces/README.md", "kdtune/models/README.md"
     [
         (STUDY, "### The study", "kdtune.study.spec:StudySpec"),
         (STUDY, "### A stage", "kdtune.study.stage:Stage"),
+        (STUDY, "### `budget`", "kdtune.study.budget:Budget"),
         (STUDY, "### A range", "kdtune.study.stage:Range"),
         (STUDY, "### `scheduler` as a mapping", "kdtune.study.schedulers:SuccessiveHalving"),
         (STUDY, "### `halving`", "kdtune.study.schedulers:Halving"),

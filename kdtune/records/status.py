@@ -201,7 +201,7 @@ def _stage(name: str, study: StudySpec, ids: Sequence[str], rows: Mapping[str, R
     known = [rows[id_] for id_ in ids if id_ in rows]
     counts = Counter(row["status"] for row in known)
     under_way = [
-        Trial(row["trial_id"], row["step"] or 0, row["steps_total"]) for row in known if row["status"] == "running"
+        Trial(row["trial_id"], row["step"] or 0, row["steps_total"] or 0) for row in known if row["status"] == "running"
     ]
     completed = [row for row in known if row["status"] == "completed" and row["miou"] is not None]
     best = max(completed, key=lambda row: row["miou"], default=None)

@@ -80,7 +80,7 @@ class _Way:
     labels: Labels = frozenset()
     opened: set[str] = field(default_factory=set)  # starts
     sources: list[Source] = field(default_factory=list)
-    running: set[str] = field(default_factory=set)  # trials
+    running: dict[str, Source] = field(default_factory=dict)  # trial -> what gave it
     also: frozenset[str] = frozenset()  # stages that it waits for since what they made is damaged
     faults: dict[str, NoStart] = field(default_factory=dict)  # start -> why there is nothing to start from
 
@@ -206,7 +206,7 @@ class Course:
             for source in way.sources:
                 offer = source.take(tune_id)
                 if offer is not None:
-                    way.running.add(offer.trial_id)
+                    way.running[offer.trial_id] = source
                     return offer
         self._changed = True  # a source that was asked may have come to its end
         return None
@@ -220,8 +220,8 @@ class Course:
 
     def ended(self, stage: str, trial_id: str) -> None:
         """A trial runs no more, whatever became of it."""
-        self._ways[stage].running.discard(trial_id)
-        for source in self._ways[stage].sources:
+        source = self._ways[stage].running.pop(trial_id, None)
+        if source is not None:
             source.over(trial_id)
         self._changed = True
 

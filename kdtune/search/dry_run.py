@@ -27,9 +27,7 @@ def forecast(study: StudySpec, where: Storage) -> str:
         early = f", early stopping by {stopped}" if stopped != "none" else ""
         most = stage.extend * len(stage.seeds)
         early += f"; up to {most} more where the best lies at the border" if most else ""
-        lines.append(
-            f"  {stage.name:16} {trials:4} trials of {recipe.num_steps} steps, batch {recipe.batch_size}{early}"
-        )
+        lines.append(f"  {stage.name:16} {trials:4} trials of {recipe.length}, batch {recipe.batch_size}{early}")
         total["trials"] += trials
         total["steps"] += steps
         speed = speeds.get(stage.name) or speeds.get("")

@@ -12,6 +12,7 @@ from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
 from kdtune.registry import Registry
+from kdtune.study.budget import Budget
 from kdtune.study.holdout import Holdout
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
@@ -27,6 +28,7 @@ PARTS: dict[str, type[Config] | Registry] = {
     "halving": Halving,
     "select_on": Holdout,
     "stages": Stage,
+    "stages.budget": Budget,
     "stages.scheduler": SuccessiveHalving,
     "stages.ranges": Range,
     "base": TrialConfig,

@@ -96,7 +96,7 @@ class StudySpec(Config):
             seen[stage.name] = stage
         if not details:
             details = [*_unknown_sizes(self), *shared_seeds(self), *self._bad_points()]
-        if details:
+        if details or (details := [*_unlike_lengths(self)]):
             raise ValidationError.from_exception_data("study", details)
         return self
 
@@ -217,6 +217,17 @@ def _unknown_sizes(study: StudySpec) -> Iterator[Any]:
     for i, stage in enumerate(study.stages):
         if stage.search == "tpe" and study.scheduler_of(stage) == "halving":
             message = "tpe draws a point when another has ended, and halving judges all of them at once: give asha"
+            yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
+
+
+def _unlike_lengths(study: StudySpec) -> Iterator[Any]:
+    """Trials that end by a budget have different numbers of steps: at one step they are not equally far."""
+    templates = study.templates()
+    for i, stage in enumerate(study.stages):
+        if templates[stage.name].recipe.budget and study.scheduler_of(stage) != "none":
+            message = (
+                "trials of a budget are of different lengths, and early stopping compares them by steps: give none"
+            )
             yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from kdtune.base import Config, Seed, error_at
+from kdtune.study.budget import Budget, as_changes
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.schedulers import Scheduler
 from kdtune.study.trial_config import TrialConfig, Value
@@ -61,6 +62,7 @@ class Stage(Config):
     together: tuple[dict[str, Value], ...] = Field(default=(), exclude_if=operator.not_)
     # how often its one axis is widened by a step, where its best lies at the border; see ``kdtune.study.widening``
     extend: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
+    budget: Budget | None = Field(default=None, exclude_if=operator.not_)  # of each trial; ``set`` gets what it means
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -69,6 +71,13 @@ class Stage(Config):
     added_seeds: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     scheduler: Scheduler | None = None  # null: the study's; see ``StudySpec.scheduler_of``
     labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_is_set(cls, data: Any) -> Any:
+        changes = as_changes(data.get("budget")) if isinstance(data, Mapping) else {}
+        given = data.get("set", {}) if changes else None
+        return {**data, "set": {**given, **changes}} if isinstance(given, dict) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -78,10 +78,18 @@ def test_a_dry_run_says_how_many_it_may_be(tmp_path: Path) -> None:
 def test_a_course_decides_a_stage_when_it_is_widened_no_more() -> None:
     more = {"student": ["c", "d"]}
     told: list[str] = []
+    over: list[tuple[str, str]] = []
+
+    class Own(Listed):
+        def over(self, trial: str) -> None:
+            over.append((trial, given[-1]))
+
+    given: list[str] = []
 
     def widen(name: str) -> Listed | None:
         left = more.get(name)
-        return Listed(deque([Offer(left.pop(0), {})])) if left else None
+        given.extend(left[:1] if left else [])
+        return Own(deque([Offer(left.pop(0), {})])) if left else None
 
     way = Course(
         {
@@ -107,3 +115,4 @@ def test_a_course_decides_a_stage_when_it_is_widened_no_more() -> None:
     assert (begin(), told) == ("d", [])
     way.ended("student", "d")
     assert (begin(), told) == ("xy", ["student"])
+    assert over == [("c", "c"), ("d", "d")]  # who judges some trials is not told of others

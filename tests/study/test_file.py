@@ -18,10 +18,13 @@ TOP = (
     "stall_after, country_iso_code, base, stages"
 )
 RECIPE = (
-    "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
+    "lr, weight_decay, momentum, power, num_steps, budget, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
-STAGE = "name, start_from, set, grid, together, extend, ranges, search, samples, seeds, added_seeds, scheduler, labels"
+STAGE = (
+    "name, start_from, set, grid, together, extend, budget, ranges, search, samples, seeds, added_seeds, scheduler, "
+    "labels"
+)
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
 MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
