@@ -16,7 +16,7 @@ REFERENCES = tuple(NAMED)
 EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
 TERMS = (  # of the table ``terms``, before weights and gains
     *("study", "start", "method", "publication", "terms", "basis", "miou_student", "miou_mean", "miou_std", "seeds"),
-    *("status", "group", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
+    *("status", "group", "p_holm", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
     *("miou_student_published", "miou_mean_published"),
 )
 STANDING = ("group", "apart", "lead", "lead_by_chance")  # among all methods; the last two of the best alone

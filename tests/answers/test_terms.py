@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.stats
 
 from kdtune.answers import term_facts
+from kdtune.answers.holm import corrected, paired_p
 from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.rendering import render
 from kdtune.answers.standing import expected_maximum, grouped
@@ -72,6 +74,24 @@ def test_a_line_has_the_terms_their_weights_and_what_they_cost(found: dict[str, 
     assert skd["gain_student"] == pytest.approx(skd["miou_mean"] - skd["miou_student"])
     assert skd["p_student"] < 0.05 < found["nfd"]["p_student"]
     assert (skd["train_seconds"], skd["energy_kwh"]) == (22.0, 0.5)
+
+
+def test_each_methods_own_test_is_corrected_by_holms_rule(found: dict[str, dict[str, Any]]) -> None:
+    own = {
+        method: scipy.stats.ttest_rel(mious, MIOUS["student"]).pvalue
+        for method, mious in MIOUS.items()
+        if method != "student"
+    }
+    order = sorted(own, key=lambda method: own[method])
+    expected = {
+        method: max((5 - i) * own[each] for i, each in enumerate(order[: order.index(method) + 1])) for method in own
+    }
+    assert {method: row["p_holm"] for method, row in found.items()} == pytest.approx(
+        {method: min(1.0, p) for method, p in expected.items()}
+    )
+    assert corrected({"a": 0.01, "b": 0.04, "c": 0.03}, 4) == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09})
+    assert paired_p({1: 2.0, 2: 3.0}, {1: 1.0, 2: 2.0}) is None  # no deviation
+    assert paired_p({1: 2.0, 2: 3.0}, {1: 1.0, 3: 2.0}) is None
 
 
 def test_a_weight_stands_in_both_units_where_they_differ(found: dict[str, dict[str, Any]]) -> None:
