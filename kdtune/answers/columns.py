@@ -52,7 +52,7 @@ _COUNTS |= set(EFFORT)
 
 _COUNTS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("family", "seeds_needed")}
 
-_FLAGS = {"best", "within_one_std", "measured"}
+_FLAGS = {"best", "within_one_std", "measured", "front"}
 
 _FLAGS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("paired", "provisional")}
 

@@ -11,6 +11,7 @@ import scipy.stats
 
 from kdtune.answers import term_facts
 from kdtune.answers.holm import corrected, paired_p
+from kdtune.answers.per_cost import per_cost, per_cost_blocks
 from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.rendering import render
 from kdtune.answers.standing import expected_maximum, grouped
@@ -178,3 +179,27 @@ def test_final_ranks_its_methods_and_tells_what_chance_alone_would_give() -> Non
     text = render("final", study(), "s", "text")
     assert "L_CE + L_MGD, the best of 6, lies 2.16 points above their mean" in text
     assert "methods that share a group cannot be told apart" in text
+
+
+def test_what_methods_reach_against_what_they_take() -> None:
+    given = study()
+    costs = {"student": 1.0, "pi": 2.0, "fitnet": 3.0, "nfd": 4.0, "mgd": 5.0, "pi+pa+ho": 9.0}
+    trials = given.trials.to_pylist()
+    for row in trials:
+        row |= {"train_seconds": costs[row["method"]] + (row["seed"] - 12) / 10, "energy_alone_kwh": 0.1}
+    found = per_cost(table("final", given, "s"), trials_table(trials), "seconds").to_pylist()
+    assert [row["method"] for row in found] == list(costs)
+    assert [row["method"] for row in found if row["front"]] == ["student", "pi", "fitnet", "mgd"]
+    for row in found:
+        for name, values in (
+            ("miou", MIOUS[row["method"]]),
+            ("train_seconds", [costs[row["method"]] + d for d in (-0.1, 0, 0.1)]),
+        ):
+            reach = scipy.stats.t.ppf(0.975, 2) * statistics.stdev(values) / 3**0.5
+            assert (row[f"{name}_high"] - row[f"{name}_low"]) / 2 == pytest.approx(reach)
+    energy = per_cost(table("final", given, "s"), trials_table(trials), "kwh").to_pylist()
+    assert [row["energy_kwh"] for row in energy] == pytest.approx([0.1] * 6)
+    (block,) = per_cost_blocks(per_cost(table("final", given, "s"), trials_table(trials), "seconds"))
+    assert block.header[:2] == ["method", "training [s]"]
+    assert [cell.text for cell in block.rows[0][:2]] == ["L_CE", "1"]
+    assert [row[-1].text for row in block.rows] == ["x", "x", "x", "", "x", ""]
