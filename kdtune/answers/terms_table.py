@@ -15,7 +15,7 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import ALONE
 from kdtune.answers.term_facts import facts
-from kdtune.study.names import FINAL
+from kdtune.study.names import FINAL, is_distilled
 
 BASES = ("code", "paper", "ours", "unknown")  # of several terms the last one is told
 
@@ -38,7 +38,7 @@ def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
         | _of_terms(row["method"], configuration_of(runs.get(row["method"], [])), lambdas)
         | _beside(row["method"], plan)
         for row in rows
-        if row["method"] != ALONE
+        if is_distilled(row["method"])
     ]
     tested = [row for row in shown if row["p_student"] is not None]  # not while trials are to come
     theirs = _by_seed(configuration_of(runs.get(ALONE, [])))

@@ -62,6 +62,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "recipe": "how the student is trained",
         "seed": "the seeds of a stage take its place",
         "threads": "the study's own threads takes its place",
+        "variant": "a student without a teacher, compared beside the tuned one",
         "select_on": "the study's own select_on takes its place",
         "evaluated_on": "holdout, where a stage searches in a study that selects on one",
     },

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import scipy.stats
 
 from kdtune.answers import term_facts
+from kdtune.answers.cells import added_terms, method_crosses, method_terms
 from kdtune.answers.holm import corrected, paired_p
 from kdtune.answers.per_cost import per_cost, per_cost_blocks
 from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
@@ -203,3 +205,18 @@ def test_what_methods_reach_against_what_they_take() -> None:
     assert block.header[:2] == ["method", "training [s]"]
     assert [cell.text for cell in block.rows[0][:2]] == ["L_CE", "1"]
     assert [row[-1].text for row in block.rows] == ["x", "x", "x", "", "x", ""]
+
+
+def test_a_student_of_another_kind_is_a_method_without_terms() -> None:
+    assert method_terms("untuned") == "L_CE, untuned"
+    assert (added_terms("longer"), added_terms("student"), added_terms("pi")) == ("trained longer", "-", "L_PI")
+    losses, crosses = method_crosses(["student", "untuned", "pi"])
+    assert (losses, [cell.text for cell in crosses["untuned"]]) == (["L_PI"], [""])
+    given = study()
+    final = [
+        *given.final.to_pylist(),
+        {"study": "s", "method": "untuned", "miou_mean": 55.0, "miou_std": 0.5, "seeds": 3},
+    ]
+    more = replace(given, final=pa.Table.from_pylist(final, schema=FINAL))
+    assert "untuned" in render("final", more, "s", "text")
+    assert "untuned" not in {row["method"] for row in table("terms", more, "s").to_pylist()}

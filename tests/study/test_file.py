@@ -207,7 +207,7 @@ def faults(path: Path) -> list[str]:
             GRID,
             "recip.lr: [1]",
             "12: stages[student].grid.recip.lr: recip: unknown key (did you mean 'recipe'?); allowed: dataset, "
-            "student, teacher, warm_start, losses, recipe, seed, threads, select_on, evaluated_on",
+            "student, teacher, warm_start, losses, recipe, seed, threads, variant, select_on, evaluated_on",
         ),
         (
             GRID,
