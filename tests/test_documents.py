@@ -151,9 +151,11 @@ STUDY, MODELS = "search_spaces/README.md", "kdtune/models/README.md"
     [
         (STUDY, "### The study", "kdtune.study.spec:StudySpec"),
         (STUDY, "### A stage", "kdtune.study.stage:Stage"),
+        (STUDY, "### `budget`", "kdtune.study.budget:Budget"),
         (STUDY, "### A range", "kdtune.study.stage:Range"),
         (STUDY, "### `scheduler` as a mapping", "kdtune.study.schedulers:SuccessiveHalving"),
         (STUDY, "### `halving`", "kdtune.study.schedulers:Halving"),
+        (STUDY, "### `select_on`", "kdtune.study.holdout:Holdout"),
         (STUDY, "### `base`", "kdtune.study.trial_config:TrialConfig"),
         (STUDY, "### `teacher`", "kdtune.study.trial_config:Teacher"),
         (STUDY, "### `warm_start`", "kdtune.study.trial_config:WarmStart"),

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from kdtune.answers.formats import Cell, Mark
 from kdtune.answers.ranking import Row
 from kdtune.answers.term_facts import in_order, symbol
+from kdtune.study.names import VARIANTS, is_distilled
 
 _PAPER_LOSSES = ("pi", "pa", "ho", "ifv")
 
@@ -63,7 +64,7 @@ def texts(*words: str) -> list[Cell]:
 
 def method_crosses(methods: Sequence[str]) -> tuple[list[str], dict[str, list[Cell]]]:
     """The names of the losses that any of the methods adds to L_CE, and each method's crosses below them."""
-    parts = {method: set(method.split("+")) - {"student"} for method in methods}
+    parts = {method: set(method.split("+")) if is_distilled(method) else set[str]() for method in methods}
     losses = [*_PAPER_LOSSES, *dict.fromkeys(loss for part in parts.values() for loss in in_order([*part]))]
     losses = [loss for loss in dict.fromkeys(losses) if any(loss in part for part in parts.values())]
     crosses = {method: [Cell("x" if loss in part else "") for loss in losses] for method, part in parts.items()}
@@ -74,12 +75,16 @@ def method_terms(method: str) -> str:
     """``L_CE + L_PI`` of the method ``pi``."""
     if method == "teacher":
         return "teacher"
-    return f"L_CE + {added_terms(method)}" if method != "student" else "L_CE"
+    if method in VARIANTS:
+        return f"L_CE, {VARIANTS[method]}"
+    return f"L_CE + {added_terms(method)}" if is_distilled(method) else "L_CE"
 
 
 def added_terms(method: str) -> str:
-    """``L_PI + L_PA`` of the method ``pi+pa``; a dash of the student alone."""
-    return " + ".join(symbol(loss) for loss in method.split("+")) if method != "student" else "-"
+    """``L_PI + L_PA`` of the method ``pi+pa``; a dash of the student alone, or what else it is."""
+    if not is_distilled(method):
+        return VARIANTS.get(method, "-")
+    return " + ".join(symbol(loss) for loss in method.split("+"))
 
 
 def amount(row: Row, name: str) -> str:

@@ -16,7 +16,7 @@ REFERENCES = tuple(NAMED)
 EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
 TERMS = (  # of the table ``terms``, before weights and gains
     *("study", "start", "method", "publication", "terms", "basis", "miou_student", "miou_mean", "miou_std", "seeds"),
-    *("status", "group", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
+    *("status", "group", "p_holm", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
     *("miou_student_published", "miou_mean_published"),
 )
 STANDING = ("group", "apart", "lead", "lead_by_chance")  # among all methods; the last two of the best alone
@@ -52,7 +52,7 @@ _COUNTS |= set(EFFORT)
 
 _COUNTS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("family", "seeds_needed")}
 
-_FLAGS = {"best", "within_one_std", "measured"}
+_FLAGS = {"best", "within_one_std", "measured", "front"}
 
 _FLAGS |= {f"{name}_{reference}" for reference in REFERENCES for name in ("paired", "provisional")}
 

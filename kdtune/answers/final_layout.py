@@ -10,6 +10,7 @@ from kdtune.answers.cells import added_terms, method_crosses, method_terms, numb
 from kdtune.answers.columns import EFFORT, REFERENCES
 from kdtune.answers.formats import Block, Cell
 from kdtune.answers.ranking import Row
+from kdtune.study.names import VARIANTS
 
 CROSSES = 8  # columns of them at most
 
@@ -18,7 +19,8 @@ def final_blocks(data: pa.Table) -> list[Block]:
     """Table 6: a cross per loss, one line per method; what the seeds tell of its gains beside and below."""
     rows: list[Row] = data.to_pylist()
     losses, crosses = method_crosses([row["method"] for row in rows])
-    if len(losses) > CROSSES:  # a ranking of methods by name, for crosses would not fit
+    named = any(row["method"] in VARIANTS for row in rows)
+    if len(losses) > CROSSES or named:  # a ranking of methods by name, for crosses would not fit, or not tell all
         losses, crosses = ["L_CE with"], {row["method"]: texts(added_terms(row["method"])) for row in rows}
         rows = sorted(rows, key=lambda row: -math.inf if row["miou_mean"] is None else row["miou_mean"], reverse=True)
     against = [of for of in REFERENCES if any(row.get(f"gain_{of}") is not None for row in rows)]

@@ -21,6 +21,7 @@ class PlannedStage:
     seeds: frozenset[int] = frozenset()
     axes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # none of a search that draws its points
     together: tuple[Mapping[str, float], ...] = ()  # values of some of the axes that are tried only so
+    extends: bool = False  # whether it may try more than these, beyond the border
     fixed: Mapping[str, float] = field(default_factory=dict)  # of a stage that starts from the study's base
 
     def cells(self, columns: Sequence[str]) -> list[dict[str, float]]:
@@ -44,6 +45,17 @@ class PlannedStudy:
     dataset: str | None = None
     student: str | None = None
     stages: Mapping[str, PlannedStage] = field(default_factory=dict)
+    held_out: float | None = None  # share of the training images on which its choices were taken; none: on validation
+
+    @property
+    def chosen_on(self) -> str | None:
+        """What a reader must know of its choices; none if they were taken on the validation images."""
+        if self.held_out is None:
+            return None
+        return (
+            f"chosen on {self.held_out:.0%} of the training images, on which no trial trains; stages that repeat a "
+            "choice are measured on the validation images, all others on these"
+        )
 
 
 def planned_study(study: str, data: Mapping[str, Any] | None) -> PlannedStudy:
@@ -58,7 +70,9 @@ def _planned(study: str, data: Mapping[str, Any]) -> PlannedStudy:
     base = data["base"]
     student = base["student"]
     stages = {stage["name"]: _stage(stage, base["recipe"]) for stage in data["stages"]}
-    return PlannedStudy(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages)
+    choice = data.get("select_on")
+    held_out = float(choice["holdout"]) if isinstance(choice, Mapping) else None
+    return PlannedStudy(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages, held_out)
 
 
 def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
@@ -74,6 +88,7 @@ def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
         frozenset(stage["seeds"]),
         {name: values for name, values in axes.items() if name and values},
         together,
+        bool(stage.get("extend")),
         {name: values[0] for name, values in fixed.items() if name and values},
     )
 

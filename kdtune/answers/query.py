@@ -12,6 +12,7 @@ from kdtune.answers import published as paper
 from kdtune.answers.all_studies import ALL_STUDIES
 from kdtune.answers.columns import refuse
 from kdtune.answers.comparison import compare
+from kdtune.answers.per_cost import per_cost, per_cost_blocks
 from kdtune.answers.planned_grid import PlannedStudy, planned_study
 from kdtune.answers.ranking import Row
 from kdtune.answers.rendering import render_comparison, render_data
@@ -137,13 +138,24 @@ def _of_all(root: str, table: str) -> Tables:
 
 
 def table_in_format(
-    study: str | None, storage: str | None, table: str, form: str, *, published: bool, compare: bool, styled: bool
+    study: str | None,
+    storage: str | None,
+    table: str,
+    form: str,
+    *,
+    published: bool,
+    compare: bool,
+    styled: bool,
+    per: str | None = None,
 ) -> str | bytes:
     """A table of a study, or of all studies of a storage (or of the paper), in a format.
+
+    ``per``: the table ``final`` of a study against what a training takes, see ``per_cost``.
 
     Raises:
         UserError: no results there, or the paper does not print the table.
     """
+    note = None
     if published:
         data = paper.published(study, table) if study else paper.published_all(table)
     else:
@@ -154,11 +166,14 @@ def table_in_format(
         data = _compared(study, table, found) if compare else tables.table(table, found, study)
         if not data.num_rows:
             _refuse_unplanned(study, table, found)
+        note = found.planned[study].chosen_on if study and study in found.planned else None
+        data = per_cost(data, found.trials, per) if per else data
     if form == "parquet":
         return formats.parquet_bytes(data)
     if compare:
         return render_comparison(table, data, study, form, styled=styled)
-    return render_data(table, data, study, form, styled=styled, layout=None if study else ALL_STUDIES[table])
+    layout = per_cost_blocks if per else None if study else ALL_STUDIES[table]
+    return render_data(table, data, study, form, styled=styled, layout=layout, note=note)
 
 
 def _refuse_unplanned(study: str | None, table: str, found: Tables) -> None:
@@ -210,5 +225,6 @@ def summary(where: StoredStudy, styled: bool) -> str:
             more = f"kdtune results {where.words} --table {name} --format csv"
             told.append(f"{where.study}: {name} of {size} values: {more}\n\n")
         elif size:
-            told.append(render_data(name, data, where.study, "text", styled=styled) + "\n")
+            note = stored.planned[where.study].chosen_on if name == "final" else None
+            told.append(render_data(name, data, where.study, "text", styled=styled, note=note) + "\n")
     return "".join(told)

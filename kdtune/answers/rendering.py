@@ -28,18 +28,31 @@ def render(name: str, tables: Tables, study: str | None, format: str, *, styled:
     Raises:
         UserError: an unknown table or format.
     """
-    return render_data(name, table(name, tables, study), study, format, styled=styled)
+    note = tables.planned[study].chosen_on if study and study in tables.planned else None
+    return render_data(name, table(name, tables, study), study, format, styled=styled, note=note)
 
 
 def render_data(
-    name: str, data: pa.Table, study: str | None, format: str, *, styled: bool = False, layout: Layout | None = None
+    name: str,
+    data: pa.Table,
+    study: str | None,
+    format: str,
+    *,
+    styled: bool = False,
+    layout: Layout | None = None,
+    note: str | None = None,
 ) -> str:
     """Like ``render``, of data that is there already: ``tables.table(...)`` or ``published(...)``.
 
-    ``layout``: another than the table's own, of ``kdtune.answers.all_studies`` say.
+    ``layout``: another than the table's own, of ``kdtune.answers.all_studies`` say. ``note``: stands below it.
     """
     chosen = layout or LAYOUTS[name]
-    return _render(data, lambda: chosen(data), _titled(name, study), format, styled)
+
+    def laid_out() -> list[Block]:
+        blocks = chosen(data)
+        return [*blocks[:-1], replace(blocks[-1], remarks=[*blocks[-1].remarks, note])] if note and blocks else blocks
+
+    return _render(data, laid_out, _titled(name, study), format, styled)
 
 
 def render_comparison(name: str, data: pa.Table, study: str | None, format: str, *, styled: bool = False) -> str:

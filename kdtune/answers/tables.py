@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdtune.answers import search_cost
 from kdtune.answers.borders import border
@@ -79,7 +80,7 @@ def _table(name: str, tables: Tables, study: str) -> pa.Table:
     if name == "cost":
         return _cost(_of(tables.trials, study), tables, study)
     if name == "optimal":
-        return _optimal(_of(tables.optimal, study), plan)
+        return _optimal(_of(tables.optimal, study), plan, _of(tables.trials, study))
     if name in _COMPUTED:
         return _COMPUTED[name](_of(tables.trials, study), plan)
     return _of(getattr(tables, name), study)
@@ -122,10 +123,15 @@ def _of(data: pa.Table, study: str | None) -> pa.Table:
     return data.filter(pa.array([each == study for each in studies], pa.bool_()))
 
 
-def _optimal(data: pa.Table, plan: PlannedStudy) -> pa.Table:
-    """``optimal.parquet``, and what of each best lies at the border of its grid."""
+def _optimal(data: pa.Table, plan: PlannedStudy, trials: pa.Table) -> pa.Table:
+    """``optimal.parquet``, and what of each best lies at the border of what was tried."""
     rows: list[Row] = data.to_pylist()
     axes = {name: stage.axes for name, stage in plan.stages.items()}
+    for name, stage in plan.stages.items():
+        if stage.extends:
+            own = trials.filter(pc.equal(trials["stage"], name))
+            found = {axis: own[axis].drop_null().to_pylist() for axis in stage.axes if axis in own.column_names}
+            axes[name] = {axis: (*values, *found.get(axis, ())) for axis, values in stage.axes.items()}
     borders = [border(row, axes.get(row["stage"], {})) for row in rows]
     return data.append_column("border", pa.array(borders, pa.string()))
 

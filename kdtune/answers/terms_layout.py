@@ -28,7 +28,7 @@ def terms_blocks(data: pa.Table) -> list[Block]:
             *texts(*([row["group"] or "-"] if grouped else [])),
             *texts("-" if row["gain_student"] is None else verdicts.signed(row["gain_student"])),
             *texts(interval(row, "gain_student")),
-            *texts("-" if row["p_student"] is None else verdicts.probability(row["p_student"])),
+            *texts(*("-" if row[p] is None else verdicts.probability(row[p]) for p in ("p_student", "p_holm"))),
             *texts(row["weights"] or "-", row["weights_as_published"] or "-", number(row["factor"])),
             *texts(number(row["train_seconds"], ".3g"), number(row["energy_kwh"], ".3g")),
             *texts(*([_published(row)] if beside else [])),
@@ -36,8 +36,8 @@ def terms_blocks(data: pa.Table) -> list[Block]:
         for row in rows
     ]
     header = ["terms", "publication", "basis", "S", "+ T", *(["group"] if grouped else [])]
-    header += ["difference", "95 % interval", "p", "weights", "as published", "factor", "s", "kWh"]
-    remarks = [verdicts.CORRECTED] if any(row["p_student"] is not None for row in rows) else []
+    header += ["difference", "95 % interval", "p", "p, Holm", "weights", "as published", "factor", "s", "kWh"]
+    remarks = [verdicts.CORRECTED, verdicts.HOLM] if any(row["p_student"] is not None for row in rows) else []
     if any(row["provisional_student"] for row in rows):
         remarks.append(verdicts.WAITING)
     title = "what each publication's terms gain, each tuned here"

@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 from kdtune.answers.cells import added_terms
 from kdtune.answers.columns import TERMS, gain_columns, loss_columns, typed
 from kdtune.answers.final_tables import configuration_of
+from kdtune.answers.holm import corrected, paired_p
 from kdtune.answers.literature import reported
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import ALONE
 from kdtune.answers.term_facts import facts
-from kdtune.study.names import FINAL
+from kdtune.study.names import FINAL, is_distilled
 
 BASES = ("code", "paper", "ours", "unknown")  # of several terms the last one is told
 
@@ -30,15 +31,21 @@ def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
     alone = next((row["miou_mean"] for row in rows if row["method"] == ALONE), None)
     lambdas = loss_columns(trials)
     runs = _runs(trials, lambdas)
-    shown = [
+    shown: list[Row] = [
         {name: row.get(name) for name in ("study", "method", "miou_mean", "miou_std", "seeds", "status", "group")}
         | {name: row.get(name) for name in gain_columns(ALONE)}
         | {"miou_student": alone}
         | _of_terms(row["method"], configuration_of(runs.get(row["method"], [])), lambdas)
         | _beside(row["method"], plan)
         for row in rows
-        if row["method"] != ALONE
+        if is_distilled(row["method"])
     ]
+    tested = [row for row in shown if row["p_student"] is not None]  # not while trials are to come
+    theirs = _by_seed(configuration_of(runs.get(ALONE, [])))
+    found = {row["method"]: paired_p(_by_seed(configuration_of(runs[row["method"]])), theirs) for row in tested}
+    known = {method: p for method, p in found.items() if p is not None}
+    holm = corrected(known, max((row["family_student"] for row in tested), default=0))
+    shown = [row | {"p_holm": holm.get(row["method"])} for row in shown]
     shown.sort(key=lambda row: (row["miou_mean"] is None, -(row["miou_mean"] or 0.0)))
     used = [name for name in lambdas if any(row.get(name) is not None for row in shown)]
     return typed(shown, [*TERMS, *used, *gain_columns(ALONE)])
@@ -79,6 +86,10 @@ def _of_terms(method: str, runs: Sequence[Row], lambdas: Sequence[str]) -> Row:
 
 def _words(weight: float | None) -> str:
     return "-" if weight is None else f"{weight:.3g}"
+
+
+def _by_seed(runs: Sequence[Row]) -> dict[int, float]:
+    return {row["seed"]: row["miou"] for row in runs if row["status"] == "completed" and row["miou"] is not None}
 
 
 def _mean(runs: Sequence[Mapping[str, float | None]], name: str) -> float | None:

@@ -139,4 +139,5 @@ def doubted(method: str, reference: str) -> str:
 BOTH_COVERED = "The first interval is of other training seeds on these images, the second of these runs on other images"
 COVERED = "95 % intervals are of other training seeds on these validation images, not of other images"
 CORRECTED = "p and intervals hold for all of these comparisons with the student alone at once"
+HOLM = "p, Holm: of each method's own paired test over the shared seeds, corrected by Holm's rule; no common deviation"
 WAITING = "provisional: not all trials of stage 'final' have ended, so there is no p and no verdict yet"

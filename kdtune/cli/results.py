@@ -35,6 +35,7 @@ Examples:
 )
 @click.option("--published", is_flag=True, help="The table as the paper prints it, for its six studies.")
 @click.option("--compare", type=click.Choice(["published"]), help="Measured beside the paper's values.")
+@click.option("--per", type=click.Choice(["seconds", "kwh"]), help="The table final against what a training takes.")
 @click.option("--all", "every", is_flag=True, help="Over all studies of the storage, datasets and students across.")
 @click.option("-o", "--output", metavar="FILE", help="Write to a file.")
 def results(
@@ -44,6 +45,7 @@ def results(
     form: str,
     published: bool,
     compare: str | None,
+    per: str | None,
     every: bool,
     output: str | None,
 ) -> None:
@@ -55,12 +57,14 @@ def results(
         raise click.UsageError("Missing argument 'STUDY', or --all.")
     if published and compare:
         raise click.UsageError("--published and --compare exclude each other.")
+    if per and (table != "final" or published or compare or every):
+        raise click.UsageError("--per is of --table final of one study, as measured here.")
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise BadInput("--format parquet: would fill the terminal with bytes; give -o FILE, or pipe it somewhere")
     from kdtune.answers import query
 
     styled = output is None and sys.stdout.isatty()
-    options: dict[str, Any] = {"published": published, "compare": compare is not None, "styled": styled}
+    options: dict[str, Any] = {"published": published, "compare": compare is not None, "styled": styled, "per": per}
     content = query.table_in_format(None if every else study, storage, table, form, **options)
     if output is None:
         click.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.records.rows import EMISSIONS, NODES, Row, best_config
-from kdtune.study.names import SHARED
+from kdtune.study.names import ALONE, SHARED, is_distilled
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
 
@@ -61,7 +61,11 @@ def _chosen(study: StudySpec, stages: Mapping[str, Sequence[Row]], stage: str, *
     """The rows of the best configuration of ``final`` with, or without, a teacher; else of that stage."""
     for name in ("final", stage):
         seeds = max((len(each.seeds) for each in study.stages if each.name == name), default=1)
-        rows = [row for row in stages.get(name, []) if (row["method"] != "student") == distilled]
+        rows = [
+            row
+            for row in stages.get(name, [])
+            if (is_distilled(row["method"]) if distilled else row["method"] == ALONE)
+        ]
         best = best_config(rows, seeds)
         if best:
             return best

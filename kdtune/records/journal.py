@@ -19,6 +19,7 @@ from kdtune.base import UserError
 from kdtune.devices import compute_device
 from kdtune.filesystem.patience import AWAY
 from kdtune.records.journal_files import Record
+from kdtune.records.lengths import keep_length, of_known_length
 from kdtune.records.storage import KEPT_STATES, Storage
 from kdtune.records.trial_log import LONGEST, Output
 from kdtune.records.trial_record import LESS_MEMORY, Planned, new_record
@@ -70,8 +71,8 @@ def follow(
     storage.claim(record)
     output = Output()
     try:
-        run: Run | None = None
-        for evaluation, run in output.during(trainer(planned.config, site, saved, spent)):
+        config = of_known_length(planned.config, record, site, storage, spent)
+        for evaluation, run in output.during(trainer(config, site, saved, spent)):
             _keep(output, record, storage)
             _note(record, evaluation, planned.config)
             record["row"] |= run.columns()
@@ -80,7 +81,7 @@ def follow(
             if evaluation.diverged:
                 record["row"]["error"] = evaluation.error
                 break
-            if evaluation.step >= planned.config.recipe.num_steps:
+            if evaluation.step >= record["row"]["steps_total"]:
                 record["row"] |= _left(planned, evaluation, run, storage)
                 break
             _commit(record, storage, evaluation.step, run)
@@ -141,7 +142,10 @@ def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) ->
             record["history"] = [entry for entry in record["history"] if entry["step"] <= state["step"]]
             return record, saved
         note(f"{storage.folder.uri}/checkpoints/{trial_id}/{state['file']}: damaged or missing, and skipped")
-    return new_record(planned) | {key: record[key] for key in ("attempt", "replaces") if record and key in record}, None
+    anew = new_record(planned) | {key: record[key] for key in ("attempt", "replaces") if record and key in record}
+    if record is not None:
+        keep_length(anew, record)
+    return anew, None
 
 
 def _keep(output: Output, record: Record, storage: Storage) -> None:

@@ -157,7 +157,7 @@ def hyperparameters(config: TrialConfig) -> Row:
         "init": config.initialisation,
         "seed": config.seed,
         "threads": config.threads,
-        "steps_total": config.recipe.num_steps,
+        "steps_total": None if config.recipe.budget else config.recipe.num_steps,  # of a budget once it is measured
     }
     for name, term in config.active_losses.items():
         if not term.task:

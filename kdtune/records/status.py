@@ -201,7 +201,7 @@ def _stage(
     known = [rows[id_] for id_ in ids if id_ in rows]
     counts = Counter(row["status"] for row in known)
     under_way = [
-        Trial(row["trial_id"], row["step"] or 0, row["steps_total"], rung=_rung(row, rungs, unjudged))
+        Trial(row["trial_id"], row["step"] or 0, row["steps_total"] or 0, rung=_rung(row, rungs, unjudged))
         for row in known
         if row["status"] == "running"
     ]

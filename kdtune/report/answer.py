@@ -14,6 +14,7 @@ from kdtune.report.methods import methods
 from kdtune.report.next_steps import next_steps
 from kdtune.report.page import Section, escape, grid, note, number, paragraph, tile
 from kdtune.report.study import Study
+from kdtune.study.names import is_distilled
 from kdtune.study.spec import TEACHER
 
 WHAT = (
@@ -41,6 +42,8 @@ def lead(study: Study) -> str:
     words += f", the last one at {last:%Y-%m-%d %H:%M} UTC." if last else "."
     if done < planned or (spec is not None and len(study.plan) < len(spec.stages)):
         words += " The study has not run to its end: what follows may change."
+    plan = study.stored.planned.get(study.name)
+    words += f" All is {plan.chosen_on}." if plan and plan.chosen_on else ""
     about = paragraph(spec.description) if spec and spec.description else ""
     title = f'<h1>Study {escape(study.name)}</h1><p class="under">Knowledge distillation for semantic segmentation.'
     return f"{title} {escape(words)}</p>{about}{_answer(study)}{_tiles(study)}{_helpful(study)}"
@@ -82,12 +85,12 @@ def _short_name(row: Row) -> str:
 
 def _none_better(final: Sequence[Row]) -> str:
     """The student alone is (among) the best: what is to be said of the others, as far as they have run."""
-    others = [row for row in final if row["method"] != ALONE and row["miou_mean"] is not None]
+    others = [row for row in final if is_distilled(row["method"]) and row["miou_mean"] is not None]
     if not others:
         return "No distilled method has all its runs (yet)."
     if not any(row["method"] == ALONE and row["miou_mean"] is not None for row in final):
         return "The student alone has not all its runs, so no gain can be told."
-    if len(others) == sum(row["method"] != ALONE for row in final):
+    if len(others) == sum(is_distilled(row["method"]) for row in final):
         return "No distillation did better than the tuned student without a teacher."
     return f"None of the {len(others)} distilled methods that have all their runs did better."
 
@@ -201,7 +204,7 @@ def _network(model: Row) -> str:
 
 def _terms(methods: Sequence[str]) -> list[str]:
     """The distillation terms in use, as this installation knows them: the first line of each one's documentation."""
-    names = dict.fromkeys(term for method in methods if method and method != ALONE for term in method.split("+"))
+    names = dict.fromkeys(term for method in methods if method and is_distilled(method) for term in method.split("+"))
     known = {name: LOSSES.resolve(name) for name in names if name in LOSSES.names()}
     told = {name: (inspect.getdoc(term) or "").partition("\n")[0].rstrip(".") for name, term in known.items()}
     return [f"{name}: {symbol(name)}. {told[name]} ({term.source})" for name, term in known.items()]

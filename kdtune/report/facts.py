@@ -21,6 +21,7 @@ from kdtune.answers.significance import Gain
 from kdtune.answers.term_facts import marked
 from kdtune.records.rows import best_config
 from kdtune.study.names import FINAL as FINAL
+from kdtune.study.names import VARIANTS, is_distilled
 from kdtune.study.spec import TEACHER
 from kdtune.study.trial_config import TrialConfig
 
@@ -81,6 +82,8 @@ class Cost:
 
 def method_name(method: str) -> str:
     """A method for people."""
+    if method in VARIANTS:
+        return f"alone, {VARIANTS[method]}"
     return "student alone" if method == ALONE else f"distilled with {' + '.join(map(marked, method.split('+')))}"
 
 
@@ -141,7 +144,7 @@ def contenders(trials: Sequence[Row], made: Collection[str], seeds: Mapping[str,
     """
     fits: dict[str, Callable[[str], bool]] = {
         "student": lambda method: method == ALONE,
-        "distilled": lambda method: method != ALONE,
+        "distilled": is_distilled,
     }
     early = [row for row in trials if row["stage"] not in {FINAL, "initialization", *made}]
     final = [row for row in trials if row["stage"] == FINAL]

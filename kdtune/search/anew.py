@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from kdtune.base import UserError
 from kdtune.records.journal_files import Record
+from kdtune.records.lengths import keep_length
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned, new_record
@@ -33,6 +34,7 @@ def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
 def restart(planned: Planned, before: Record, storage: Storage) -> Record:
     """Claims a trial that has ended: its next worker begins from the start, and remembers what it came to before."""
     record = new_record(planned) | {"attempt": before["attempt"], "replaces": before["row"].get("weights_sha256")}
+    keep_length(record, before)
     storage.claim(record)
     return record
 

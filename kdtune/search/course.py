@@ -80,7 +80,7 @@ class _Way:
     labels: Labels = frozenset()
     opened: set[str] = field(default_factory=set)  # starts
     sources: list[Source] = field(default_factory=list)
-    running: set[str] = field(default_factory=set)  # trials
+    running: dict[str, Source] = field(default_factory=dict)  # trial -> what gave it
     also: frozenset[str] = frozenset()  # stages that it waits for since what they made is damaged
     faults: dict[str, NoStart] = field(default_factory=dict)  # start -> why there is nothing to start from
 
@@ -104,13 +104,15 @@ class Course:
         close: Callable[[str], None],
         slots: Callable[[str], int],
         *,
+        widen: Callable[[str], Source | None] = lambda name: None,
         labels: Mapping[str, Labels] | None = None,
         at_once: int | None = None,
     ) -> None:
         """``running``: the stages that this launch runs; the others are decided, as far as they ever will be.
 
         ``open_`` prepares the trials of a stage from some of its starts. It may raise NoStart, if one of these has come
-        to nothing, and MadeAgain. ``close`` is told of a stage whose trials have all ended.
+        to nothing, and MadeAgain. ``close`` is told of a stage whose trials have all ended, and ``widen`` asked before
+        whether it has more by now.
 
         ``slots``: the trials that the nodes which may run a stage hold at once. ``at_once``: those that the launch is
         to run at once; none: as many as fit.
@@ -120,7 +122,7 @@ class Course:
             name: _Way(each, decided=name not in running, labels=known.get(name, frozenset()))
             for name, each in waits.items()
         }
-        self._open, self._close = open_, close
+        self._open, self._close, self._widen = open_, close, widen
         self._slots, self._at_once = slots, at_once
         self._waits = waits
         self._changed = True
@@ -133,14 +135,32 @@ class Course:
                 if way.decided:
                     continue
                 self._open_ready(name, way)
-                if way.ended:
-                    way.decided = self._changed = True
-                    self._close(name)
+                if way.ended and way.also <= self._decided:
+                    self._changed = True
+                    self._end(name, way)
         return any(way.left or way.running for way in self._ways.values())
+
+    @property
+    def _decided(self) -> set[str]:
+        return {name for name, way in self._ways.items() if way.decided}
+
+    def _end(self, name: str, way: _Way) -> None:
+        """Decides a stage whose trials have all ended, unless it has more by now."""
+        try:
+            more = self._widen(name)
+        except MadeAgain as again:
+            self._reopen(again.stages)
+            way.also = again.stages
+            return
+        if more is not None:
+            way.sources.append(more)
+            return
+        way.decided = True
+        self._close(name)
 
     def _open_ready(self, name: str, way: _Way) -> None:
         """Opens the starts of a stage that wait for nothing any more."""
-        decided = {other for other, each in self._ways.items() if each.decided}
+        decided = self._decided
         ready = [start for start, needed in way.waits.starts.items() if needed | way.also <= decided]
         starts = [start for start in ready if start not in way.opened | way.faults.keys()]
         if starts:
@@ -186,7 +206,7 @@ class Course:
             for source in way.sources:
                 offer = source.take(tune_id)
                 if offer is not None:
-                    way.running.add(offer.trial_id)
+                    way.running[offer.trial_id] = source
                     return offer
         self._changed = True  # a source that was asked may have come to its end
         return None
@@ -200,8 +220,8 @@ class Course:
 
     def ended(self, stage: str, trial_id: str) -> None:
         """A trial runs no more, whatever became of it."""
-        self._ways[stage].running.discard(trial_id)
-        for source in self._ways[stage].sources:
+        source = self._ways[stage].running.pop(trial_id, None)
+        if source is not None:
             source.over(trial_id)
         self._changed = True
 

@@ -77,9 +77,11 @@ def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None"
         return
     recipe = template.recipe
     word = "trial" if outlook.trials == 1 else "trials"
-    size = f"{outlook.trials:4} {word} of {recipe.num_steps} steps, batch {recipe.batch_size}"
+    size = f"{outlook.trials:4} {word} of {recipe.length}, batch {recipe.batch_size}"
     done = "" if outlook.left else f": finished{_gone(outlook)}"
-    yield f"  {stage.name:16} {size}{_stopping(study, stage, outlook.trials)}{done}"
+    most = stage.extend * len(stage.seeds)
+    more = f"; up to {most} more where the best lies at the border" if most and outlook.left else ""
+    yield f"  {stage.name:16} {size}{_stopping(study, stage, outlook.trials)}{more}{done}"
     told = [_searched(stage), _state(outlook, time, recipe.num_steps) if outlook.left else ""]
     for line in told:
         yield from filled(line, INDENT) if line else []

@@ -105,7 +105,7 @@ def _trained(
     where = Storage(output, spec.name)
     where.check_writable()
     planned = Planned(spec.name, stage, "base", config)
-    yield f"{planned.trial_id}: {config.recipe.num_steps} steps; files in {where.folder.uri}"
+    yield f"{planned.trial_id}: {config.recipe.length}; files in {where.folder.uri}"
     past = where.record(planned.trial_id)
     row = past["row"] if past else {}
     if row.get("status") == "completed" and row.get("numerics") != NUMERICS:

@@ -26,6 +26,7 @@ from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.judging import Judging
 from kdtune.search.ledger import TAKEN_OVER, Ledger
 from kdtune.search.opening import Begun, Opening
+from kdtune.search.plans import Plans
 from kdtune.search.slots import Slots
 from kdtune.search.threads import Threads, known
 from kdtune.study import graph
@@ -120,6 +121,7 @@ class Launch:
             followed=bool(self.loggers),
             mixed=self.mixed,
             judging=judging,
+            plans=Plans(self.ledger),
         )
         waits = graph.graph(self.study, [*self.stages.values()])
         for name, each in waits.items():  # who is judged together begins together
@@ -131,6 +133,7 @@ class Launch:
             opening.open,
             opening.close,
             lambda name: begin().slots.at_once(name),
+            widen=opening.widen,
             labels={name: frozenset(stage.labels.items()) for name, stage in self.stages.items()},
             at_once=self.study.max_concurrent,
         )

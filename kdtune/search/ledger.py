@@ -36,7 +36,7 @@ class Ledger:
         unchanged: bool = False,
     ) -> None:
         """``unchanged``: the study is that of the last launch, so tables that follow from it and its trials stand."""
-        self._study, self._storage, self._held, self._reporter = study, storage, held, reporter
+        self._study, self.storage, self._held, self._reporter = study, storage, held, reporter
         self.energy = NodeEnergy(storage, held)
         past = settled(storage)
         past = replace(past, whole=past.whole and unchanged)
@@ -59,7 +59,7 @@ class Ledger:
 
     def _read(self, trial_ids: Iterable[str]) -> None:
         """Keeps what the journals of these trials say."""
-        for record in self._storage.each_of([self._attempts[id_] for id_ in trial_ids if id_ in self._attempts]):
+        for record in self.storage.each_of([self._attempts[id_] for id_ in trial_ids if id_ in self._attempts]):
             self._keep(record)
 
     def begin_writing(self) -> None:
@@ -137,7 +137,7 @@ class Ledger:
             if ended and all(row["status"] == "failed" for row in ended):
                 which = f"{len(ended)} trials" if len(ended) > 1 else "its only trial"
                 raise RunError(
-                    f"stage '{name}': {which} failed; {ended[0]['error']}; `kdtune logs {self._storage.words} --trial "
+                    f"stage '{name}': {which} failed; {ended[0]['error']}; `kdtune logs {self.storage.words} --trial "
                     f"{ended[0]['trial_id']}` tells more; launched again, the study tries such trials anew"
                 )
 
@@ -211,5 +211,5 @@ class Ledger:
             self._reporter.superseded(name, count)
         self._gone = {}
         if self._plan_changed:
-            self._storage.write_plan(self._plan)
+            self.storage.write_plan(self._plan)
             self._plan_changed = False

@@ -12,13 +12,16 @@ from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned
 from kdtune.search.anew import damaged, refuse_mixing, restart
-from kdtune.search.checkpoints import Checkpoints, made_weights, weights_files
+from kdtune.search.checkpoints import Checkpoints
 from kdtune.search.course import Listed, MadeAgain, Offer, Source
 from kdtune.search.judging import Judging
 from kdtune.search.ledger import Ledger
+from kdtune.search.plans import Plans
 from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.slots import Slots
-from kdtune.search.stage_context import Point, StageContext, handed, point_of, recorded, refuse_other_code
+from kdtune.search.stage_context import Point, StageContext, handed, point_of
+from kdtune.search.starts import begun_from
+from kdtune.search.widening import told
 from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage, shuffled
@@ -59,8 +62,9 @@ class Opening:
     followed: bool  # whether a tool beside the journal is told of every evaluation
     mixed: bool  # whether trials of other numerics may stand beside those of this kdtune
     judging: Judging
+    plans: Plans
     rules: "dict[str, TrialScheduler]" = field(default_factory=dict)  # stage -> its early stopping
-    _points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
+    _widened: dict[str, set[str]] = field(default_factory=dict)  # stage -> those of them that this launch has looked at
     _told: dict[str, StageContext] = field(default_factory=dict)  # by its key on the noticeboard
     _sound: set[str] = field(default_factory=set)  # trials whose weights were seen to be what they wrote
     _named: set[str] = field(default_factory=set)  # datasets whose absent classes were named
@@ -80,21 +84,48 @@ class Opening:
             self._begin()
             context = self._context(stage, starts)
         drawn = stage.search == "tpe"
-        points = {} if drawn else self._plan(context)
+        points = {} if drawn else self.plans.plan(context, self.study.seed)
         if drawn:
             self.ledger.set_plan(name, self.ledger.drawn(context))
         past = self.ledger.past(name)
-        kept = self.judging.kept(stage, past, self._ids(name))
+        kept = self.judging.kept(stage, past, self.plans.ids(name))
         left = {id_: point for id_, point in points.items() if id_ not in kept}
         more = bool(left) or (drawn and len(kept) < (stage.samples or 0))
         if more:
-            if not self.mixed:
-                refuse_mixing(self.ledger.rows_but(self.judging.anew), self.study.name)
-            self._refuse_damaged(context)
-            self._begin()
-            self._restart(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
+            self._prepare(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
         self._report(stage, starts, len(kept) if drawn else len(kept & points.keys()))
-        return self._source(context, left, past) if more else Listed()
+        return self._source(context, left, self.plans.ids(name), past) if more else Listed()
+
+    def widen(self, name: str) -> Source | None:
+        """More trials of a stage whose others have ended, where the best of them lies at the border of its axis.
+
+        They are judged apart from the others, and come one step after the other.
+        """
+        stage = self.stages[name]
+        if not stage.extend or not self.plans.points.get(name):
+            return None
+        context = self._context(stage, list(self.plans.points[name]))
+        self.plans.plan(context, self.study.seed)
+        seen = self._widened.setdefault(name, set())
+        new = {id_: point for id_, point in self.plans.further[name].items() if id_ not in seen}
+        if not new:
+            return None
+        past = self.ledger.past(name)
+        left = {id_: point for id_, point in new.items() if id_ not in self.judging.kept(stage, past, [id_])}
+        if left:
+            self._prepare(context, left, past)
+            self.reporter.note(told(stage, left))
+        seen.update(new)
+        self.reporter.stage_grew(name, len(self.plans.ids(name)) + len(self.plans.further[name]), len(new) - len(left))
+        return self._source(context, left, list(left), past) if left else Listed()
+
+    def _prepare(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:
+        """Trials of a stage are about to run, these points among them."""
+        if not self.mixed:
+            refuse_mixing(self.ledger.rows_but(self.judging.anew), self.study.name)
+        self._refuse_damaged(context)
+        self._begin()
+        self._restart(context, points, past)
 
     def close(self, name: str) -> None:
         """A stage's trials have all ended."""
@@ -115,33 +146,10 @@ class Opening:
         begun = self.begin()
         self.study, self.site, self.undecided = begun.study, begun.site, False
 
-    def _plan(self, context: StageContext) -> dict[str, Point]:
-        """The points of these starts by id, once their stage's plan holds them; without those of other starts."""
-        name, stage = context.stage.name, context.stage
-        known = self._points.setdefault(name, {})
-        before = {id_ for start, points in known.items() if start not in context.starts for id_ in points}
-        found: dict[str, Point] = {}
-        for start in context.starts:
-            known[start] = {}
-            for point in stage.points([start], self.study.seed):
-                known[start].setdefault(context.planned(point).trial_id, point)
-            found = {**known[start], **found}
-        ids, starts = dict[str, None](), dict[str, str]()
-        for start in stage.start_from or known:
-            if start in known:
-                starts = {**dict.fromkeys(known[start], start), **starts}
-            ids |= dict.fromkeys(known.get(start) or self.ledger.planned_from(name, start))
-        self.ledger.set_plan(name, list(ids), starts)
-        return {id_: point for id_, point in found.items() if id_ not in before}
-
-    def _ids(self, name: str) -> list[str]:
-        """The trials of a stage that are known by now."""
-        return list(dict.fromkeys(id_ for points in self._points.get(name, {}).values() for id_ in points))
-
     def _report(self, stage: Stage, starts: Sequence[str], done: int) -> None:
         """How much there is to do, as far as it is known; so much of what these starts add is done."""
-        known = self._points.get(stage.name, {})
-        ids = self._ids(stage.name)
+        known = self.plans.points.get(stage.name, {})
+        ids = self.plans.ids(stage.name)
         waiting = [start for start in stage.start_from if known and start not in known]
         each = self.study.num_trials(stage) // max(1, len(stage.start_from))
         size = len(ids) + each * len(waiting) if known else stage.samples or 0
@@ -152,7 +160,10 @@ class Opening:
         else:
             self.reporter.stage_grew(stage.name, size, done)
 
-    def _source(self, context: StageContext, left: Mapping[str, Point], past: Mapping[str, Record]) -> Source:
+    def _source(
+        self, context: StageContext, left: Mapping[str, Point], together: Iterable[str], past: Mapping[str, Record]
+    ) -> Source:
+        """Gives what is left. ``together``: the trials that it is judged among, where a stage judges all at once."""
         from kdtune.search import early_stopping, searchers  # Tune is imported once there is a trial to run
 
         stage, begun = context.stage, self.begin()
@@ -174,7 +185,7 @@ class Opening:
         order = dict(shuffled([*left.items()], self.study.seed, stage.name))
         rule = self.study.scheduler_of(stage)
         if rule == "halving":
-            halves = self.judging.halves(stage, self._ids(stage.name), order, lambda id_: offer(id_, order[id_]))
+            halves = self.judging.halves(stage, together, order, lambda id_: offer(id_, order[id_]))
             self.rules[stage.name] = early_stopping.AtRungs(halves)
             return halves
         if stage.name not in self.rules:
@@ -208,18 +219,12 @@ class Opening:
         if makers:
             self.checkpoints.locate(self.study, sorted(makers))  # they may be none of the stages that run
             for name in makers:
-                self._points.pop(name, None)
+                self.plans.points.pop(name, None)
+                self._widened.pop(name, None)
             raise MadeAgain(makers)
 
     def _context(self, stage: Stage, starts: Iterable[str]) -> StageContext:
-        """The best of the stages that it starts from, and where the weights are that its trials load."""
-        winners = self.ledger.winners
-        best = {name: recorded(winners(name)[0]) for name in starts if name in stage.start_from}
-        refuse_other_code(self.study, best)
-        found = {n: self.study.with_threads(c) for n, c in (best or {"base": self.study.base}).items()}
-        references = self.checkpoints.references | made_weights(self.study, stage, found, winners)
-        configs = [*found.values(), *self.study.loading(stage)]
-        files = self.checkpoints.files | weights_files(self.storage, configs, references.values())
+        found, references, files = begun_from(self.study, stage, starts, self.ledger, self.checkpoints)
         return StageContext(
             study=self.study.name,
             stage=stage,

@@ -119,6 +119,8 @@ def _changed(study: StudySpec, options: Options) -> dict[str, Any]:
             stage["scheduler"] = options.scheduler
         if options.search is not None and _searched(stage):
             stage["search"] = options.search
+            if options.search != "grid":
+                stage.pop("extend", None)  # it draws from the grid's values alone
         if options.samples is not None and stage["search"] != "grid":
             stage["samples"] = options.samples
     if options.seeds is not None:

@@ -12,6 +12,8 @@ from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
 from kdtune.models import MODELS
 from kdtune.registry import Registry
+from kdtune.study.budget import Budget
+from kdtune.study.holdout import Holdout
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
 from kdtune.study.schedulers import Halving, SuccessiveHalving
@@ -24,7 +26,9 @@ from kdtune.text import did_you_mean
 PARTS: dict[str, type[Config] | Registry] = {
     "scheduler": SuccessiveHalving,
     "halving": Halving,
+    "select_on": Holdout,
     "stages": Stage,
+    "stages.budget": Budget,
     "stages.scheduler": SuccessiveHalving,
     "stages.ranges": Range,
     "base": TrialConfig,

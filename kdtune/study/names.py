@@ -9,6 +9,9 @@ STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
 
 TRIAL_ID = r"[a-z0-9-]+-[0-9a-f]+-s\d+"  # the folder of its weights
 
+ALONE = "student"  # the method of the student without a teacher
+VARIANTS = {"untuned": "untuned", "longer": "trained longer"}  # further methods without one -> in words
+
 FINAL = "final"  # the stage that compares methods over new seeds
 SHARED = "training, teacher shared"  # phase of `emissions`: a distilled training as it was, others ran the teacher
 
@@ -36,6 +39,11 @@ def trial_id(stage: str, data: Mapping[str, Any]) -> str:
 def stage_of(trial: str) -> str:
     """The stage that the id of a trial begins with."""
     return trial.rsplit("-", 2)[0]
+
+
+def is_distilled(method: str) -> bool:
+    """Whether a method of students has terms beside the task's own."""
+    return method != ALONE and method not in VARIANTS
 
 
 def column(loss: str, field: str) -> str:

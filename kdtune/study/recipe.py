@@ -1,8 +1,10 @@
 """How a network is trained: every number of the recipe, with its unit and default."""
 
+import operator
 from typing import Literal, Self
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -11,6 +13,7 @@ from pydantic import (
 )
 
 from kdtune.base import Config
+from kdtune.study.budget import Budget
 
 
 class Recipe(Config):
@@ -21,6 +24,8 @@ class Recipe(Config):
     momentum: NonNegativeFloat = 0.9
     power: PositiveFloat = 0.9  # of the polynomial decay, equation 4
     num_steps: NonNegativeInt  # eta; 0 only evaluates
+    # takes the place of num_steps; a stage's own, see ``kdtune.study.budget``. Left out of what is written where null
+    budget: Budget | None = Field(default=None, exclude_if=operator.not_)
     batch_size: PositiveInt = 8
     crop: tuple[PositiveInt, PositiveInt] = (512, 512)  # height, width
     scale_min: PositiveFloat = 0.5
@@ -36,10 +41,21 @@ class Recipe(Config):
     compile: bool = False  # torch.compile; worth it on a GPU, and made for one
 
     @model_validator(mode="after")
+    def _budget_is_measured(self) -> Self:
+        if self.budget is not None and self.budget.steps is not None:
+            raise ValueError("budget: of steps it is num_steps")
+        return self
+
+    @model_validator(mode="after")
     def _scales(self) -> Self:
         if self.scale_max < self.scale_min:
             raise ValueError(f"scale_min <= scale_max must hold, got {self.scale_min} and {self.scale_max}")
         return self
+
+    @property
+    def length(self) -> str:
+        """How long a trial is, in words."""
+        return self.budget.told if self.budget else f"{self.num_steps} steps"
 
     @property
     def evaluation_steps(self) -> tuple[int, ...]:

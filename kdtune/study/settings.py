@@ -52,6 +52,8 @@ def override(spec: StudySpec, changes: Mapping[str, Value], only: Collection[str
         raise UserError("--set seed: a stage's seeds are its own list; change `seeds` in the study's file")
     if "threads" in changes:
         raise UserError("--set threads: one number for the whole study: give --threads N")
+    if changes.keys() & {"select_on", "evaluated_on"}:
+        raise UserError("--set select_on: one for the whole study: change `select_on` in the study's file")
     templates = {stage.name: spec.templates_of(stage) for stage in spec.stages}
     data = spec.model_dump(mode="json")
     in_base = {path: value for path, value in changes.items() if only is None and _has(spec.base, path)}

@@ -20,11 +20,14 @@ from pydantic import (
 
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
-from kdtune.study.names import FINAL, STUDY_NAME
+from kdtune.study.holdout import VAL, SelectOn, is_val, with_holdout
+from kdtune.study.names import STUDY_NAME
 from kdtune.study.own_seeds import with_own_seeds
 from kdtune.study.schedulers import Halving, Scheduler, SchedulerName, scheduler_name
+from kdtune.study.shared_seeds import shared_seeds
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
+from kdtune.study.widening import all_beyond
 from kdtune.text import did_you_mean
 
 TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
@@ -58,6 +61,8 @@ class StudySpec(Config):
     seed: Seed = 0  # shuffles the grids, draws the samples
     scheduler: Scheduler = "asha"  # of the stages of one seed
     halving: Halving = Halving()
+    # on which images the best is chosen, see ``kdtune.study.holdout``
+    select_on: SelectOn = Field(default=VAL, exclude_if=is_val)
     gpus_per_trial: Annotated[PositiveFloat, AfterValidator(_whole_shares)] = 1.0  # GPUs, or the share of one
     max_concurrent: PositiveInt | None = None  # trials at once; null: one per GPU (share), or up to 8 per processor
     # of each trial's computation; null: decided where the study first starts. Left out of what is written where null
@@ -68,13 +73,16 @@ class StudySpec(Config):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     _repeats_have_seeds = model_validator(mode="before")(staticmethod(with_own_seeds))
+    _trials_know_the_holdout = model_validator(mode="before")(staticmethod(with_holdout))
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         details = []
-        if self.base.threads is not None:
-            message = "is one number for the whole study: it stands beside name and stages"
-            details.append(error_at(("base", "threads"), message, self.base.threads))
+        for key, own in (("threads", None), ("select_on", self.select_on), ("evaluated_on", VAL)):
+            if getattr(self.base, key) != own:
+                one = "one number" if key == "threads" else "one"
+                message = f"is {one} for the whole study: it stands beside name and stages"
+                details.append(error_at(("base", key), message, getattr(self.base, key)))
         seen: dict[str, Stage] = {}
         for i, stage in enumerate(self.stages):
             if stage.name in seen:
@@ -87,8 +95,8 @@ class StudySpec(Config):
                     details.append(error_at(("stages", i, "start_from", j), message, start))
             seen[stage.name] = stage
         if not details:
-            details = [*_unknown_sizes(self), *self._shared_seeds(), *self._bad_points()]
-        if details:
+            details = [*_unknown_sizes(self), *shared_seeds(self), *self._bad_points()]
+        if details or (details := [*_unlike_lengths(self)]):
             raise ValidationError.from_exception_data("study", details)
         return self
 
@@ -119,54 +127,6 @@ class StudySpec(Config):
         """
         return scheduler_name("none" if len(stage.seeds) > 1 or stage.repeats else stage.scheduler or self.scheduler)
 
-    def _shared_seeds(self) -> Iterator[Any]:
-        """The best of several runs is biased upwards: a stage that repeats a choice must not reuse its seeds."""
-        for i, stage in enumerate(self.stages):
-            if stage.name == FINAL and stage.axes:
-                section = next(name for name in ("grid", "ranges", "together") if getattr(stage, name))
-                message = (
-                    f"stage '{FINAL}' compares choices on seeds that made none, so it cannot search itself: give the "
-                    "search a stage of its own, with other seeds, and name that in start_from"
-                )
-                yield error_at(("stages", i, section), message, list(getattr(stage, section)))
-            before = sorted(self._choices_before(stage)) if stage.repeats else []
-            sharing = [(name, seed) for name in before for seed in stage.seeds if seed in self.stage(name).seeds]
-            if sharing:
-                named = " and ".join(f"'{name}'" for name in dict(sharing))
-                message = f"shares seed {sharing[0][1]} with stage {named}, whose choice it repeats; take other seeds"
-                yield error_at(("stages", i, "seeds"), message, list(stage.seeds))
-
-    def _choices_before(self, stage: Stage) -> set[str]:
-        """The stages whose choices a stage repeats: its ancestors, and those behind the weights that any of them loads.
-
-        A stage that makes weights in a single run has chosen nothing, and may have any seed.
-        """
-        makers = self._choosing_makers()
-        chain, seen, found = [stage.name], set[str](), set[str]()
-        while chain:
-            name = chain.pop()
-            if name not in seen:
-                seen.add(name)
-                loaded = self._makers(self.stage(name)) & makers.keys() if makers else set()
-                direct = self.stage(name).start_from
-                found |= {*direct, *(maker for maker in loaded if makers[maker])}
-                chain += [*direct, *loaded]
-        return found - {stage.name}
-
-    def _choosing_makers(self) -> dict[str, bool]:
-        """The stages that make weights and come from a choice, each with whether it chooses itself."""
-        words = str((self.base, [(stage.set, stage.grid) for stage in self.stages]))
-        named = [stage for stage in self.stages if f"{STAGE_REFERENCE}{stage.name}" in words]
-        chosen = {stage.name: len(stage.points(["start"], self.seed)) > 1 for stage in named}
-        return {stage.name: chosen[stage.name] for stage in named if chosen[stage.name] or stage.start_from}
-
-    def _makers(self, stage: Stage) -> set[str]:
-        """The stages whose weights a stage loads; none of a stage that has a fault, which is told elsewhere."""
-        with contextlib.suppress(ValidationError):
-            references = [ref for config in self.loading(stage) for ref in config.checkpoints().values()]
-            return {ref.removeprefix(STAGE_REFERENCE) for ref in references if ref.startswith(STAGE_REFERENCE)}
-        return set()
-
     def _bad_points(self) -> Iterator[Any]:
         """Every value of every stage is tried on a template of each of its starts before anything is launched.
 
@@ -192,6 +152,7 @@ class StudySpec(Config):
         for path, axis in stage.ranges.items():  # a value between the ends shows a field of whole numbers
             trials += [(("ranges", path), {**first, path: axis.at(share)}) for share in (1.0, 0.381966)]
         trials += [(("together", j), {**first, **entry}) for j, entry in enumerate(stage.together)]
+        trials += [(("extend",), {**first, **entry}) for entry in all_beyond(stage.one_axis, stage.extend)]
         for where, point in trials:
             try:
                 start.replace({**stage.set, **point})
@@ -256,6 +217,17 @@ def _unknown_sizes(study: StudySpec) -> Iterator[Any]:
     for i, stage in enumerate(study.stages):
         if stage.search == "tpe" and study.scheduler_of(stage) == "halving":
             message = "tpe draws a point when another has ended, and halving judges all of them at once: give asha"
+            yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
+
+
+def _unlike_lengths(study: StudySpec) -> Iterator[Any]:
+    """Trials that end by a budget have different numbers of steps: at one step they are not equally far."""
+    templates = study.templates()
+    for i, stage in enumerate(study.stages):
+        if templates[stage.name].recipe.budget and study.scheduler_of(stage) != "none":
+            message = (
+                "trials of a budget are of different lengths, and early stopping compares them by steps: give none"
+            )
             yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
 
 

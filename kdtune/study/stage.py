@@ -19,9 +19,11 @@ from pydantic import (
 )
 
 from kdtune.base import Config, Seed, error_at
+from kdtune.study.budget import Budget, as_changes
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.schedulers import Scheduler
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.study.widening import Entry, axis
 
 SearchName = Literal["grid", "random", "tpe"]
 
@@ -58,6 +60,9 @@ class Stage(Config):
     # values that change together, such as all weights by one factor: each entry, dotted path -> value, is combined with
     # every point of the grid. Left out of what is written where there are none
     together: tuple[dict[str, Value], ...] = Field(default=(), exclude_if=operator.not_)
+    # how often its one axis is widened by a step, where its best lies at the border; see ``kdtune.study.widening``
+    extend: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
+    budget: Budget | None = Field(default=None, exclude_if=operator.not_)  # of each trial; ``set`` gets what it means
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -66,6 +71,13 @@ class Stage(Config):
     added_seeds: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     scheduler: Scheduler | None = None  # null: the study's; see ``StudySpec.scheduler_of``
     labels: dict[str, str] = {}  # of the nodes that may run it, as Ray selects them: {ray.io/accelerator-type: H100}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_is_set(cls, data: Any) -> Any:
+        changes = as_changes(data.get("budget")) if isinstance(data, Mapping) else {}
+        given = data.get("set", {}) if changes else None
+        return {**data, "set": {**given, **changes}} if isinstance(given, dict) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -88,6 +100,8 @@ class Stage(Config):
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
             raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
+        if self.extend:
+            self._refuse_to_extend()
         if self.most_trials > MOST_TRIALS:
             raise ValueError(
                 f"comes to {self.most_trials} trials, and a stage has at most {MOST_TRIALS}: give fewer values, or "
@@ -99,12 +113,21 @@ class Stage(Config):
             raise ValueError("search: tpe takes one stage to start from: give each its own stage")
         return self
 
+    def _refuse_to_extend(self) -> None:
+        if self.search != "grid" or not self.one_axis:
+            raise ValueError(
+                "extend widens a grid of one axis, of two values or more: give it one, or leave extend out"
+            )
+        if len(self.start_from) > 1:
+            raise ValueError("extend takes one stage to start from: give each its own stage")
+
     def _bad_axes(self) -> Iterator[Any]:
         for section in ("set", "grid", "ranges"):
             if "seed" in getattr(self, section):
                 yield error_at((section, "seed"), "seeds stand in the stage's own list, e.g. seeds: [1, 2, 3]")
-            if "threads" in getattr(self, section):
-                yield error_at((section, "threads"), "is one number for the whole study: it stands beside its name")
+            for path, one in (("threads", "one number"), ("select_on", "one")):
+                if path in getattr(self, section):
+                    yield error_at((section, path), f"is {one} for the whole study: it stands beside its name")
         for path, values in self.grid.items():
             twice = list(_twice(values))
             if not values:
@@ -124,6 +147,11 @@ class Stage(Config):
     def repeats(self) -> bool:
         """Whether it only runs its starts again (over other seeds), choosing nothing."""
         return bool(self.start_from) and not self.axes
+
+    @property
+    def one_axis(self) -> list[Entry]:
+        """The points of its axis, if it has one alone and that is no range."""
+        return axis(self.grid, self.together)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -216,8 +244,7 @@ class Stage(Config):
 
         choices = {path: CategoricalDistribution(values) for path, values in self.grid.items()}
         floats = {path: FloatDistribution(r.low, r.high, log=r.log) for path, r in self.ranges.items()}
-        found = {**choices, **floats}
-        return dict(sorted(found.items(), key=lambda item: item[0] in self.conditions))
+        return dict(sorted({**choices, **floats}.items(), key=lambda item: item[0] in self.conditions))
 
     def config(self, starts: Mapping[str, TrialConfig], point: Mapping[str, Value]) -> TrialConfig:
         """One trial: the start, then ``set``, then the point."""

@@ -23,6 +23,7 @@ from kdtune.models.external import ExternalModel
 from kdtune.registry import Registry
 from kdtune.study import names
 from kdtune.study.faults import told
+from kdtune.study.holdout import VAL, SelectOn, is_val
 from kdtune.study.recipe import Recipe
 
 STAGE_REFERENCE = "stage:"  # a checkpoint that a stage of the same study makes, e.g. "stage:teacher"
@@ -107,6 +108,12 @@ class TrialConfig(Config):
     # written where there is none: trials from before it was there keep their ids
     threads: PositiveInt | None = Field(default=None, exclude_if=operator.not_)
 
+    # another student without a teacher, compared beside the tuned one. Left out of what is written where null
+    variant: Literal["untuned", "longer"] | None = Field(default=None, exclude_if=operator.not_)
+    # the study's own, see ``kdtune.study.holdout``
+    select_on: SelectOn = Field(default=VAL, exclude_if=is_val)
+    evaluated_on: Literal["val", "holdout"] = Field(default=VAL, exclude_if=is_val)
+
     @model_validator(mode="before")
     @classmethod
     def _init_from_a_file(cls, data: Any) -> Any:
@@ -140,6 +147,18 @@ class TrialConfig(Config):
                         f"losses.{name} reads {', '.join(sorted(wanted))} of the {path.split('.')[0]}, "
                         f"but {path} names no '{lacking[0]}'; add {how}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _variant_is_alone(self) -> Self:
+        if self.variant is not None and names.is_distilled(self.method):
+            raise ValueError(f"variant: {self.variant} is a student without a teacher, but losses has {self.method}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> Self:
+        if self.evaluated_on != VAL and self.select_on == VAL:
+            raise ValueError("evaluated_on is holdout, but nothing is held out; give the study select_on: holdout")
         return self
 
     @model_validator(mode="after")
@@ -178,9 +197,9 @@ class TrialConfig(Config):
 
     @property
     def method(self) -> str:
-        """``student``, or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
-        names = [name for name, term in self.active_losses.items() if not term.task]
-        return "+".join(names) or "student"
+        """``student`` (or its variant), or the active terms beyond the task's own joined: ``pi``, ``pi+pa``."""
+        terms = [name for name, term in self.active_losses.items() if not term.task]
+        return "+".join(terms) or self.variant or names.ALONE
 
     @property
     def builders(self) -> set[str]:

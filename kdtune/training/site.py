@@ -7,12 +7,16 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from kdtune import signs
 from kdtune.base import IGNORE, LossTerm, SegmentationDataset, Split, UserError
 from kdtune.filesystem.folder import absolute
 from kdtune.loading.content import content_key
+from kdtune.loading.holdout import Some, held_out
 from kdtune.loading.images import Images
 from kdtune.loading.pack import PackMode, dataset_root, open_images
+from kdtune.study.holdout import Holdout
 from kdtune.study.trial_config import TrialConfig
 
 NAMES: dict[Split, str] = {"train": "training", "val": "validation"}
@@ -100,8 +104,23 @@ def _key_once(dataset: SegmentationDataset, split: Split, data_root: str | None)
 
 
 def load_splits(config: TrialConfig, site: Site) -> tuple[Images, Images]:
-    """Training and validation images, see ``load_split``."""
-    return load_split(config, "train", site), load_split(config, "val", site)
+    """The images that a trial trains on, and those that it is evaluated on, see ``load_split``.
+
+    Raises:
+        UserError: too few training images to hold some of them out.
+    """
+    train, choice = load_split(config, "train", site), config.select_on
+    if not isinstance(choice, Holdout):
+        return train, load_split(config, "val", site)
+    dataset = config.dataset
+    mask = held_out(train.names, [dataset.sequence(name) for name in train.names], choice.holdout, choice.seed)
+    if not mask.any():
+        raise UserError(
+            f"select_on: dataset '{dataset.name}' has {len(train)} training images in one sequence, of which none can "
+            "be held out; give select_on: val"
+        )
+    rest, held = (Some(train, np.flatnonzero(chosen)) for chosen in (~mask, mask))
+    return rest, held if config.evaluated_on == "holdout" else load_split(config, "val", site)
 
 
 def check_labels(images: Images, dataset: SegmentationDataset, split: Split) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from kdtune.base import Config
 from kdtune.filesystem.folder import read_file
+from kdtune.study.holdout import Holdout
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.evaluation import half_precision, layout
 from kdtune.training.numerics import NUMERICS
@@ -47,6 +48,8 @@ def key(config: TrialConfig, site: Site, device: torch.device) -> str:
         "numerics": NUMERICS,
         "format": FORMAT,
     }
+    if isinstance(config.select_on, Holdout):  # other images are trained on
+        told["select_on"] = _told(config.select_on)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,9 @@
 """What a study planned, as ``study.yaml`` tells it, and the cells that tables show before a trial fills them."""
 
 import re
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -124,3 +126,13 @@ def test_a_method_that_diverged_in_final_is_shown_as_that() -> None:
     assert "L_CE + L_PI: no comparison with the student alone: 1 of 2 seeds diverged" in render(
         "final", found, "s", "text"
     )
+
+
+def test_the_border_of_a_stage_that_was_widened_is_that_of_all_it_tried() -> None:
+    values = {1.0: 30.0, 10.0: 31.0, 100.0: 32.0}
+    trials = [trial("weight-pi", miou=miou, lambda_pi=weight) for weight, miou in values.items()]
+    for extends, told in ((True, "weight of PI 1e+2 is the highest tried: add 1e+3"), (False, None)):
+        found = planned(trials, PlannedStage("weight-pi", axes={"lambda_pi": (1.0, 10.0)}, extends=extends))
+        best = {"study": "s", "stage": "weight-pi", "lambda_pi": 100.0}
+        optimal = pa.Table.from_pylist([best], schema=found.optimal.schema)
+        assert table("optimal", replace(found, optimal=optimal), "s").column("border").to_pylist() == [told]

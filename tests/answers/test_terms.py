@@ -2,13 +2,18 @@
 
 import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.stats
 
 from kdtune.answers import term_facts
+from kdtune.answers.cells import added_terms, method_crosses, method_terms
+from kdtune.answers.holm import corrected, paired_p
+from kdtune.answers.per_cost import per_cost, per_cost_blocks
 from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.rendering import render
 from kdtune.answers.standing import expected_maximum, grouped
@@ -72,6 +77,24 @@ def test_a_line_has_the_terms_their_weights_and_what_they_cost(found: dict[str, 
     assert skd["gain_student"] == pytest.approx(skd["miou_mean"] - skd["miou_student"])
     assert skd["p_student"] < 0.05 < found["nfd"]["p_student"]
     assert (skd["train_seconds"], skd["energy_kwh"]) == (22.0, 0.5)
+
+
+def test_each_methods_own_test_is_corrected_by_holms_rule(found: dict[str, dict[str, Any]]) -> None:
+    own = {
+        method: scipy.stats.ttest_rel(mious, MIOUS["student"]).pvalue
+        for method, mious in MIOUS.items()
+        if method != "student"
+    }
+    order = sorted(own, key=lambda method: own[method])
+    expected = {
+        method: max((5 - i) * own[each] for i, each in enumerate(order[: order.index(method) + 1])) for method in own
+    }
+    assert {method: row["p_holm"] for method, row in found.items()} == pytest.approx(
+        {method: min(1.0, p) for method, p in expected.items()}
+    )
+    assert corrected({"a": 0.01, "b": 0.04, "c": 0.03}, 4) == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09})
+    assert paired_p({1: 2.0, 2: 3.0}, {1: 1.0, 2: 2.0}) is None  # no deviation
+    assert paired_p({1: 2.0, 2: 3.0}, {1: 1.0, 3: 2.0}) is None
 
 
 def test_a_weight_stands_in_both_units_where_they_differ(found: dict[str, dict[str, Any]]) -> None:
@@ -158,3 +181,42 @@ def test_final_ranks_its_methods_and_tells_what_chance_alone_would_give() -> Non
     text = render("final", study(), "s", "text")
     assert "L_CE + L_MGD, the best of 6, lies 2.16 points above their mean" in text
     assert "methods that share a group cannot be told apart" in text
+
+
+def test_what_methods_reach_against_what_they_take() -> None:
+    given = study()
+    costs = {"student": 1.0, "pi": 2.0, "fitnet": 3.0, "nfd": 4.0, "mgd": 5.0, "pi+pa+ho": 9.0}
+    trials = given.trials.to_pylist()
+    for row in trials:
+        row |= {"train_seconds": costs[row["method"]] + (row["seed"] - 12) / 10, "energy_alone_kwh": 0.1}
+    found = per_cost(table("final", given, "s"), trials_table(trials), "seconds").to_pylist()
+    assert [row["method"] for row in found] == list(costs)
+    assert [row["method"] for row in found if row["front"]] == ["student", "pi", "fitnet", "mgd"]
+    for row in found:
+        for name, values in (
+            ("miou", MIOUS[row["method"]]),
+            ("train_seconds", [costs[row["method"]] + d for d in (-0.1, 0, 0.1)]),
+        ):
+            reach = scipy.stats.t.ppf(0.975, 2) * statistics.stdev(values) / 3**0.5
+            assert (row[f"{name}_high"] - row[f"{name}_low"]) / 2 == pytest.approx(reach)
+    energy = per_cost(table("final", given, "s"), trials_table(trials), "kwh").to_pylist()
+    assert [row["energy_kwh"] for row in energy] == pytest.approx([0.1] * 6)
+    (block,) = per_cost_blocks(per_cost(table("final", given, "s"), trials_table(trials), "seconds"))
+    assert block.header[:2] == ["method", "training [s]"]
+    assert [cell.text for cell in block.rows[0][:2]] == ["L_CE", "1"]
+    assert [row[-1].text for row in block.rows] == ["x", "x", "x", "", "x", ""]
+
+
+def test_a_student_of_another_kind_is_a_method_without_terms() -> None:
+    assert method_terms("untuned") == "L_CE, untuned"
+    assert (added_terms("longer"), added_terms("student"), added_terms("pi")) == ("trained longer", "-", "L_PI")
+    losses, crosses = method_crosses(["student", "untuned", "pi"])
+    assert (losses, [cell.text for cell in crosses["untuned"]]) == (["L_PI"], [""])
+    given = study()
+    final = [
+        *given.final.to_pylist(),
+        {"study": "s", "method": "untuned", "miou_mean": 55.0, "miou_std": 0.5, "seeds": 3},
+    ]
+    more = replace(given, final=pa.Table.from_pylist(final, schema=FINAL))
+    assert "untuned" in render("final", more, "s", "text")
+    assert "untuned" not in {row["method"] for row in table("terms", more, "s").to_pylist()}

@@ -21,7 +21,7 @@ def test_all_terms_are_compared_over_two_launches(tmp_path: Path) -> None:
     try:
         until(lambda: len(tried()) > 3)
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        told = process.communicate(timeout=60)[1]
     finally:
         end(process)
     before = tried()
@@ -32,6 +32,8 @@ def test_all_terms_are_compared_over_two_launches(tmp_path: Path) -> None:
     assert before <= {row["trial_id"] for row in rows if row["attempt"] == 1}
     used = {name for name in LOSSES.table for row in rows if (row.get(f"lambda_{name}") or 0) > 0}
     assert used == {name for name in LOSSES.table if not LOSSES.resolve(name).task}
+    assert sum(row["stage"] == "weight-cirkd" for row in rows) == 3  # the best of two always lies at a border
+    assert "so losses.pi.weight" in told + done.stderr
     table = kdtune("results", "demo-terms", "--storage", tmp_path, "--table", "terms", "--format", "csv").stdout
-    methods = {row["method"] for row in rows if row["stage"] == "final"} - {"student"}
+    methods = {row["method"] for row in rows if row["stage"] == "final"} - {"student", "untuned"}
     assert len(table.splitlines()) == 1 + len(methods)

@@ -14,14 +14,17 @@ from kdtune.study.spec import StudySpec
 from tests.support.small_study import TEXT, small, write
 
 TOP = (
-    "name, description, needs_gpu, seed, scheduler, halving, gpus_per_trial, max_concurrent, threads, stall_after, "
-    "country_iso_code, base, stages"
+    "name, description, needs_gpu, seed, scheduler, halving, select_on, gpus_per_trial, max_concurrent, threads, "
+    "stall_after, country_iso_code, base, stages"
 )
 RECIPE = (
-    "lr, weight_decay, momentum, power, num_steps, batch_size, crop, scale_min, scale_max, scale_step, flip, "
+    "lr, weight_decay, momentum, power, num_steps, budget, batch_size, crop, scale_min, scale_max, scale_step, flip, "
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
-STAGE = "name, start_from, set, grid, together, ranges, search, samples, seeds, added_seeds, scheduler, labels"
+STAGE = (
+    "name, start_from, set, grid, together, extend, budget, ranges, search, samples, seeds, added_seeds, scheduler, "
+    "labels"
+)
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
 MAPPING = "a study is a mapping with name, base and stages; see `kdtune studies show demo`"
@@ -204,7 +207,7 @@ def faults(path: Path) -> list[str]:
             GRID,
             "recip.lr: [1]",
             "12: stages[student].grid.recip.lr: recip: unknown key (did you mean 'recipe'?); allowed: dataset, "
-            "student, teacher, warm_start, losses, recipe, seed, threads",
+            "student, teacher, warm_start, losses, recipe, seed, threads, variant, select_on, evaluated_on",
         ),
         (
             GRID,

@@ -1,0 +1,44 @@
+"""The further trials of a stage with ``extend``: which there are follows from its rows, at each launch anew."""
+
+from collections.abc import Mapping
+
+from kdtune.records.journal_files import Record
+from kdtune.records.rows import FINISHED, best_config
+from kdtune.search.stage_context import Point, StageContext
+from kdtune.study.stage import Stage
+from kdtune.study.widening import Entry, beyond
+
+
+def further(context: StageContext, records: Mapping[str, Record]) -> dict[str, Point]:
+    """Id -> point, step by step: each is beyond the best of all before it, as far as these have ended."""
+    stage = context.stage
+    entries = stage.one_axis if stage.extend else []
+    ids = {id_: entry for entry in entries for id_ in _trials(context, stage, entry)}
+    found: dict[str, Point] = {}
+    for _ in range(stage.extend):
+        rows = [records[id_]["row"] for id_ in ids if id_ in records]
+        best = best_config(rows, len(stage.seeds))
+        if len(rows) < len(ids) or any(row["status"] not in FINISHED for row in rows) or not best:
+            break
+        new = beyond(entries, ids[best[0]["trial_id"]])
+        if new is None:
+            break
+        entries = [*entries, new]
+        points = _trials(context, stage, new)
+        found |= points
+        ids |= dict.fromkeys(points, new)
+    return found
+
+
+def told(stage: Stage, points: Mapping[str, Point]) -> str:
+    """Why these are tried, in a line."""
+    point = next(iter(points.values()))
+    values = ", ".join(f"{path} {point[path]:g}" for path in stage.one_axis[0])
+    return f"{stage.name}: the best of it lies at the border of what was tried, so {values} is tried, too"
+
+
+def _trials(context: StageContext, stage: Stage, entry: Entry) -> dict[str, Point]:
+    start = next(iter(context.starts))
+    fixed = {path: values[0] for path, values in stage.grid.items()}
+    points = [{"start": start, **stage.live({**fixed, **entry}), "seed": seed} for seed in stage.seeds]
+    return {context.planned(point).trial_id: point for point in points}
