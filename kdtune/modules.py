@@ -78,6 +78,14 @@ class Loss(nn.Module):
         without a teacher) and the target. A resumed trial has the result in its checkpoint.
         """
 
+    def made_of_teacher(self) -> tuple[str, dict[str, Tensor]] | None:
+        """What ``before_training`` makes of the teacher's outputs and the labels alone, if it makes such a thing.
+
+        The recipe, as a text of all that it depends on beside those, and its tensors. They are kept: another trial with
+        the same recipe, teacher, crops and seed has them written into its own in the place of ``before_training``.
+        """
+        return None
+
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """The unweighted term, a scalar. ``target`` (N, H, W) int64 holds class indices or ``IGNORE``."""
         raise TypeError(f"{type(self).__name__} has no forward")

@@ -39,6 +39,10 @@ class PositionInformationLoss(Loss):
         ridge = RIDGE * squares.diagonal().mean() * torch.eye(width, dtype=torch.float64, device=squares.device)
         self.reader.copy_(torch.linalg.solve(squares + ridge, towards).T)
 
+    def made_of_teacher(self) -> tuple[str, dict[str, Tensor]]:
+        """The reader."""
+        return f"idd_position {self.term.model_dump_json(exclude={'weight'})}", {"reader": self.reader}
+
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``PositionInformation``."""
         assert teacher is not None

@@ -25,7 +25,8 @@ class KnowledgeAdaptation(Adaptation):
     encoding's cells before it (bilinear, align_corners=True). Networks of any widths and cells can be compared. Ignored
     pixels are included: the labels are not read. Float32 at least.
 
-    L_adapt and L_aff train an encoder each; in one trial both come to the same one, with the same fields.
+    With the same fields L_adapt and L_aff come to the same encoder. It is trained once for a teacher, its crops and a
+    seed, and kept on the node for all trials (``Loss.made_of_teacher``).
 
     By a note on the paper: weight 50 on this same mean, one epoch for the encoder at rate 0.1, sparsity 1e-7. Channels,
     strides and norms of the authors' encoder could not be read; torchdistill's code differs from the paper in tap and

@@ -26,7 +26,8 @@ class KnowledgeAffinity(Adaptation):
     have encodings of 33 x 33, and are not. Networks of any widths and cells can be compared. Ignored pixels are
     included: the labels are not read. Float32 at least.
 
-    L_adapt and L_aff train an encoder each; in one trial both come to the same one, with the same fields.
+    With the same fields L_adapt and L_aff come to the same encoder. It is trained once for a teacher, its crops and a
+    seed, and kept on the node for all trials (``Loss.made_of_teacher``).
 
     By a note on the paper: weight 1 on this same norm. The note does not say how the encoder is made, nor whether maps
     are made smaller; torchdistill's code compares channels, which is another term. Our reconstruction.

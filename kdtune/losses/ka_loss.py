@@ -14,6 +14,7 @@ from kdtune.losses.ka_adaptation import KnowledgeAdaptation
 from kdtune.losses.ka_affinity import KnowledgeAffinity
 from kdtune.losses.relations import cosines
 
+ENCODER = {*Adaptation.model_fields} - {"weight"}  # what it depends on
 Batches = Iterator[tuple[SegOutput | None, Tensor]]
 
 
@@ -44,6 +45,10 @@ class AdaptationLoss(Loss):
         learner = Autoencoder(*self.widths).to(next(self.encoder.parameters()))
         learn(learner, (seen.taps[self.term.tap] for seen, _ in batches if seen is not None), self.term)
         self.encoder.load_state_dict(learner.encoder.state_dict())
+
+    def made_of_teacher(self) -> tuple[str, dict[str, Tensor]]:
+        """The encoder, the same for both terms."""
+        return f"ka {self.term.model_dump_json(include=ENCODER)}", self.encoder.state_dict()
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the term."""

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -193,9 +193,14 @@ def _before_training(
     began = time.perf_counter()
     for name, loss in run.losses.items():
         assert isinstance(loss, Loss)
+        kept, first, asked = teaching.kept if teaching else None, time.perf_counter(), replace(run.asked)
+        if kept is not None and kept.found(loss, run.asked):
+            continue
         torch.manual_seed(config.seed * 2**32)  # what one term draws does not depend on the others
         taps = config.losses[name].teacher_taps
         loss.before_training(_seen(config, run, teaching, taps, train, device))
+        if kept is not None:
+            kept.keep(loss, asked, run.asked, time.perf_counter() - first)
     run.seconds += time.perf_counter() - began
 
 

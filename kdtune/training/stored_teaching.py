@@ -19,6 +19,7 @@ from kdtune.base import LossTerm, SegOutput, Tap
 from kdtune.loading.batches import Batch, train_batches
 from kdtune.loading.images import Images
 from kdtune.study.trial_config import TrialConfig
+from kdtune.training.kept_parts import KeptParts
 from kdtune.training.teacher_store import HEAD, STEPS, Block, Claim, Store, write
 from kdtune.training.teaching import Asked, Live, overflow
 from kdtune.training.waiting import waiting
@@ -67,6 +68,11 @@ class Stored:
         self._writes = True
         self._finite = True
         self._noted = set[str]()
+
+    @property
+    def kept(self) -> KeptParts | None:
+        """See ``Teaching``."""
+        return self._live.kept
 
     def outputs(self, step: int, batch: Batch, asked: Asked, taps: frozenset[Tap] | None = None) -> SegOutput:
         """See ``Teaching``."""

@@ -18,6 +18,7 @@ from kdtune.models.folding import cast, folded
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.compiling import compiled
 from kdtune.training.evaluation import autocast, half_precision, layout
+from kdtune.training.kept_parts import KeptParts
 
 LARGEST = torch.finfo(torch.float16).max
 
@@ -52,6 +53,10 @@ class Asked:
 class Teaching(Protocol):
     """Who answers for the teacher."""
 
+    @property
+    def kept(self) -> KeptParts | None:
+        """What terms have made of it before training; none where nothing is kept."""
+
     def outputs(self, step: int, batch: Batch, asked: Asked, taps: frozenset[Tap] | None = None) -> SegOutput:
         """What the teacher makes of the batch of a step (from 0): logits, and these taps.
 
@@ -75,8 +80,15 @@ class Teaching(Protocol):
 class Live:
     """The network itself, loaded when it is first asked."""
 
-    def __init__(self, config: TrialConfig, load: Callable[[], SegNet], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        load: Callable[[], SegNet],
+        device: torch.device,
+        kept: KeptParts | None = None,
+    ) -> None:
         assert config.teacher is not None
+        self.kept = kept
         self._config, self._load, self._device = config, load, device
         self._preprocessing = config.teacher.model.preprocessing
         self._taps = frozenset[Tap]().union(*(term.teacher_taps for term in config.active_losses.values()))

@@ -15,6 +15,7 @@ from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
 from kdtune.study.trial_config import Teacher, TrialConfig
 from kdtune.training.energy import Spent, unmeasured
+from kdtune.training.kept_parts import KeptParts
 from kdtune.training.loop import Evaluation, Run, fit
 from kdtune.training.site import Site, load_splits
 from kdtune.training.sizes import cells, check_crop, check_validation
@@ -86,7 +87,8 @@ def _teaching(config: TrialConfig, site: Site, student: SegNet, train: Images, d
     """Who answers for the teacher: the network itself, or the node's store, where all that the terms read is there."""
     if not config.uses_teacher or config.teacher is None:
         return None
-    live = Live(config, lambda: _loaded(config, site, device), device)
+    kept = KeptParts(lambda: key(config, site, device), site.store.limit) if site.store else None
+    live = Live(config, lambda: _loaded(config, site, device), device, kept)
     terms = [term for term in config.active_losses.values() if term.needs_teacher]
     if site.store is None or any(term.live_teacher or (term.teacher_taps and not term.digested) for term in terms):
         return live
