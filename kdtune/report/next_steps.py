@@ -32,8 +32,8 @@ def _seeds(study: Study, design: needed_seeds.Design, now: int) -> str:
     if needed <= now:
         return f"these {now} seeds would find a true gain of {gain:.2f} points in 80 of 100 cases: more tell little."
     return plain(
-        f"at this scatter {needed} seeds a method find a true gain of {gain:.2f} points{whose} in 80 of 100 cases "
-        f"(kdtune launch {study.where.words} --stage {FINAL} --seeds {needed})."
+        f"at this scatter {needed} seeds of each method would find a true gain of {gain:.2f} points{whose} in 80 of "
+        f"100 cases (kdtune launch {study.where.words} --stage {FINAL} --seeds {needed})."
     )
 
 

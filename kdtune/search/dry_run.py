@@ -20,7 +20,7 @@ from kdtune.study.stage import Range, Stage
 from kdtune.text import filled
 from kdtune.training import step_times
 
-INDENT = 19  # of what stands below a stage's name
+NAME = 16  # characters of a stage's name, where none is longer
 MANY = 8  # values of an axis that are named
 
 
@@ -43,9 +43,10 @@ def forecast(
     times = _times(study, stages, looking.rows.values())
     lines = [f"study {study.name}: results would be in {where.folder.uri}"]
     lines += filled(f"changed since the last launch: {', '.join(changed)}", 2) if changed else []
+    width = max([NAME, *(len(stage.name) for stage in chosen)])
     for stage in chosen:
-        lines += _stage(study, stage, found[stage.name], times.get(stage.name))
-    lines += [f"  {line}" for line in _in_all(study, [s for s in chosen if s in study.stages], found)]
+        lines += _stage(study, stage, found[stage.name], times.get(stage.name), width)
+    lines += [f"  {line}" for line in _in_all(study, [s for s in chosen if s in study.stages], found, width)]
     to_run = [stage for stage in chosen if found[stage.name].left]
     for line in graph.told(graph.graph(study, to_run), study.max_concurrent):
         lines += filled(line, 2)
@@ -58,22 +59,23 @@ def forecast(
     return "\n".join(lines)
 
 
-def _in_all(study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook]) -> Iterator[str]:
-    templates = study.templates()
+def _in_all(study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], width: int) -> Iterator[str]:
+    recipes = {stage.name: study.templates()[stage.name].recipe for stage in stages}
     trials = sum(found[stage.name].trials for stage in stages)
-    steps = sum(found[stage.name].trials * templates[stage.name].recipe.num_steps for stage in stages)
+    steps = sum(found[name].trials * recipe.num_steps for name, recipe in recipes.items() if not recipe.budget)
+    beside = " beside those that a budget decides" if any(recipe.budget for recipe in recipes.values()) else ""
     done = sum(found[stage.name].finished for stage in stages)
     finished = f"; {done} finished, {trials - done} to run" if done else ""
-    yield f"{'in all':16} {trials:4} trials, at most {steps:,} steps{finished}"
+    yield f"{'in all':{width}} {trials:4} trials, at most {steps:,} steps{beside}{finished}"
 
 
 # a stage
 
 
-def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None") -> Iterator[str]:
+def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None", width: int) -> Iterator[str]:
     template = study.templates().get(stage.name)
     if stage not in study.stages or template is None:
-        yield f"  {stage.name:16}    1 evaluation of the given teacher{': finished' if not outlook.left else ''}"
+        yield f"  {stage.name:{width}}    1 evaluation of the given teacher{': finished' if not outlook.left else ''}"
         return
     recipe = template.recipe
     word = "trial" if outlook.trials == 1 else "trials"
@@ -81,10 +83,11 @@ def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None"
     done = "" if outlook.left else f": finished{_gone(outlook)}"
     most = stage.extend * len(stage.seeds)
     more = f"; up to {most} more where the best lies at the border" if most and outlook.left else ""
-    yield f"  {stage.name:16} {size}{_stopping(study, stage, outlook.trials)}{more}{done}"
+    yield f"  {stage.name:{width}} {size}{_stopping(study, stage, outlook.trials)}{more}{done}"
+    time = None if recipe.budget else time
     told = [_searched(stage), _state(outlook, time, recipe.num_steps) if outlook.left else ""]
     for line in told:
-        yield from filled(line, INDENT) if line else []
+        yield from filled(line, width + 3) if line else []
 
 
 def _stopping(study: StudySpec, stage: Stage, trials: int) -> str:

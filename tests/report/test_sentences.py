@@ -87,7 +87,7 @@ CASES: list[tuple[str, State, list[str], list[str]]] = [
         [
             NONE_BETTER,
             f"{HELP} at this scatter ",
-            "seeds a method find a true gain of 0.50 points in 80 of 100 cases (kdtune launch cityscapes-resnet --",
+            "seeds of each method would find a true gain of 0.50 points in 80 of 100 cases (kdtune launch cityscapes-",
             "student, distill, temperature, weight-pa each end at the border of what was tried",
         ],
         ["are not among them"],
