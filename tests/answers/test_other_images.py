@@ -170,7 +170,7 @@ def test_the_tables_and_the_report_show_them(counted: tuple[Storage, list[Record
     assert "other images" in text
     assert "by a paired bootstrap over 48 images" in text
     page = report_study.page(storage)
-    assert "On other images like these it is" in page
+    assert "On other images like these the gain of pi is" in page
     assert "The thin line below is the interval of these runs on other images." in page
 
 

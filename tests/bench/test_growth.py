@@ -13,7 +13,7 @@ from kdtune.cli import main
 from kdtune.filesystem.folder import Folder
 from kdtune.records.status import status_of
 from kdtune.records.storage import Storage
-from kdtune.search.judging import finished
+from kdtune.study.schedulers import stands
 
 TRIALS = 30
 
@@ -64,7 +64,7 @@ def test_the_study_is_one_that_a_launch_has_finished(tmp_path: Path) -> None:
     status = status_of(storage)
     assert status.done
     assert [(stage.planned, stage.completed) for stage in status.stages] == [(TRIALS, TRIALS)]
-    assert all(finished(record, "asha") for record in storage.records().values())
+    assert all(stands(record["row"]["status"], "asha") for record in storage.records().values())
     found = results(study.name, str(tmp_path))
     assert found.table("history").num_rows == TRIALS * synthetic_study.EVALUATIONS
     assert found.table("grid").num_rows == TRIALS

@@ -80,7 +80,7 @@ def test_a_trial_is_measured_once_and_is_what_it_would_be_with_as_many_steps(
         asked.append(given)
         return 3
 
-    monkeypatch.setattr("kdtune.records.lengths.steps_allowed", measured)
+    monkeypatch.setattr("kdtune.training.measuring.steps_allowed", measured)
     config = limited(tmp_path, "seconds: 60").templates()["student"]
     storage, planned = Storage(str(tmp_path / "s"), "small"), Planned("small", "student", "base", config)
     first = next(iter(follow(planned, SITE, storage)))  # then it is left alone
