@@ -7,7 +7,6 @@ time both make it, of the same digits.
 
 import hashlib
 import logging
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kdtune.base import Loss
+from kdtune.filesystem.folder import Folder
 from kdtune.training.teacher_store import Store, store_folder
 
 if TYPE_CHECKING:
     from kdtune.training.teaching import Asked
 
+PARTS = "parts"
 DIGEST = 32  # bytes at a file's beginning
 COUNTS = torch.float64  # of what is kept beside the tensors: steps of the teacher, and seconds
 ASKED = "kdtune.asked"
@@ -42,7 +43,7 @@ class KeptParts:
         if made is None:
             return False
         recipe, tensors = made
-        kept = _read(store_folder() / self.key() / "parts" / _name(recipe))
+        kept = _read(store_folder() / self.key() / PARTS, _name(recipe))
         if (
             kept is None
             or kept.keys() != {*tensors, ASKED}
@@ -69,7 +70,7 @@ class KeptParts:
             store = Store(self.key(), self.limit)
             try:
                 if store.has_room(DIGEST + len(content)):
-                    _write(store.folder / "parts" / _name(recipe), content)
+                    Folder(str(store.folder / PARTS)).write(_name(recipe), hashlib.sha256(content).digest() + content)
             finally:
                 store.close()
         except OSError as error:
@@ -82,10 +83,10 @@ def _name(recipe: str) -> str:
     return f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.part"
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
+def _read(folder: Path, name: str) -> dict[str, Tensor] | None:
     """The tensors of a file; none if it is not there, or damaged."""
     try:
-        content = path.read_bytes()
+        content = Folder(str(folder)).read(name) or b""
     except OSError:
         return None
     digest, body = content[:DIGEST], content[DIGEST:]
@@ -96,13 +97,3 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return found
     except SafetensorError:
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.write_bytes(hashlib.sha256(content).digest() + content)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
