@@ -17,6 +17,17 @@ def _others(group: str) -> EntryPoints:
     return entry_points(group=group)
 
 
+@cache  # a module that fails is not tried again with every table that is written
+def _loaded(point: EntryPoint) -> tuple[Any, str | None]:
+    """What an entry point names; else the error, and that in a line."""
+    try:
+        return point.load(), None
+    except Exception as error:  # another package's module may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return error, f"{told} ({Path(place.filename).name}:{place.lineno})"
+
+
 @dataclass(frozen=True)
 class PlugIn:
     """What another package adds: ``loss 'mine'`` of ``my-package`` 1.2."""
@@ -55,15 +66,12 @@ class Registry:
             return resolve_name(self.table[name])
         point = self._point(name)
         if point is not None:
-            try:
-                return point.load()
-            except Exception as error:  # another package's module may raise anything
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                told = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            found, fault = _loaded(point)
+            if fault is not None:
                 raise ValueError(
-                    f"{self.plug_in(name)} cannot be imported: {told} ({Path(place.filename).name}:{place.lineno}); "
-                    "mend that package, or remove it"
-                ) from error
+                    f"{self.plug_in(name)} cannot be imported: {fault}; mend that package, or remove it"
+                ) from found
+            return found
         known = self.names()
         raise ValueError(f"unknown {self.kind} '{name}'{did_you_mean(name, known)}; there are: {', '.join(known)}")
 

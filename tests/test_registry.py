@@ -54,9 +54,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (tmp_path / "theirs.py").write_text(TERM)
     (tmp_path / "theirs_too.py").write_text("import os\nimport nothing_such\n")
     monkeypatch.syspath_prepend(tmp_path)
-    registry._others.cache_clear()
+    for cached in (registry._others, registry._loaded):
+        cached.cache_clear()
     yield
-    registry._others.cache_clear()
+    for cached in (registry._others, registry._loaded):
+        cached.cache_clear()
     sys.modules.pop("theirs", None)
 
 
