@@ -114,7 +114,7 @@ def launch(
 
     with remembered():
         try:
-            _ask_without_a_gpu(adjusted(spec, options), options.stages, where_to)
+            _ask_without_a_gpu(spec, options, where_to)
             where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
         except UserError as error:
             _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
@@ -132,14 +132,16 @@ def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None)
     return [*lines, *([] if address else downloads(spec, stages))]
 
 
-def _ask_without_a_gpu(spec: Any, stages: Any, where_to: dict[str, Any]) -> None:
+def _ask_without_a_gpu(spec: Any, options: Any, where_to: dict[str, Any]) -> None:
     """Asks who sits at a terminal before a study starts that is made for a GPU; where more is missing, that is told."""
     from kdtune.loading.pack import data_folder
     from kdtune.search.missing import gpu_here, missing
+    from kdtune.search.options import adjusted
 
     if not spec.needs_gpu or where_to["address"] or not sys.stdin.isatty() or gpu_here():
         return
-    if len(missing(spec, stages, data_folder(where_to["data_root"]), joined=False)) > 1:
+    needed = adjusted(spec, options)
+    if len(missing(needed, options.stages, data_folder(where_to["data_root"]), joined=False)) > 1:
         return
     question = f"study '{spec.name}' is made for a GPU, and there is none here: it may take months. Start all the same?"
     if not click.confirm(question, err=True):

@@ -63,10 +63,12 @@ def _in_all(study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlo
     recipes = {stage.name: study.templates()[stage.name].recipe for stage in stages}
     trials = sum(found[stage.name].trials for stage in stages)
     steps = sum(found[name].trials * recipe.num_steps for name, recipe in recipes.items() if not recipe.budget)
-    beside = " beside those that a budget decides" if any(recipe.budget for recipe in recipes.values()) else ""
+    limited = sum(found[name].trials for name, recipe in recipes.items() if recipe.budget)
     done = sum(found[stage.name].finished for stage in stages)
     finished = f"; {done} finished, {trials - done} to run" if done else ""
-    yield f"{'in all':{width}} {trials:4} trials, at most {steps:,} steps{beside}{finished}"
+    size = [f"at most {steps:,} steps"] if steps else []
+    size += [f"{limited} of them as long as a budget says"] if limited else []
+    yield f"{'in all':{width}} {trials:4} trials, {', '.join(size)}{finished}"
 
 
 # a stage
@@ -188,11 +190,14 @@ def _per_step(ended: Iterable[Row], column: str) -> dict[str, float]:
 def _whole(
     study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], times: Mapping[str, Time]
 ) -> Iterator[str]:
-    """Time and energy of all that is left."""
-    templates = study.templates()
-    steps = {s.name: found[s.name].left * templates[s.name].recipe.num_steps for s in stages if s.name in templates}
-    if not steps:
+    """Time and energy of all that is left, but for trials of a budget, whose stages tell them."""
+    recipes = {name: config.recipe for name, config in study.templates().items()}
+    left = {stage.name: found[stage.name].left for stage in stages if stage.name in recipes}
+    if not left:
         yield "nothing is left to run"
+        return
+    steps = {name: count * recipes[name].num_steps for name, count in left.items() if not recipes[name].budget}
+    if not steps:
         return
     unknown = [name for name in steps if name not in times]
     if unknown:

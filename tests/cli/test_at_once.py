@@ -13,6 +13,7 @@ from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.cli.launch import _ask_without_a_gpu
 from kdtune.search.missing import downloads
+from kdtune.search.options import Options
 from kdtune.study.file import load_study
 from tests.support.imported import Ended, after
 
@@ -77,10 +78,10 @@ def test_a_study_for_a_gpu_asks_before_it_takes_months(monkeypatch: pytest.Monke
     monkeypatch.setattr("click.confirm", lambda question, err: bool(asked.append(question)) or answer)
     here: dict[str, str | None] = {"data_root": None, "address": None}
     with nullcontext() if answer else pytest.raises(UserError, match=r"^not started"):
-        _ask_without_a_gpu(spec, (), here)
+        _ask_without_a_gpu(spec, Options(), here)
     assert asked == ["study 'demo' is made for a GPU, and there is none here: it may take months. Start all the same?"]
-    _ask_without_a_gpu(spec, (), here | {"address": "ray://head"})  # its nodes may have some
-    _ask_without_a_gpu(load_study("demo"), (), here)
+    _ask_without_a_gpu(spec, Options(), here | {"address": "ray://head"})  # its nodes may have some
+    _ask_without_a_gpu(load_study("demo"), Options(), here)
     assert len(asked) == 1
 
 

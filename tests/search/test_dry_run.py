@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from kdtune.records.journal import Planned
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned
 from kdtune.search.dry_run import forecast
 from kdtune.study.spec import StudySpec
 from kdtune.training import step_times
 from tests.support import report_study
+from tests.support.small_study import small
 
 GRID = {"recipe.lr": [0.1, 0.2]}
 
@@ -112,3 +113,14 @@ def test_the_time_of_a_step_measured_by_the_bench(tmp_path: Path, monkeypatch: p
 
 def test_what_is_missing_ends_nothing(where: Storage) -> None:
     assert forecast(study(), where, lacking=["no GPU"]).endswith("  missing: no GPU")
+
+
+def test_trials_of_a_budget_count_no_steps(tmp_path: Path) -> None:
+    """Their stage says how long they are."""
+    limits = "    budget: {seconds: 60}\n    scheduler: none\n"
+    limited = small(tmp_path, ("  - name: student\n", f"  - name: student\n{limits}"))
+    told = forecast(limited, Storage(str(tmp_path / "runs"), limited.name), ["student"])
+    (whole,) = [line.split() for line in told.splitlines() if line.startswith("  in all")]
+    assert "of 60 seconds, batch" in told
+    assert "steps" not in whole
+    assert " ".join(whole).endswith("of them as long as a budget says")

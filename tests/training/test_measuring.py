@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from kdtune.base import UserError
-from kdtune.records.journal import Planned, follow, new_record
+from kdtune.records.journal import follow
 from kdtune.records.lengths import keep_length
 from kdtune.records.storage import Storage
+from kdtune.records.trial_record import Planned, new_record
 from kdtune.study.file import read
 from kdtune.study.spec import StudySpec
 from kdtune.training import measuring
