@@ -11,11 +11,13 @@ from kdtune.base import UserError
 from kdtune.records.rows import FINISHED, Row, best_config
 from kdtune.records.storage import Storage
 from kdtune.search.checkpoints import Checkpoints, made_weights
+from kdtune.search.widening import points_at
 from kdtune.study.graph import Waits, graph
 from kdtune.study.schedulers import SchedulerName, stands
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import TrialConfig, Value
+from kdtune.study.widening import all_beyond
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Looking:
         planned = self._plan.get(stage.name, [])
         if self.same and all(trial(p) in planned for p in {p["start"]: p for p in reversed(points)}.values()):
             return planned
-        return list(dict.fromkeys(map(trial, points)))
+        beyond = all_beyond(stage.one_axis, stage.extend) if stage.extend else ()
+        widened = [trial(point) for entry in beyond for point in points_at(stage, next(iter(starts)), entry)]
+        return list(dict.fromkeys([*map(trial, points), *(id_ for id_ in widened if id_ in planned)]))
 
     def _drawn(
         self, stage: Stage, starts: Mapping[str, TrialConfig], trial: Callable[[Mapping[str, Value]], str]

@@ -38,7 +38,11 @@ def told(stage: Stage, points: Mapping[str, Point]) -> str:
 
 
 def _trials(context: StageContext, stage: Stage, entry: Entry) -> dict[str, Point]:
-    start = next(iter(context.starts))
-    fixed = {path: values[0] for path, values in stage.grid.items()}
-    points = [{"start": start, **stage.live({**fixed, **entry}), "seed": seed} for seed in stage.seeds]
+    points = points_at(stage, next(iter(context.starts)), entry)
     return {context.planned(point).trial_id: point for point in points}
+
+
+def points_at(stage: Stage, start: str, entry: Entry) -> list[Point]:
+    """Those at a value of its axis: one for each seed."""
+    fixed = {path: values[0] for path, values in stage.grid.items()}
+    return [{"start": start, **stage.live({**fixed, **entry}), "seed": seed} for seed in stage.seeds]

@@ -77,6 +77,15 @@ def test_a_value_less_leaves_its_trial(where: Storage) -> None:
     assert of("final", text).startswith("final 2 trials of 60 steps, batch 8: finished")
 
 
+def test_a_trial_beyond_the_border_is_the_studys_own(where: Storage) -> None:
+    """The rate of 0.1 lies a step beyond 0.2 and 0.4."""
+    stages = [{"name": "student", "grid": {"recipe.lr": [0.2, 0.4]}, "extend": 1}]
+    told = of("student", forecast(study(stages=stages), where))
+    assert told.startswith("student 3 trials")
+    assert "2 finished; 1 to run" in told
+    assert "no longer of the study" not in told
+
+
 def test_other_steps_run_all_anew(where: Storage) -> None:
     base = study().base.replace({"recipe.num_steps": 90}).model_dump(mode="json")
     text = of("student", forecast(study(base=base), where))
