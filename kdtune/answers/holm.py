@@ -4,7 +4,6 @@ Holm (1979, Scandinavian Journal of Statistics 6): the smallest of m values of p
 and so on, none less than one before it. It needs no common model of the methods; see ``significance`` for that.
 """
 
-import math
 import statistics
 from collections.abc import Mapping
 
@@ -13,14 +12,12 @@ from kdtune.answers.significance import SAME
 
 def paired_p(ours: Mapping[int, float], theirs: Mapping[int, float]) -> float | None:
     """Two-sided p of a paired t test over the seeds that both have; none of fewer than two, or without deviation."""
-    from scipy.special import stdtr
+    from scipy.stats import ttest_rel  # costly to import
 
-    differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
-    number = len(differences)
-    error = statistics.stdev(differences) / math.sqrt(number) if number > 1 else 0.0
-    if error < SAME:
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2 or statistics.stdev(ours[seed] - theirs[seed] for seed in seeds) < SAME:
         return None
-    return float(2.0 * stdtr(number - 1, -abs(statistics.fmean(differences)) / error))
+    return float(ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]).pvalue)
 
 
 def corrected(found: Mapping[str, float], tests: int) -> dict[str, float]:
