@@ -121,7 +121,7 @@ class Launch:
             followed=bool(self.loggers),
             mixed=self.mixed,
             judging=judging,
-            plans=Plans(self.ledger),
+            plans=Plans(self.ledger, unchanged=self.ledger.unchanged and not anew),
         )
         waits = graph.graph(self.study, [*self.stages.values()])
         for name, each in waits.items():  # who is judged together begins together

@@ -37,6 +37,7 @@ class Ledger:
     ) -> None:
         """``unchanged``: the study is that of the last launch, so tables that follow from it and its trials stand."""
         self._study, self.storage, self._held, self._reporter = study, storage, held, reporter
+        self.unchanged = unchanged
         self.energy = NodeEnergy(storage, held)
         past = settled(storage)
         past = replace(past, whole=past.whole and unchanged)

@@ -84,7 +84,7 @@ class Opening:
             self._begin()
             context = self._context(stage, starts)
         drawn = stage.search == "tpe"
-        points = {} if drawn else self.plans.plan(context, self.study.seed)
+        points = {} if drawn else self.plans.plan(context, self.study)
         if drawn:
             self.ledger.set_plan(name, self.ledger.drawn(context))
         past = self.ledger.past(name)
@@ -105,7 +105,7 @@ class Opening:
         if not stage.extend or not self.plans.points.get(name):
             return None
         context = self._context(stage, list(self.plans.points[name]))
-        self.plans.plan(context, self.study.seed)
+        self.plans.plan(context, self.study)
         seen = self._widened.setdefault(name, set())
         new = {id_: point for id_, point in self.plans.further[name].items() if id_ not in seen}
         if not new:

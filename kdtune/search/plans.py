@@ -1,10 +1,13 @@
 """The trials of each stage of a launch, as they are planned: from starts that are decided, and beyond the border."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kdtune.search.ledger import Ledger
 from kdtune.search.stage_context import Point, StageContext
 from kdtune.search.widening import further
+from kdtune.study.schedulers import stands
+from kdtune.study.spec import StudySpec
 
 
 @dataclass
@@ -12,19 +15,21 @@ class Plans:
     """Of one launch; the ledger holds them as lists of ids."""
 
     ledger: Ledger
+    unchanged: bool  # whether the last launch was of the same study, by the same kdtune, and nothing runs again
     points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
     further: dict[str, dict[str, Point]] = field(default_factory=dict)  # stage -> those beyond the border of its axis
 
-    def plan(self, context: StageContext, seed: int) -> dict[str, Point]:
+    def plan(self, context: StageContext, study: StudySpec) -> dict[str, Point]:
         """The points of these starts by id, once their stage's plan holds them; without those of other starts."""
         name, stage = context.stage.name, context.stage
         known = self.points.setdefault(name, {})
         before = {id_ for start, points in known.items() if start not in context.starts for id_ in points}
         found: dict[str, Point] = {}
         for start in context.starts:
+            points = [*stage.points([start], study.seed)]
             known[start] = {}
-            for point in stage.points([start], seed):
-                known[start].setdefault(context.planned(point).trial_id, point)
+            for id_, point in zip(self._ids(context, study, start, points), points, strict=True):
+                known[start].setdefault(id_, point)
             found = {**known[start], **found}
         ids, starts = dict[str, None](), dict[str, str]()
         for start in stage.start_from or known:
@@ -38,3 +43,21 @@ class Plans:
     def ids(self, name: str) -> list[str]:
         """The trials of a stage that are known by now, without those beyond the border."""
         return list(dict.fromkeys(id_ for points in self.points.get(name, {}).values() for id_ in points))
+
+    def _ids(self, context: StageContext, study: StudySpec, start: str, points: Sequence[Point]) -> list[str]:
+        """The trials at all points of a start: those of the last launch where they stand, and are still the same.
+
+        Ten thousand configurations take a second to make, so that is seen at one point of each kind: with the same
+        words, and the same of its numbers zero. Which files a configuration reads hangs on nothing else.
+        """
+        ids = self.ledger.planned_from(context.stage.name, start) if self.unchanged else []
+        rule = study.scheduler_of(context.stage)
+        if len(ids) == len(points) and all(stands(self.ledger.records[id_]["row"]["status"], rule) for id_ in ids):
+            kinds = {_kind(point): i for i, point in enumerate(points)}
+            if all(context.planned(points[i]).trial_id == ids[i] for i in {0, *kinds.values()}):
+                return ids
+        return [context.planned(point).trial_id for point in points]
+
+
+def _kind(point: Point) -> str:
+    return repr([bool(value) if isinstance(value, int | float) else value for value in point.values()])
