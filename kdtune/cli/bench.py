@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kdtune.cli.groups import Group
 from kdtune.cli.options import data_option, figures_option, set_option
@@ -224,6 +225,7 @@ def bench_asha(
 
     require_token()  # before the bench imports Ray, which looks for it then
     if recorded:
+        _refuse_beside_recorded(click.get_current_context())
         from kdtune.bench import recorded as grids
 
         say(grids.recorded(given["orders"], output))
@@ -233,6 +235,14 @@ def bench_asha(
 
     options = {"data_root": data_root, "storage": storage, "output": output}
     say(asha(study, Setting(**given), settings=parse_set(settings), **options))
+
+
+def _refuse_beside_recorded(context: click.Context) -> None:
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("recorded", "orders", "output"):
+            raise click.UsageError(f"--recorded trains nothing: leave out {parameter.opts[0]}")
 
 
 @bench.command("gpu", epilog="Example: kdtune bench gpu gpu.json")

@@ -133,13 +133,16 @@ def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None)
 
 
 def _ask_without_a_gpu(spec: Any, options: Any, where_to: dict[str, Any]) -> None:
-    """Asks who sits at a terminal before a study starts that is made for a GPU; where more is missing, that is told."""
+    """Asks who sits at a terminal before a study first starts that is made for a GPU, if nothing else is missing."""
     from kdtune.loading.pack import data_folder
+    from kdtune.records.stored_study import StoredStudy, storage_root
     from kdtune.search.missing import gpu_here, missing
     from kdtune.search.options import adjusted
 
     if not spec.needs_gpu or where_to["address"] or not sys.stdin.isatty() or gpu_here():
         return
+    if StoredStudy(storage_root(where_to["storage"]), spec.name).read_study() is not None:
+        return  # it was asked then
     needed = adjusted(spec, options)
     if len(missing(needed, options.stages, data_folder(where_to["data_root"]), joined=False)) > 1:
         return

@@ -191,3 +191,8 @@ def test_every_rule_on_the_recorded_grids(tmp_path: Path) -> None:
     rows = {row["rule"]: row for row in pq.read_table(tmp_path / "rules.parquet").to_pylist()}
     assert all(0 < row["steps"] < 1 and row["best"] <= row["within"] <= 1 for row in rows.values())
     assert rows["halving, factor 2, rungs 1/4, 1/2"]["steps"] < rows["asha, factor 2, grace 0.5"]["steps"]
+    refused = kdtune("bench", "asha", "--recorded", "--stage", "student")
+    assert (refused.returncode, refused.stderr.splitlines()) == (
+        2,
+        ["kdtune: --recorded trains nothing: leave out --stage; see kdtune bench asha --help"],
+    )

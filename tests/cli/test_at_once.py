@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.cli.launch import _ask_without_a_gpu
+from kdtune.records.storage import Storage
 from kdtune.search.missing import downloads
 from kdtune.search.options import Options
 from kdtune.study.file import load_study
@@ -70,18 +71,22 @@ def test_weights_that_are_there_are_not_missed(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_a_study_for_a_gpu_asks_before_it_takes_months(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+def test_a_study_for_a_gpu_asks_before_it_takes_months(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
+) -> None:
     spec = load_study("demo").model_copy(update={"needs_gpu": True})
     asked: list[str] = []
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("kdtune.search.missing.gpu_here", lambda: False)
     monkeypatch.setattr("click.confirm", lambda question, err: bool(asked.append(question)) or answer)
-    here: dict[str, str | None] = {"data_root": None, "address": None}
+    here: dict[str, str | None] = {"data_root": None, "address": None, "storage": str(tmp_path)}
     with nullcontext() if answer else pytest.raises(UserError, match=r"^not started"):
         _ask_without_a_gpu(spec, Options(), here)
     assert asked == ["study 'demo' is made for a GPU, and there is none here: it may take months. Start all the same?"]
     _ask_without_a_gpu(spec, Options(), here | {"address": "ray://head"})  # its nodes may have some
     _ask_without_a_gpu(load_study("demo"), Options(), here)
+    Storage(str(tmp_path), "demo").write_study(spec, {})
+    _ask_without_a_gpu(spec, Options(), here)  # it has been started
     assert len(asked) == 1
 
 

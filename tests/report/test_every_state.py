@@ -21,6 +21,7 @@ from tests.support.study_states import NAME, State
 
 SIGNED_ZERO = re.compile(r"-0\.0+(?![\d.])")
 PAGES = study_states.pairs()[2::27]  # a report takes three seconds
+PARTS = 6  # for several processes, `pytest -m soak -n 2 --dist load`
 
 
 def stored(folder: Path, state: State) -> Storage:
@@ -73,8 +74,9 @@ def test_the_report_in_states_of_each_kind(tmp_path: Path, state: State) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(7200)  # 1,458 states, each with a page
-def test_tables_status_and_report_in_every_state(tmp_path: Path) -> None:
-    for state in study_states.all_states():
+@pytest.mark.timeout(3600)  # 243 states, each with a page
+@pytest.mark.parametrize("part", range(PARTS))
+def test_tables_status_and_report_in_every_state(tmp_path: Path, part: int) -> None:
+    for state in study_states.all_states()[part::PARTS]:
         check_tables(tmp_path, [state])
         check_page(tmp_path, state)
