@@ -107,7 +107,10 @@ def tuning(stages: Mapping[str, Sequence[Row]], plan: PlannedStudy) -> dict[str,
 def comparison_plan(plan: PlannedStudy) -> significance.Plan:
     """What stage ``final`` is to compare, as far as the study tells."""
     stage = plan.stages.get(FINAL)
-    return significance.Plan(len(stage.seeds), max(1, len(stage.starts))) if stage else significance.Plan()
+    if stage is None:
+        return significance.Plan()
+    gone = len(plan.left_out.intersection(stage.starts))
+    return significance.Plan(len(stage.seeds), max(1, len(stage.starts)), gone)
 
 
 def gain_cells(family: significance.Family, images: OtherImages) -> dict[str, tuple[object, ...]]:

@@ -6,7 +6,7 @@ The file is read as it is: building the study from it would import torch and eve
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdtune.study.names import MOST_TRIALS, column_at
@@ -46,6 +46,7 @@ class PlannedStudy:
     student: str | None = None
     stages: Mapping[str, PlannedStage] = field(default_factory=dict)
     held_out: float | None = None  # share of the training images on which its choices were taken; none: on validation
+    left_out: frozenset[str] = frozenset()  # stages whose ``when`` was not met, and those that start from them alone
 
     @property
     def chosen_on(self) -> str | None:
@@ -58,10 +59,11 @@ class PlannedStudy:
         )
 
 
-def planned_study(study: str, data: Mapping[str, Any] | None) -> PlannedStudy:
+def planned_study(study: str, data: Mapping[str, Any] | None, left_out: Sequence[str] = ()) -> PlannedStudy:
     """The plan of a study whose ``study.yaml`` holds this; without one, nothing is known of it."""
     try:
-        return _planned(study, data) if data is not None else PlannedStudy(study)
+        found = _planned(study, data) if data is not None else PlannedStudy(study)
+        return replace(found, left_out=frozenset(left_out))
     except (KeyError, TypeError, AttributeError, ValueError):
         return PlannedStudy(study)  # of another version, or damaged: the next launch writes it anew
 

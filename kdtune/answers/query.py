@@ -99,7 +99,7 @@ def _read(study: StoredStudy, wanted: Sequence[str]) -> _Read:
     tables = {name: study.table(name, known) for name in wanted if name != GONE}
     gone = study.table_if_there(GONE, known) if GONE in wanted else None
     tables |= {GONE: gone} if gone is not None else {}
-    return _Read(tables, planned_study(study.study, study.read_study()))
+    return _Read(tables, planned_study(study.study, *study.read_study_as_run()))
 
 
 def _read_if_there(study: StoredStudy, wanted: Sequence[str]) -> _Read | None:

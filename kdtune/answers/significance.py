@@ -88,6 +88,12 @@ class Plan:
 
     seeds: int = 0
     methods: int = 0  # configurations, each from a stage of its own
+    left_out: int = 0  # of them, by results before: they stay planned comparisons, and have no runs
+
+    @property
+    def runs(self) -> int:
+        """That there will be."""
+        return self.seeds * (self.methods - self.left_out)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def _of_study(study: str, groups: Mapping[str, Sequence[Mapping[str, Any]]], pla
     seeds = max(plan.seeds, *(len(rows) for rows in groups.values()))
     methods = max(plan.methods, len(groups))
     ended = sum(len(rows) for rows in groups.values())
-    whole = Plan(seeds, methods)
+    whole = Plan(seeds, methods, plan.left_out)
     runs = {name: _runs(rows, seeds) for name, rows in groups.items()}
     return [_family(study, reference, runs, whole, ended) for reference in REFERENCES]
 
@@ -168,7 +174,7 @@ def _family(study: str, reference: str, runs: Mapping[str, _Runs], plan: Plan, e
     known = sum(run.method in aside for run in runs.values())
     size = plan.methods - max(known, 1)  # a reference that has not begun is among those planned
     best = {method: name for method, name in _best(runs).items() if method not in aside or method == reference}
-    blank = Gain(study, "", reference, 0, provisional=ended < plan.seeds * plan.methods, family=size)
+    blank = Gain(study, "", reference, 0, provisional=ended < plan.runs, family=size)
     found, model = Family(study, reference, size, ()), two_way.Differences({})
     theirs = runs[best[reference]] if reference in best else _Runs(reference, {})
     fitted = {name: run.mious for name, run in runs.items() if not run.fault and run.mious}
@@ -183,7 +189,7 @@ def _family(study: str, reference: str, runs: Mapping[str, _Runs], plan: Plan, e
                 continue
             analysis: Analysis = "reference apart" if found.apart else "pooled"
             compared = (model.of.get(name), model.correlation, analysis)
-            progress = f"{ended} of {plan.seeds * plan.methods}"
+            progress = f"{ended} of {plan.runs}"
             told.append(_compared(gain, runs[name], theirs, compared, progress))
     return replace(found, gains=tuple(told), trials=theirs.trials)
 

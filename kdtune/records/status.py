@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -52,6 +52,7 @@ class Stage:
     best: float | None = None  # mIoU [percent] of the best completed trial
     best_trial: str | None = None
     steps_left: int = 0  # at most: a trial may be stopped early
+    left_out: bool = False  # by its ``when``
 
     @property
     def finished(self) -> int:
@@ -61,7 +62,7 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether all have."""
-        return self.planned > 0 and self.finished >= self.planned
+        return self.left_out or (self.planned > 0 and self.finished >= self.planned)
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
 
     Trials that ended are in the table; journals are read for the others only, since there may be thousands.
     """
-    plan = where.plan()
+    plan, gone = where.plan(), where.read_left_out()
     table = where.finished()
     final = {id_ for id_, row in table.items() if row["status"] in FINAL}
     open_ = {id_ for ids in plan.values() for id_ in ids} - final
@@ -182,7 +183,9 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     stages: list[Stage] = []
     for name in sorted(names, key=lambda n: order.get(n, -1)):
         done = {stage.name for stage in stages if stage.done}
-        stages.append(_stage(name, study, plan.get(name, []), rows, done, waiting))
+        ids = plan.get(name, [])
+        there = ids or name not in gone
+        stages.append(_stage(name, study, ids, rows, done, waiting) if there else Stage(name, 0, left_out=True))
     planned = [rows[id_] for ids in plan.values() for id_ in ids if id_ in rows]
     elapsed = time.time() - began
     return stages, sum(_made(row, began) for row in planned) / elapsed if elapsed > 0 else 0.0
@@ -205,18 +208,18 @@ def _stage(
         for row in known
         if row["status"] == "running"
     ]
+    ended: dict[str, Any] = {status: counts[status] for status in FINISHED}
     completed = [row for row in known if row["status"] == "completed" and row["miou"] is not None]
     best = max(completed, key=lambda row: row["miou"], default=None)
     planned, steps = _planned(name, study, len(ids), done)
-    unfinished = planned - sum(counts[status] for status in FINISHED)
     return Stage(
         name,
         planned,
-        **{status: counts[status] for status in FINISHED},
+        **ended,
         under_way=tuple(under_way),
         best=best["miou"] if best else None,
         best_trial=best["trial_id"] if best else None,
-        steps_left=max(0, unfinished * steps - sum(trial.step for trial in under_way)),
+        steps_left=max(0, (planned - sum(ended.values())) * steps - sum(trial.step for trial in under_way)),
     )
 
 
@@ -266,7 +269,8 @@ def lines(status: Status) -> list[str]:
             counts = [stage.planned, stage.completed, stage.stopped, stage.diverged, stage.failed]
             counts += [len(stage.under_way) - waiting, *([waiting] if judged else [])]
             cells = "  ".join(f"{n or '-':>{len(head)}}" for n, head in zip(counts, heads, strict=True))
-            best = "" if stage.best is None else f"{stage.best:9.2f}  {stage.best_trial}"
+            best = "left out" if stage.left_out else ""
+            best += "" if stage.best is None else f"{stage.best:9.2f}  {stage.best_trial}"
             found.append(f"{stage.name:{width}}  {cells}  {best}".rstrip())
     trials = [trial for stage in status.stages for trial in stage.under_way]
     trials.sort(key=lambda trial: trial.stalled is None)  # what needs a look comes first

@@ -169,9 +169,10 @@ class Storage(Journals):
 
     # study and plan
 
-    def write_study(self, study: StudySpec, versions: Mapping[str, str | None]) -> None:
-        """``study.yaml``: the resolved study, with the versions that ran it."""
-        text = dump(study) + yaml.safe_dump({"versions": dict(versions)})
+    def write_study(self, study: StudySpec, versions: Mapping[str, str | None], left_out: Sequence[str] = ()) -> None:
+        """``study.yaml``: the resolved study, with the versions that ran it, and the stages that were left out."""
+        beside = {"versions": dict(versions), **({"left_out": [*left_out]} if left_out else {})}
+        text = dump(study) + yaml.safe_dump(beside)
         remembered.write(self.folder, "study.yaml", text.encode())
 
     def plan(self) -> dict[str, list[str]]:

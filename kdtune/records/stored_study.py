@@ -164,9 +164,19 @@ class StoredStudy:
         )
 
     def read_study(self) -> dict[str, Any] | None:
-        """The study of the last launch, without its versions; none where it is damaged, for the next writes it anew."""
+        """The study of the last launch alone; none where it is damaged, for the next writes it anew."""
+        return self.read_study_as_run()[0]
+
+    def read_left_out(self) -> list[str]:
+        """The stages that the last launch left out, see ``study.condition``."""
+        return self.read_study_as_run()[1]
+
+    def read_study_as_run(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Both."""
         data = self._read_study()
-        return data and {key: value for key, value in data.items() if key != "versions"}
+        left_out = (data or {}).get("left_out")
+        names = [name for name in left_out if isinstance(name, str)] if isinstance(left_out, list) else []
+        return data and {key: value for key, value in data.items() if key not in ("versions", "left_out")}, names
 
     def read_versions(self) -> dict[str, Any] | None:
         """Of what ran the last trials of the study; none where that is not known."""

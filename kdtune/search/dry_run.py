@@ -79,6 +79,9 @@ def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None"
     if stage not in study.stages or template is None:
         yield f"  {stage.name:{width}}    1 evaluation of the given teacher{': finished' if not outlook.left else ''}"
         return
+    if outlook.left_out:
+        yield from filled(f"{stage.name:{width}}    left out, since {outlook.left_out}", 2)
+        return
     recipe = template.recipe
     word = "trial" if outlook.trials == 1 else "trials"
     size = f"{outlook.trials:4} {word} of {recipe.length}, batch {recipe.batch_size}"
@@ -108,7 +111,7 @@ def _searched(stage: Stage) -> str:
     how = "" if stage.search == "grid" else f" ({stage.search}, {stage.samples} samples)"
     told = [f"searches {' x '.join(axes)}{how}"] if axes else []
     told += [f"seeds {', '.join(map(str, stage.seeds))}"] if len(stage.seeds) > 1 else []
-    return "; ".join(told)
+    return "; ".join([*told, *([stage.when.told] if stage.when else [])])
 
 
 def _values(values: Sequence[object]) -> str:

@@ -20,6 +20,7 @@ from kdtune.search.added_seeds import with_kept_seeds
 from kdtune.search.anew import named
 from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks
+from kdtune.search.conditions import Conditions
 from kdtune.search.course import Course
 from kdtune.search.data_check import check_data
 from kdtune.search.given_teacher import stages_to_run
@@ -87,8 +88,10 @@ class Launch:
             stack.enter_context(stop_requests(self.storage.folder, self.halt.end))
             self.held.when_lost(lambda: self.halt.end("taken over", RunError(TAKEN_OVER)))
             try:
-                self._run_stages(stack, anew)
+                left_out = self._run_stages(stack, anew)
                 self._begin_writing(self.storage.read_versions())
+                if left_out != self.storage.read_left_out():
+                    self.storage.write_study(self.study, self.storage.read_versions() or {}, left_out)
                 self.ledger.energy.keep_last(self.meters)
                 self.ledger.write_tables()
             except OSError as error:
@@ -102,10 +105,12 @@ class Launch:
                     self.ledger.write_tables()
                 raise
 
-    def _run_stages(self, stack: contextlib.ExitStack, anew: set[str]) -> None:
-        """Opens what can run, which starts Ray at the first trial, and has Tune run what the course hands out."""
+    def _run_stages(self, stack: contextlib.ExitStack, anew: set[str]) -> list[str]:
+        """Opens what can run, has Tune run what the course hands out; returns the stages that are left out."""
         begin = functools.cache(lambda: self._begin(stack))
         judging = Judging(self.study, self.stages, self.storage, self.reporter, self.ledger, anew)
+        waits = graph.graph(self.study, [*self.stages.values()])
+        conditions = Conditions(self.stages, waits, self.ledger.winners)
         opening = Opening(
             study=self.study,
             stages=self.stages,
@@ -121,14 +126,10 @@ class Launch:
             followed=bool(self.loggers),
             mixed=self.mixed,
             judging=judging,
-            plans=Plans(self.ledger, unchanged=self.ledger.unchanged and not anew),
+            plans=Plans(self.ledger, conditions, unchanged=self.ledger.unchanged and not anew),
         )
-        waits = graph.graph(self.study, [*self.stages.values()])
-        for name, each in waits.items():  # who is judged together begins together
-            if self.study.scheduler_of(self.stages[name]) == "halving":
-                waits[name] = replace(each, starts=dict.fromkeys(each.starts, each.stages))
         course = Course(
-            waits,
+            {name: self._together(each) for name, each in waits.items()},
             self._running,
             opening.open,
             opening.close,
@@ -161,6 +162,13 @@ class Launch:
             ).run()
         course.refuse_faults()
         self.ledger.refuse_failed(self._running)
+        return conditions.known()
+
+    def _together(self, stage: graph.Waits) -> graph.Waits:
+        """Who is judged together begins together."""
+        if self.study.scheduler_of(self.stages[stage.name]) != "halving":
+            return stage
+        return replace(stage, starts=dict.fromkeys(stage.starts, stage.stages))
 
     @property
     def _running(self) -> list[str]:

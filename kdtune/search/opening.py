@@ -79,6 +79,11 @@ class Opening:
             MadeAgain: weights that the trials load are damaged.
         """
         stage = self.stages[name]
+        starts, gone = self.plans.without_left_out(stage, starts)
+        if gone:
+            self.reporter.note(gone)
+        if not starts:
+            return Listed()
         context = self._context(stage, starts)
         if self.undecided:
             self._begin()
@@ -102,7 +107,7 @@ class Opening:
         They are judged apart from the others, and come one step after the other.
         """
         stage = self.stages[name]
-        if not stage.extend or not self.plans.points.get(name):
+        if not stage.extend or not any(self.plans.points.get(name, {}).values()):
             return None
         context = self._context(stage, list(self.plans.points[name]))
         self.plans.plan(context, self.study)
@@ -130,6 +135,8 @@ class Opening:
     def close(self, name: str) -> None:
         """A stage's trials have all ended."""
         self.ledger.write_tables()
+        if not self.ledger.past(name):
+            return  # it is left out
         self.reporter.stage_ended(name, self.ledger.best(name))
         weak = None if self._weak else weak_teacher(name, self.ledger)
         if weak:
@@ -148,12 +155,13 @@ class Opening:
 
     def _report(self, stage: Stage, starts: Sequence[str], done: int) -> None:
         """How much there is to do, as far as it is known; so much of what these starts add is done."""
-        known = self.plans.points.get(stage.name, {})
+        opened = self.plans.points.get(stage.name, {})
+        known = {start for start, points in opened.items() if points}
         ids = self.plans.ids(stage.name)
-        waiting = [start for start in stage.start_from if known and start not in known]
+        waiting = [start for start in stage.start_from if known and start not in opened]
         each = self.study.num_trials(stage) // max(1, len(stage.start_from))
         size = len(ids) + each * len(waiting) if known else stage.samples or 0
-        if set(starts) == set(known) or not known:
+        if known <= set(starts):
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0
             self.reporter.stage_started(stage.name, size, done, steps)

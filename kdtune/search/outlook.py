@@ -1,5 +1,6 @@
 """How much of a study stands as it was run, and how much a launch would run now. Reads; needs neither torch nor Ray."""
 
+import contextlib
 import fnmatch
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from kdtune.base import UserError
 from kdtune.records.rows import FINISHED, Row, best_config
 from kdtune.records.storage import Storage
 from kdtune.search.checkpoints import Checkpoints, made_weights
+from kdtune.search.conditions import Conditions
 from kdtune.search.widening import points_at
 from kdtune.study.graph import Waits, graph
 from kdtune.study.schedulers import SchedulerName, stands
@@ -31,6 +33,7 @@ class Outlook:
     gone: int = 0  # on record, and no longer of the study
     perhaps: int = 0  # on record; they stand if the stages before choose again what they chose
     after: tuple[str, ...] = ()  # stages that must be decided before it is known which trials these are
+    left_out: str | None = None  # why it has no trials
 
     @property
     def left(self) -> int:
@@ -50,6 +53,7 @@ class Looking:
     rows: Mapping[str, Row] = field(init=False)
     _plan: Mapping[str, list[str]] = field(init=False)
     _waits: Mapping[str, Waits] = field(init=False)
+    _conditions: Conditions = field(init=False)
     _weights: Checkpoints = field(default_factory=Checkpoints)
     _winners: dict[str, list[Row]] = field(default_factory=dict)  # of the stages that are decided
 
@@ -59,11 +63,15 @@ class Looking:
     def stages(self, stages: Sequence[Stage]) -> dict[str, Outlook]:
         """Of each of these stages: all of the study, in their order."""
         self._waits = graph(self.study, stages)
+        known = {stage.name: stage for stage in stages}
+        self._conditions = Conditions(known, self._waits, self._winners.__getitem__)
         return {stage.name: self._stage(stage) for stage in stages}
 
     def _stage(self, stage: Stage) -> Outlook:
         if self.only and stage.name not in self.only:
             return self._as_it_is(stage)
+        if why := self._left_out(stage.name):
+            return Outlook(0, left_out=why)
         before = [id_ for id_ in self._plan.get(stage.name, []) if id_ in self.rows]
         size, after = self.study.num_trials(stage), self._undecided(stage)
         ids: list[str] | None = None
@@ -102,16 +110,23 @@ class Looking:
             i for i in ids if i in self.rows and self.rows[i]["status"] == "failed"
         }
 
+    def _left_out(self, name: str) -> str | None:
+        """Why a stage is; none if it runs, or that is not known yet."""
+        with contextlib.suppress(KeyError):
+            return self._conditions.left_out(name)
+        return None
+
     def _undecided(self, stage: Stage) -> tuple[str, ...]:
         needed = self._waits[stage.name].stages - self._winners.keys()  # of ``only`` one may have come to nothing
-        return tuple(name for name in self._waits if name in needed)
+        return tuple(name for name in self._waits if name in needed and not self._left_out(name))
 
     def _ids(self, stage: Stage) -> list[str] | None:
         """The ids of its trials, whose starts are all decided; none where a file is missing that they load."""
         try:
             own = stage in self.study.stages  # a given teacher's evaluation is not
             self._weights.locate(self.study, [stage.name] if own else [])
-            starts = {name: self._recorded(name) for name in stage.start_from} or {"base": self.study.base}
+            from_ = [name for name in stage.start_from if not self._left_out(name)]
+            starts = {name: self._recorded(name) for name in from_} or {"base": self.study.base}
         except (UserError, ValidationError):
             return None
         starts = {name: self.study.with_threads(config) for name, config in starts.items()}

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from kdtune.search.conditions import Conditions
 from kdtune.search.ledger import Ledger
 from kdtune.search.stage_context import Point, StageContext
 from kdtune.search.widening import further
 from kdtune.study.schedulers import stands
 from kdtune.study.spec import StudySpec
+from kdtune.study.stage import Stage
 
 
 @dataclass
@@ -15,6 +17,7 @@ class Plans:
     """Of one launch; the ledger holds them as lists of ids."""
 
     ledger: Ledger
+    conditions: Conditions
     unchanged: bool  # whether the last launch was of the same study, by the same kdtune, and nothing runs again
     points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
     further: dict[str, dict[str, Point]] = field(default_factory=dict)  # stage -> those beyond the border of its axis
@@ -31,14 +34,31 @@ class Plans:
             for id_, point in zip(self._ids(context, study, start, points), points, strict=True):
                 known[start].setdefault(id_, point)
             found = {**known[start], **found}
+        self.further[name] = further(context, self.ledger.records)
+        self._note(stage)
+        return {id_: point for id_, point in found.items() if id_ not in before}
+
+    def without_left_out(self, stage: Stage, starts: Sequence[str]) -> tuple[list[str], str | None]:
+        """Those of these starts from which the stage has trials; of the others, why not: the plan has none."""
+        whole = self.conditions.left_out(stage.name)
+        why = {start: whole or self.conditions.lacking(stage.name, start) for start in starts}
+        gone = [start for start in starts if why[start]]
+        if not gone:
+            return [*starts], None
+        self.points.setdefault(stage.name, {}).update({start: {} for start in gone})
+        self._note(stage)
+        what = stage.name if whole else f"{stage.name} from {', '.join(gone)}"
+        return [start for start in starts if start not in gone], f"{what}: left out, since {why[gone[0]]}"
+
+    def _note(self, stage: Stage) -> None:
+        """Tells the ledger the stage's plan, as far as it is known."""
+        name, known = stage.name, self.points[stage.name]
         ids, starts = dict[str, None](), dict[str, str]()
         for start in stage.start_from or known:
             if start in known:
                 starts = {**dict.fromkeys(known[start], start), **starts}
-            ids |= dict.fromkeys(known.get(start) or self.ledger.planned_from(name, start))
-        self.further[name] = further(context, self.ledger.records)
-        self.ledger.set_plan(name, list(ids | dict.fromkeys(self.further[name])), starts)
-        return {id_: point for id_, point in found.items() if id_ not in before}
+            ids |= dict.fromkeys(known[start] if start in known else self.ledger.planned_from(name, start))
+        self.ledger.set_plan(name, list(ids | dict.fromkeys(self.further.get(name, ()))), starts)
 
     def ids(self, name: str) -> list[str]:
         """The trials of a stage that are known by now, without those beyond the border."""

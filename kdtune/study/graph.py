@@ -1,7 +1,8 @@
 """What each stage of a study waits for, and the longest chain of stages.
 
-A stage waits for the stages that it starts from, and for those that make weights that its trials load. One that starts
-from several waits for each apart: its trials from one of them can run as soon as that one is decided.
+A stage waits for the stages that it starts from, for those that make weights that its trials load, and for those that
+its ``when`` compares. One that starts from several waits for each apart: its trials from one of them can run as soon as
+that one is decided.
 """
 
 import math
@@ -50,10 +51,12 @@ def graph(study: StudySpec, stages: Sequence[Stage]) -> dict[str, Waits]:
     names = {stage.name for stage in stages}
     found = {}
     for stage in stages:
-        starts = {start: names & {start, *_makers(config)} for start, config in _templates(study, stage).items()}
+        compared = {stage.when.stage, stage.when.beats} if stage.when else set()
+        needed = {start: {start, *_makers(config), *compared} for start, config in _templates(study, stage).items()}
+        starts = {start: names & each for start, each in needed.items()}
         template = templates.get(stage.name)
         steps = template.recipe.num_steps if template else 0  # a given teacher is evaluated alone
-        frozen = {start: frozenset(needed) for start, needed in starts.items()}
+        frozen = {start: frozenset(each) for start, each in starts.items()}
         found[stage.name] = Waits(stage.name, frozen, study.num_trials(stage), steps)
     return found
 

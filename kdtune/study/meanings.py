@@ -30,6 +30,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "scheduler": "early stopping, see below; null: the study's",
         "budget": "how much each trial may take, in the place of steps; see below",
         "extend": "steps beyond the border at most, where the best lies there; see below",
+        "when": "runs only if an earlier stage beat another one; see below",
         "together": "values that change together; each entry with every point",
         "added_seeds": "how many of the seeds, the last ones, launch --seeds added; a launch writes it",
         "labels": "only nodes with these Ray labels run it: {ray.io/accelerator-type: H100}",
@@ -38,6 +39,11 @@ MEANINGS: dict[str, dict[str, str]] = {
         "steps": "short for recipe.num_steps",
         "seconds": "of training; evaluations do not count",
         "kwh": "of training, where energy is measured",
+    },
+    "When": {
+        "stage": "an earlier stage",
+        "beats": "another one",
+        "by": "mIoU points; the gain is to be larger",
     },
     "Range": {
         "low": "the lower end",

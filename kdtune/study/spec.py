@@ -88,11 +88,15 @@ class StudySpec(Config):
             if stage.name in seen:
                 message = f"'{stage.name}' is the name of two stages"
                 raise ValidationError.from_exception_data("study", [error_at(("stages", i, "name"), message)])
-            for j, start in enumerate(stage.start_from):
-                if start not in seen:
+            named: list[tuple[tuple[str | int, ...], str, str]]
+            named = [(("start_from", j), "starts from", start) for j, start in enumerate(stage.start_from)]
+            if stage.when:
+                named += [(("when", "stage"), "is", stage.when.stage), (("when", "beats"), "is", stage.when.beats)]
+            for where, verb, name in named:
+                if name not in seen:
                     known = ", ".join(seen) or "none, it is the first"
-                    message = f"starts from unknown stage '{start}'{did_you_mean(start, seen)}; earlier stages: {known}"
-                    details.append(error_at(("stages", i, "start_from", j), message, start))
+                    message = f"{verb} unknown stage '{name}'{did_you_mean(name, seen)}; earlier stages: {known}"
+                    details.append(error_at(("stages", i, *where), message, name))
             seen[stage.name] = stage
         if not details:
             details = [*_unknown_sizes(self), *shared_seeds(self), *self._bad_points()]

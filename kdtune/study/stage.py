@@ -20,6 +20,7 @@ from pydantic import (
 
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.budget import Budget, as_changes
+from kdtune.study.condition import When
 from kdtune.study.names import MOST_TRIALS
 from kdtune.study.schedulers import Scheduler
 from kdtune.study.trial_config import TrialConfig, Value
@@ -63,6 +64,7 @@ class Stage(Config):
     # how often its one axis is widened by a step, where its best lies at the border; see ``kdtune.study.widening``
     extend: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     budget: Budget | None = Field(default=None, exclude_if=operator.not_)  # of each trial; ``set`` gets what it means
+    when: When | None = Field(default=None, exclude_if=operator.not_)  # else it is left out, see ``condition``
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -87,9 +89,7 @@ class Stage(Config):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
         if self.added_seeds >= len(self.seeds):
-            raise ValueError(
-                f"added_seeds: {self.added_seeds} of {len(self.seeds)} seeds leave none that was not added"
-            )
+            raise ValueError(f"added_seeds: {self.added_seeds} of {len(self.seeds)} seeds leave none of its own")
         if self.scheduler not in (None, "none") and len(self.seeds) > 1:
             raise ValueError("a stage of several seeds runs without early stopping: scheduler must be none")
         if self.search != "grid" and self.together:

@@ -10,9 +10,11 @@ from kdtune.filesystem.lock import Held
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned, new_record
+from kdtune.search.conditions import Conditions
 from kdtune.search.ledger import Ledger
 from kdtune.search.plans import Plans
 from kdtune.search.stage_context import StageContext
+from kdtune.study.graph import graph
 from kdtune.study.spec import StudySpec
 from kdtune.training.site import Site
 from tests.support.tiny import BASE
@@ -44,7 +46,9 @@ def launched(spec: StudySpec, where: Storage, references: Mapping[str, str], *, 
 
 
 def plans(spec: StudySpec, where: Storage, *, unchanged: bool = True) -> Plans:
-    return Plans(Ledger(spec, where, spec.stages, Held("token"), Reporter(), unchanged=unchanged), unchanged)
+    ledger = Ledger(spec, where, spec.stages, Held("token"), Reporter(), unchanged=unchanged)
+    conditions = Conditions({stage.name: stage for stage in spec.stages}, graph(spec, spec.stages), ledger.winners)
+    return Plans(ledger, conditions, unchanged)
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ RECIPE = (
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
 STAGE = (
-    "name, start_from, set, grid, together, extend, budget, ranges, search, samples, seeds, added_seeds, scheduler, "
-    "labels"
+    "name, start_from, set, grid, together, extend, budget, when, ranges, search, samples, seeds, added_seeds, "
+    "scheduler, labels"
 )
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
@@ -167,6 +167,12 @@ def faults(path: Path) -> list[str]:
             "[studnet]",
             "20: stages[final].start_from[0]: starts from unknown stage 'studnet' (did you mean 'student'?); "
             "earlier stages: student, distill",
+        ),
+        (
+            "- name: distill",
+            "- name: distill\n    when: {stage: student, beats: studnet}",
+            "14: stages[distill].when.beats: is unknown stage 'studnet' (did you mean 'student'?); earlier stages: "
+            "student",
         ),
         (
             "- name: distill",
