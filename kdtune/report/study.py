@@ -21,6 +21,7 @@ from kdtune.report import facts
 from kdtune.report.facts import ALONE, Contender
 from kdtune.report.page import details, note, table
 from kdtune.report.thinning import best_lines
+from kdtune.study.names import VARIANTS
 from kdtune.study.spec import StudySpec
 
 LONG = ("optimal", "trials", "final")  # tables of many columns
@@ -39,7 +40,8 @@ SHOWN = {
     **dict.fromkeys((f"{name}_{of}" for of in ("student", "pi") for name in ("deviation", "least_gain")), ".2f"),
     **dict.fromkeys(("p", *(f"{name}_{of}" for of in ("student", "pi") for name in ("p", "scatter_p"))), ".2g"),
     "difference": "+.2f",
-    **dict.fromkeys(("apart", "lead", "lead_by_chance", "miou_student", "miou_student_published"), ".2f"),
+    **dict.fromkeys(("apart", "lead", "lead_by_chance", "miou_student_published"), ".2f"),
+    **dict.fromkeys((f"miou_{name}" for name in (ALONE, *VARIANTS)), ".2f"),
     "lr": ".3g",
     "weight_decay": ".3g",
     **dict.fromkeys(("train_seconds", "train_seconds_low", "train_seconds_high"), ".1f"),
@@ -72,6 +74,7 @@ LABELS = {
     "lead": "above the mean of all [points]",
     "lead_by_chance": "of which by chance alone",
     "miou_student": "student alone [%]",
+    **{f"miou_{name}": f"student alone, {words} [%]" for name, words in VARIANTS.items()},
     "miou_student_published": "student alone, published [%]",
     "miou_mean_published": "published [%]",
     "weights_as_published": "weights as published",

@@ -22,8 +22,8 @@ RECIPE = (
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
 STAGE = (
-    "name, start_from, set, grid, together, extend, budget, ranges, search, samples, seeds, added_seeds, scheduler, "
-    "labels"
+    "name, start_from, set, grid, together, extend, budget, longer, ranges, search, samples, seeds, added_seeds, "
+    "scheduler, labels"
 )
 GRID = "recipe.lr: [1e-1, 1e-2]"
 RANDOM = "grid:\n      recipe.lr: [1e-1, 1e-2]"
