@@ -11,11 +11,13 @@ from pyarrow import json as arrow_json
 from kdtune.answers.ranking import Row
 from kdtune.answers.verdicts import REFERENCES as NAMED
 from kdtune.errors import UserError
+from kdtune.study.names import VARIANTS
 
 REFERENCES = tuple(NAMED)
 EFFORT = ("tuning_trials", "tuning_steps")  # that chose a method, in all stages that led to it
 TERMS = (  # of the table ``terms``, before weights and gains
-    *("study", "start", "method", "publication", "terms", "basis", "miou_student", "miou_mean", "miou_std", "seeds"),
+    *("study", "start", "method", "publication", "terms", "basis", "miou_student"),
+    *(*(f"miou_{variant}" for variant in VARIANTS), "miou_mean", "miou_std", "seeds"),
     *("status", "group", "p_holm", "weights", "weights_as_published", "factor", "train_seconds", "energy_kwh"),
     *("miou_student_published", "miou_mean_published"),
 )

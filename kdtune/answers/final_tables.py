@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 from kdtune.answers import needed_seeds, other_images, significance
 from kdtune.answers.columns import EFFORT, REFERENCES, STANDING, gain_columns, typed
 from kdtune.answers.other_images import OtherImages
-from kdtune.answers.planned_grid import PlannedStudy
+from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
 from kdtune.answers.standing import standing
-from kdtune.study.names import FINAL
+from kdtune.study.names import FINAL, LONGER
 from kdtune.training.image_counts import ImageCounts
 
 METHODS = ("student", "pi", "pi+pa", "pi+ho", "pi+ifv")
@@ -110,7 +110,7 @@ def comparison_plan(plan: PlannedStudy) -> significance.Plan:
     if stage is None:
         return significance.Plan()
     gone = len(plan.left_out.intersection(stage.starts))
-    return significance.Plan(len(stage.seeds), max(1, len(stage.starts)), gone)
+    return significance.Plan(len(stage.seeds), max(1, len(stage.starts)) + bool(stage.longer), gone)
 
 
 def gain_cells(family: significance.Family, images: OtherImages) -> dict[str, tuple[object, ...]]:
@@ -136,9 +136,11 @@ def gain_cells(family: significance.Family, images: OtherImages) -> dict[str, tu
 
 def _methods_ahead(plan: PlannedStudy, stage: str, trials: pa.Table) -> list[str]:
     """The methods that a stage starts from, as far as what it starts from has run."""
-    starts = plan.stages[stage].starts if stage in plan.stages else ()
-    pairs = zip(trials["stage"].to_pylist(), trials["method"].to_pylist(), strict=True)
-    return list(dict.fromkeys(method for stage, method in pairs if stage in starts))
+    found = plan.stages.get(stage, PlannedStage(stage))
+    pairs = [*zip(trials["stage"].to_pylist(), trials["method"].to_pylist(), strict=True)]
+    ahead = [method for name, method in pairs if name in found.starts]
+    ahead += [LONGER] if any(name == found.longer for name, _ in pairs) else []
+    return list(dict.fromkeys(ahead))
 
 
 def initialization(trials: pa.Table, plan: PlannedStudy) -> pa.Table:

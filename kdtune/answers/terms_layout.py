@@ -1,5 +1,7 @@
 """The table ``terms`` as people read it: a line per method, its publication's own figures beside."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from kdtune.answers import verdicts
@@ -7,6 +9,7 @@ from kdtune.answers.cells import number, score, texts
 from kdtune.answers.final_layout import interval
 from kdtune.answers.formats import Block
 from kdtune.answers.ranking import Row
+from kdtune.study.names import VARIANTS
 
 NOTES = [
     "S, + T: student alone and distilled, mIoU [%]",
@@ -37,11 +40,20 @@ def terms_blocks(data: pa.Table) -> list[Block]:
     ]
     header = ["terms", "publication", "basis", "S", "+ T", *(["group"] if grouped else [])]
     header += ["difference", "95 % interval", "p", "p, Holm", "weights", "as published", "factor", "s", "kWh"]
-    remarks = [verdicts.CORRECTED, verdicts.HOLM] if any(row["p_student"] is not None for row in rows) else []
+    remarks = _students(rows)
+    remarks += [verdicts.CORRECTED, verdicts.HOLM] if any(row["p_student"] is not None for row in rows) else []
     if any(row["provisional_student"] for row in rows):
         remarks.append(verdicts.WAITING)
     title = "what each publication's terms gain, each tuned here"
     return [Block(title, [*header, *(["published"] if beside else [])], lines, NOTES, remarks=remarks)]
+
+
+def _students(rows: Sequence[Row]) -> list[str]:
+    """The students without a teacher, where there is more than the tuned one."""
+    names = {"student": "tuned", **VARIANTS}
+    known = [(words, rows[0][f"miou_{name}"]) for name, words in names.items() if rows]
+    told = [f"{words} {miou:.2f}" for words, miou in known if miou is not None]
+    return [f"the student alone, mIoU [%]: {', '.join(told)}"] if len(told) > 1 else []
 
 
 def _published(row: Row) -> str:

@@ -23,18 +23,19 @@ BASES = ("code", "paper", "ours", "unknown")  # of several terms the last one is
 def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Table:
     """A line per distilled method, the best first; those without a mean last.
 
-    ``final``: the table ``final``. Weights are those of the method's best configuration, in each term's own unit and as
-    its publication prints them; ``factor`` is their common ratio to the published ones, if they have one. Seconds and
-    energy are means of the runs of stage ``final``, the energy that of a training with a teacher of its own.
+    ``final``: the table ``final``, whose students without a teacher stand beside each method. Weights are those of the
+    method's best configuration, in each term's own unit and as its publication prints them; ``factor`` is their common
+    ratio to the published ones, if they have one. Seconds and energy are means of the runs of stage ``final``, the
+    energy that of a training with a teacher of its own.
     """
     rows: list[Row] = final.to_pylist()
-    alone = next((row["miou_mean"] for row in rows if row["method"] == ALONE), None)
+    alone = {f"miou_{row['method']}": row["miou_mean"] for row in rows if not is_distilled(row["method"])}
     lambdas = loss_columns(trials)
     runs = _runs(trials, lambdas)
     shown: list[Row] = [
         {name: row.get(name) for name in ("study", "method", "miou_mean", "miou_std", "seeds", "status", "group")}
         | {name: row.get(name) for name in gain_columns(ALONE)}
-        | {"miou_student": alone}
+        | alone
         | _of_terms(row["method"], configuration_of(runs.get(row["method"], [])), lambdas)
         | _beside(row["method"], plan)
         for row in rows

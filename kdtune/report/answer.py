@@ -13,6 +13,7 @@ from kdtune.report.facts import ALONE, FINAL, method_name
 from kdtune.report.methods import methods
 from kdtune.report.next_steps import next_steps
 from kdtune.report.page import Section, escape, grid, note, number, paragraph, tile
+from kdtune.report.per_cost import against_cost
 from kdtune.report.study import Study
 from kdtune.study.names import is_distilled
 from kdtune.study.spec import TEACHER
@@ -175,9 +176,10 @@ def _mass(kg: float) -> str:
 
 
 def opening_sections(study: Study) -> list[Section]:
-    """How the methods did, and what a study is."""
+    """How the methods did, for which cost, and what a study is."""
     return [
         Section("methods", "The methods side by side", methods(study)),
+        Section("per-cost", "mIoU against time and energy", against_cost(study)),
         Section("what", "What this is", _setting(study) + "".join(map(paragraph, WHAT))),
     ]
 

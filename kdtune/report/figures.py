@@ -65,11 +65,11 @@ def at_least(axis: Axis, span: float = 1.0) -> None:
         axis.set_view_interval(middle - span / 2, middle + span / 2, ignore=True)
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """What the signs mean, below the axes; three a line."""
+def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """What the signs mean, below the axes; so many a line."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.6, columnspacing=1.2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.6, columnspacing=1.2)
 
 
 def colour_range(values: Sequence[float]) -> Normalize:

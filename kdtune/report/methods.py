@@ -39,7 +39,9 @@ def methods(study: Study) -> str:
     alone = statistics.fmean(seeds[ALONE]) if alone is None and seeds.get(ALONE) else alone
     begun = [method for method in dict.fromkeys(gain.method for gain in compared) if method not in dict(ends)]
     unfinished = [{"method": method, "miou_mean": None, "miou_std": None} for method in begun]
-    view = _view(final, seeds, compared, images, alone) if compared and alone is not None else None
+    theirs = _published(study)
+    reach = [*images.values(), *((gain,) for gain in theirs.values())]
+    view = _view(final, seeds, compared, reach, alone) if compared and alone is not None else None
     drawn = dots.final_scores("mIoU of each method", [*final, *unfinished], seeds, study.paper(FINAL), view)
     figures = [
         figure(inline_svg(drawn, "final", f"mIoU of {len(final)} methods: {_ranking(final)}"), "final",
@@ -49,11 +51,11 @@ def methods(study: Study) -> str:
     content = ""
     if view is not None and alone is not None:
         methods, shifted = [*dict(ends), *begun], (view[0] - alone, view[1] - alone)
-        drawn = dots.gains("Gain over the tuned student alone", methods, compared, images, shifted)
+        drawn = dots.gains("Gain over the tuned student", methods, compared, images, theirs, shifted)
         words = "; ".join(f"{gain.method} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared)
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
-                   _gains_caption(compared, other_images=bool(images))),
+                   _gains_caption(compared, other_images=bool(images), beside=bool(theirs))),
         )  # fmt: skip
     if study.gains:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
@@ -68,19 +70,29 @@ def _view(
     final: Sequence[Row],
     seeds: Mapping[str, Sequence[float]],
     compared: Sequence[Gain],
-    images: Mapping[str, tuple[float, float]],
+    further: Sequence[tuple[float, ...]],
     alone: float,
 ) -> tuple[float, float]:
-    """The ends of a scale of mIoU that holds all scores, and all gains where they begin at the student ``alone``."""
+    """The ends of a scale of mIoU that holds all scores, and all gains where they begin at the student ``alone``.
+
+    ``further``: gains beside those that are ``compared``.
+    """
     values = [row["miou_mean"] + sign * (row["miou_std"] or 0.0) for row in final for sign in (-1, 1)]
     values += [value for row in final for value in seeds.get(row["method"], ())]
-    gained = [(gain.difference, gain.low, gain.high) for gain in compared] + [*images.values()]
+    gained = [(gain.difference, gain.low, gain.high) for gain in compared] + [*further]
     values += [alone + each for reach in gained for each in reach if each is not None]
     margin = 0.04 * max(1.0, max(values) - min(values))
     return min(values) - margin, max(values) + margin
 
 
-def _gains_caption(compared: Sequence[Gain], *, other_images: bool) -> str:
+def _published(study: Study) -> dict[str, float]:
+    """Method -> what its publication gains on its own student [points], where it reports that."""
+    rows = study.table("terms").to_pylist()
+    known = [row for row in rows if row["miou_mean_published"] is not None and row["gain_student"] is not None]
+    return {row["method"]: row["miou_mean_published"] - row["miou_student_published"] for row in known}
+
+
+def _gains_caption(compared: Sequence[Gain], *, other_images: bool, beside: bool) -> str:
     """What the figure of gains shows, of the signs that it has."""
     words = "Difference from the tuned student alone, on the scale of the other figure."
     if any(gain.low is not None for gain in compared):
@@ -92,6 +104,8 @@ def _gains_caption(compared: Sequence[Gain], *, other_images: bool) -> str:
         words += f" Filled and blue: chance hardly explains it (p below {ALPHA})."
     if other_images:
         words += " The thin line below is the interval of these runs on other images."
+    if beside:
+        words += " Squares: what the method's publication gains on its own student, by its own recipe."
     return words
 
 

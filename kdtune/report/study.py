@@ -21,6 +21,7 @@ from kdtune.report import facts
 from kdtune.report.facts import ALONE, Contender
 from kdtune.report.page import details, note, table
 from kdtune.report.thinning import best_lines
+from kdtune.study.names import VARIANTS
 from kdtune.study.spec import StudySpec
 
 LONG = ("optimal", "trials", "final")  # tables of many columns
@@ -30,7 +31,8 @@ FIRST = (  # of them: what a reader looks for
 )  # fmt: skip
 ENDS = ("", "_low", "_high", "_images_low", "_images_high")
 SHOWN = {
-    **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "difference", "low", "high"), ".2f"),
+    **dict.fromkeys(("miou", "miou_mean", "miou_std", "miou_best", "miou_low", "miou_high"), ".2f"),
+    **dict.fromkeys(("low", "high"), ".2f"),
     **dict.fromkeys(("miou_published", "miou_mean_published", "miou_std_published"), ".2f"),
     **dict.fromkeys(("miou_difference", "miou_mean_difference"), "+.2f"),
     **dict.fromkeys(("student", "distilled", "teacher"), ".2f"),
@@ -38,10 +40,11 @@ SHOWN = {
     **dict.fromkeys((f"{name}_{of}" for of in ("student", "pi") for name in ("deviation", "least_gain")), ".2f"),
     **dict.fromkeys(("p", *(f"{name}_{of}" for of in ("student", "pi") for name in ("p", "scatter_p"))), ".2g"),
     "difference": "+.2f",
-    **dict.fromkeys(("apart", "lead", "lead_by_chance", "miou_student", "miou_student_published"), ".2f"),
+    **dict.fromkeys(("apart", "lead", "lead_by_chance", "miou_student_published"), ".2f"),
+    **dict.fromkeys((f"miou_{name}" for name in (ALONE, *VARIANTS)), ".2f"),
     "lr": ".3g",
     "weight_decay": ".3g",
-    "train_seconds": ".1f",
+    **dict.fromkeys(("train_seconds", "train_seconds_low", "train_seconds_high"), ".1f"),
     "peak_memory_mb": ".0f",
     "images_per_second": ".1f",
     **dict.fromkeys(("kwh_not_used", "inference_kwh", "inference_co2_kg"), ".3g"),
@@ -57,6 +60,9 @@ LABELS = {
     "energy_kwh": "energy [kWh]",
     "co2_kg": "CO2-equivalent [kg]",
     "train_seconds": "training [s]",
+    **{f"{name}_low": "95 % interval from" for name in ("miou", "train_seconds", "energy_kwh")},
+    **{f"{name}_high": "to" for name in ("miou", "train_seconds", "energy_kwh")},
+    "front": "unbeaten",
     "images_per_second": "images/s",
     "peak_memory_mb": "memory [MB]",
     "gain_student": "gain over the student alone [points]",
@@ -68,6 +74,7 @@ LABELS = {
     "lead": "above the mean of all [points]",
     "lead_by_chance": "of which by chance alone",
     "miou_student": "student alone [%]",
+    **{f"miou_{name}": f"student alone, {words} [%]" for name, words in VARIANTS.items()},
     "miou_student_published": "student alone, published [%]",
     "miou_mean_published": "published [%]",
     "weights_as_published": "weights as published",

@@ -54,7 +54,8 @@ def forecast(
     final = next((stage for stage in chosen if stage.name == FINAL and len(stage.start_from) > 1), None)
     if final is not None:
         known = needed_seeds.on_record(looking.rows.values())
-        lines.append(f"  {needed_seeds.before_the_start(len(final.start_from), len(final.seeds), known)}")
+        methods = len(final.start_from) + bool(final.longer)
+        lines.append(f"  {needed_seeds.before_the_start(methods, len(final.seeds), known)}")
     lines += [f"  missing: {line}" for line in lacking]
     return "\n".join(lines)
 
@@ -62,12 +63,15 @@ def forecast(
 def _in_all(study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], width: int) -> Iterator[str]:
     recipes = {stage.name: study.templates()[stage.name].recipe for stage in stages}
     trials = sum(found[stage.name].trials for stage in stages)
-    steps = sum(found[name].trials * recipe.num_steps for name, recipe in recipes.items() if not recipe.budget)
-    limited = sum(found[name].trials for name, recipe in recipes.items() if recipe.budget)
+    longer = {stage.name: _longer(stage, found[stage.name].trials) for stage in stages}
+    known = {name: found[name].trials - longer[name] for name in recipes}
+    steps = sum(known[name] * recipe.num_steps for name, recipe in recipes.items() if not recipe.budget)
+    limited = sum(known[name] for name, recipe in recipes.items() if recipe.budget)
     done = sum(found[stage.name].finished for stage in stages)
     finished = f"; {done} finished, {trials - done} to run" if done else ""
     size = [f"at most {steps:,} steps"] if steps else []
     size += [f"{limited} of them as long as a budget says"] if limited else []
+    size += [f"{sum(longer.values())} of them as long as the dearest method"] if any(longer.values()) else []
     yield f"{'in all':{width}} {trials:4} trials, {', '.join(size)}{finished}"
 
 
@@ -85,12 +89,14 @@ def _stage(study: StudySpec, stage: Stage, outlook: Outlook, time: "Time | None"
     recipe = template.recipe
     word = "trial" if outlook.trials == 1 else "trials"
     size = f"{outlook.trials:4} {word} of {recipe.length}, batch {recipe.batch_size}"
+    if longer := _longer(stage, outlook.trials):
+        size += f" ({longer} of them as long as the dearest of the others take)"
     done = "" if outlook.left else f": finished{_gone(outlook)}"
     most = stage.extend * len(stage.seeds)
     more = f"; up to {most} more where the best lies at the border" if most and outlook.left else ""
     yield f"  {stage.name:{width}} {size}{_stopping(study, stage, outlook.trials)}{more}{done}"
     time = None if recipe.budget else time
-    told = [_searched(stage), _state(outlook, time, recipe.num_steps) if outlook.left else ""]
+    told = [_searched(stage), _state(stage, outlook, time, recipe.num_steps) if outlook.left else ""]
     for line in told:
         yield from filled(line, width + 3) if line else []
 
@@ -123,15 +129,21 @@ def _range(axis: Range) -> str:
     return f"{axis.low:g} to {axis.high:g}{' (log)' if axis.log else ''}"
 
 
-def _state(outlook: Outlook, time: "Time | None", steps: int) -> str:
+def _longer(stage: Stage, trials: int) -> int:
+    """How many of these trials of a stage are of its student that is trained longer: they come last."""
+    return min(trials, len(stage.seeds)) if stage.longer else 0
+
+
+def _state(stage: Stage, outlook: Outlook, time: "Time | None", steps: int) -> str:
     """What is finished of a stage that is not, what runs and why, in what time."""
     parts = [f"{outlook.finished} finished"] if outlook.finished else []
     parts += [f"{outlook.left} to run{_of_these(outlook)}"] if parts or outlook.begun or outlook.anew else []
     if outlook.perhaps:
         stand = f"stand if {', '.join(outlook.after)} come{'s' * (len(outlook.after) == 1)} to the same again"
         parts += [f"{outlook.perhaps} on record, which {stand if outlook.after else 'could not be compared'}"]
-    if time is not None:
-        parts += [f"at most {time.told(outlook.left * steps)}"]
+    others = outlook.left - _longer(stage, outlook.left)
+    if time is not None and others:
+        parts += [f"{'the others ' if others < outlook.left else ''}at most {time.told(others * steps)}"]
     return f"{'; '.join(parts)}{_gone(outlook)}"
 
 
@@ -193,13 +205,15 @@ def _per_step(ended: Iterable[Row], column: str) -> dict[str, float]:
 def _whole(
     study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], times: Mapping[str, Time]
 ) -> Iterator[str]:
-    """Time and energy of all that is left, but for trials of a budget, whose stages tell them."""
+    """Time and energy of all that is left, but for trials whose number of steps is not known yet: stages tell these."""
     recipes = {name: config.recipe for name, config in study.templates().items()}
     left = {stage.name: found[stage.name].left for stage in stages if stage.name in recipes}
     if not left:
         yield "nothing is left to run"
         return
-    steps = {name: count * recipes[name].num_steps for name, count in left.items() if not recipes[name].budget}
+    left = {stage.name: left[stage.name] - _longer(stage, left[stage.name]) for stage in stages if stage.name in left}
+    known = {name: count for name, count in left.items() if count and not recipes[name].budget}
+    steps = {name: count * recipes[name].num_steps for name, count in known.items()}
     if not steps:
         return
     unknown = [name for name in steps if name not in times]

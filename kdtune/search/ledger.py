@@ -89,7 +89,7 @@ class Ledger:
             record = self.records.get(id_)
             if record is not None and record["row"]["start"] != starts.get(id_, record["row"]["start"]):
                 self._read([id_])
-        gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned]
+        gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned and id_ in self.records]
         self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids
         self._plan[name] = ids

@@ -11,6 +11,7 @@ from kdtune.records.journal_files import Record
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned
+from kdtune.search import longer, widening
 from kdtune.search.anew import damaged, refuse_mixing, restart
 from kdtune.search.checkpoints import Checkpoints
 from kdtune.search.course import Listed, MadeAgain, Offer, Source
@@ -21,7 +22,6 @@ from kdtune.search.remarks import absent_classes, weak_teacher
 from kdtune.search.slots import Slots
 from kdtune.search.stage_context import Point, StageContext, handed, point_of
 from kdtune.search.starts import begun_from
-from kdtune.search.widening import told
 from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage, shuffled
@@ -102,14 +102,16 @@ class Opening:
         return self._source(context, left, self.plans.ids(name), past) if more else Listed()
 
     def widen(self, name: str) -> Source | None:
-        """More trials of a stage whose others have ended, where the best of them lies at the border of its axis.
+        """More trials of a stage whose others have ended.
 
-        They are judged apart from the others, and come one step after the other.
+        Where the best of them lies at the border of its axis, those beyond it, one step after the other; they are
+        judged apart from the others. Where it compares a student that is trained longer, that one's.
         """
         stage = self.stages[name]
-        if not stage.extend or not any(self.plans.points.get(name, {}).values()):
+        starts = [start for start, points in self.plans.points.get(name, {}).items() if points]
+        if not (stage.extend or stage.longer) or not starts:
             return None
-        context = self._context(stage, list(self.plans.points[name]))
+        context = self._context(stage, starts)
         self.plans.plan(context, self.study)
         seen = self._widened.setdefault(name, set())
         new = {id_: point for id_, point in self.plans.further[name].items() if id_ not in seen}
@@ -119,7 +121,7 @@ class Opening:
         left = {id_: point for id_, point in new.items() if id_ not in self.judging.kept(stage, past, [id_])}
         if left:
             self._prepare(context, left, past)
-            self.reporter.note(told(stage, left))
+            self.reporter.note(longer.told(stage, left) if stage.longer else widening.told(stage, left))
         seen.update(new)
         self.reporter.stage_grew(name, len(self.plans.ids(name)) + len(self.plans.further[name]), len(new) - len(left))
         return self._source(context, left, list(left), past) if left else Listed()
@@ -159,8 +161,9 @@ class Opening:
         known = {start for start, points in opened.items() if points}
         ids = self.plans.ids(stage.name)
         waiting = [start for start in stage.start_from if known and start not in opened]
-        each = self.study.num_trials(stage) // max(1, len(stage.start_from))
-        size = len(ids) + each * len(waiting) if known else stage.samples or 0
+        to_follow = len(stage.seeds) if stage.longer else 0
+        each = (self.study.num_trials(stage) - to_follow) // max(1, len(stage.start_from))
+        size = len(ids) + each * len(waiting) + to_follow if known else stage.samples or 0
         if known <= set(starts):
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0

@@ -15,6 +15,7 @@ from kdtune.search.checkpoints import Checkpoints, made_weights
 from kdtune.search.conditions import Conditions
 from kdtune.search.widening import points_at
 from kdtune.study.graph import Waits, graph
+from kdtune.study.names import LONGER
 from kdtune.study.schedulers import SchedulerName, stands
 from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
@@ -82,7 +83,7 @@ class Looking:
         rule = self.study.scheduler_of(stage)
         anew = {id_ for id_ in ids if id_ in self.rows and any(fnmatch.fnmatch(id_, each) for each in self.again)}
         done = [id_ for id_ in ids if id_ in self.rows and id_ not in anew and self._stands(id_, ids, rule)]
-        trials = max(size, len(ids)) if stage.search == "tpe" else len(ids)
+        trials = max(size, len(ids)) if stage.search == "tpe" or stage.longer else len(ids)
         if len(done) >= trials:
             self._decide(stage, ids)
         begun = len(self._begun(stage, ids) - anew - {*done})
@@ -143,6 +144,10 @@ class Looking:
         if self.same and all(trial(p) in planned for p in {p["start"]: p for p in reversed(points)}.values()):
             return planned
         beyond = all_beyond(stage.one_axis, stage.extend) if stage.extend else ()
+        if stage.longer is not None:
+            others = dict.fromkeys(map(trial, points))
+            more = (id_ for id_ in planned if id_ not in others and id_ in self.rows)
+            return [*others, *(id_ for id_ in more if self._config(id_).variant == LONGER)]
         widened = [trial(point) for entry in beyond for point in points_at(stage, next(iter(starts)), entry)]
         return list(dict.fromkeys([*map(trial, points), *(id_ for id_ in widened if id_ in planned)]))
 

@@ -1,10 +1,11 @@
-"""The trials of each stage of a launch, as they are planned: from starts that are decided, and beyond the border."""
+"""The trials of each stage of a launch, as they are planned: from starts that are decided, and those that follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kdtune.search.conditions import Conditions
 from kdtune.search.ledger import Ledger
+from kdtune.search.longer import longer, so_far
 from kdtune.search.stage_context import Point, StageContext
 from kdtune.search.widening import further
 from kdtune.study.schedulers import stands
@@ -20,7 +21,8 @@ class Plans:
     conditions: Conditions
     unchanged: bool  # whether the last launch was of the same study, by the same kdtune, and nothing runs again
     points: dict[str, dict[str, dict[str, Point]]] = field(default_factory=dict)  # stage -> start -> id -> point
-    further: dict[str, dict[str, Point]] = field(default_factory=dict)  # stage -> those beyond the border of its axis
+    # stage -> those that follow from what the others came to: beyond the border of its axis, or the longer student
+    further: dict[str, dict[str, Point]] = field(default_factory=dict)
 
     def plan(self, context: StageContext, study: StudySpec) -> dict[str, Point]:
         """The points of these starts by id, once their stage's plan holds them; without those of other starts."""
@@ -34,7 +36,7 @@ class Plans:
             for id_, point in zip(self._ids(context, study, start, points), points, strict=True):
                 known[start].setdefault(id_, point)
             found = {**known[start], **found}
-        self.further[name] = further(context, self.ledger.records)
+        self.further[name] = self._further(context)
         self._note(stage)
         return {id_: point for id_, point in found.items() if id_ not in before}
 
@@ -60,8 +62,18 @@ class Plans:
             ids |= dict.fromkeys(known[start] if start in known else self.ledger.planned_from(name, start))
         self.ledger.set_plan(name, list(ids | dict.fromkeys(self.further.get(name, ()))), starts)
 
+    def _further(self, context: StageContext) -> dict[str, Point]:
+        stage, known = context.stage, self.points[context.stage.name]
+        if stage.longer is None:
+            return further(context, self.ledger.records)
+        if stage.longer not in context.starts:  # at the end all starts are
+            return self.further.get(stage.name, {})
+        planned = {id_: point for points in known.values() for id_, point in points.items()}
+        found = longer(context, planned, self.ledger.records) if known.keys() >= {*stage.start_from} else {}
+        return found or so_far(context, self.ledger.past(stage.name))
+
     def ids(self, name: str) -> list[str]:
-        """The trials of a stage that are known by now, without those beyond the border."""
+        """The trials of a stage that are known by now, without those that follow from others."""
         return list(dict.fromkeys(id_ for points in self.points.get(name, {}).values() for id_ in points))
 
     def _ids(self, context: StageContext, study: StudySpec, start: str, points: Sequence[Point]) -> list[str]:

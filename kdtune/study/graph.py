@@ -20,8 +20,9 @@ class Waits:
 
     name: str
     starts: Mapping[str, frozenset[str]]  # start -> the stages that must be decided before its trials can run
-    trials: int  # at most
+    trials: int  # at most, without those that follow
     steps: int  # of each
+    following: int = 0  # trials that wait for all its others: of the student that is trained longer
 
     @property
     def stages(self) -> frozenset[str]:
@@ -57,7 +58,8 @@ def graph(study: StudySpec, stages: Sequence[Stage]) -> dict[str, Waits]:
         template = templates.get(stage.name)
         steps = template.recipe.num_steps if template else 0  # a given teacher is evaluated alone
         frozen = {start: frozenset(each) for start, each in starts.items()}
-        found[stage.name] = Waits(stage.name, frozen, study.num_trials(stage), steps)
+        following = len(stage.seeds) if stage.longer else 0
+        found[stage.name] = Waits(stage.name, frozen, study.num_trials(stage) - following, steps, following)
     return found
 
 
@@ -79,7 +81,8 @@ def chains(waits: Mapping[str, Waits], at_once: int | None = None) -> dict[str, 
     """
     found: dict[str, Chain] = {}
     for name in reversed(list(waits)):  # a stage stands behind all that it waits for
-        own = _steps(waits[name], len(waits[name].starts), at_once)
+        each = waits[name]
+        own = _steps(each, len(each.starts), at_once) + _rounds(each.following, each, at_once)
         behind = [other for other in waits if other in found and name in waits[other].stages]
         after = [_begun_by(name, waits[other], found[other], at_once) for other in behind]
         longest = max(after, key=lambda chain: chain.steps, default=Chain((), 0))
@@ -96,7 +99,10 @@ def _begun_by(name: str, other: Waits, whole: Chain, at_once: int | None) -> Cha
 
 def _steps(stage: Waits, starts: int, at_once: int | None) -> int:
     """Steps that follow each other when the trials from so many of a stage's starts run."""
-    trials = stage.trials * starts // len(stage.starts)
+    return _rounds(stage.trials * starts // len(stage.starts), stage, at_once)
+
+
+def _rounds(trials: int, stage: Waits, at_once: int | None) -> int:
     return math.ceil(trials / (at_once or max(1, trials))) * max(1, stage.steps)
 
 
@@ -116,6 +122,7 @@ def told(waits: Mapping[str, Waits], at_once: int | None = None) -> list[str]:
     how = f"{at_once} at once" if at_once else "if all that can run at once do"
     chain = f"longest chain, {how}: {' > '.join(longest.stages)}, {longest.steps:,} steps"
     lines = [f"{', '.join(names)} wait{'s' * (len(names) == 1)} for {what}" for what, names in alike.items()]
+    lines += [f"{name}'s longer student waits for all others of it" for name, each in waits.items() if each.following]
     return [*lines, chain]
 
 

@@ -29,6 +29,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "seeds": "each point runs once with each; without a list: see search_spaces/README.md",
         "scheduler": "early stopping, see below; null: the study's",
         "budget": "how much each trial may take, in the place of steps; see below",
+        "longer": "one of its starts, trained once more, as long as the dearest method",
         "extend": "steps beyond the border at most, where the best lies there; see below",
         "when": "runs only if an earlier stage beat another one; see below",
         "together": "values that change together; each entry with every point",

@@ -10,7 +10,8 @@ STUDY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # it becomes the name of a folder
 TRIAL_ID = r"[a-z0-9-]+-[0-9a-f]+-s\d+"  # the folder of its weights
 
 ALONE = "student"  # the method of the student without a teacher
-VARIANTS = {"untuned": "untuned", "longer": "trained longer"}  # further methods without one -> in words
+LONGER = "longer"  # the student without a teacher, trained as long as the dearest method
+VARIANTS = {"untuned": "untuned", LONGER: "trained longer"}  # further methods without one -> in words
 
 FINAL = "final"  # the stage that compares methods over new seeds
 SHARED = "training, teacher shared"  # phase of `emissions`: a distilled training as it was, others ran the teacher

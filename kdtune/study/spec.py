@@ -21,7 +21,7 @@ from pydantic import (
 from kdtune.base import Config, Seed, error_at
 from kdtune.study.faults import told
 from kdtune.study.holdout import VAL, SelectOn, is_val, with_holdout
-from kdtune.study.names import STUDY_NAME
+from kdtune.study.names import LONGER, STUDY_NAME
 from kdtune.study.own_seeds import with_own_seeds
 from kdtune.study.schedulers import Halving, Scheduler, SchedulerName, scheduler_name
 from kdtune.study.shared_seeds import shared_seeds
@@ -144,7 +144,7 @@ class StudySpec(Config):
             fault = next((fault for start in starts for fault in self._faults(i, stage, start)), None)
             with contextlib.suppress(ValidationError):
                 templates[stage.name] = starts[0].replace({**stage.set, **stage.first_point})
-                fault = fault or self._no_such_maker(i, stage, templates)
+                fault = fault or self._no_such_maker(i, stage, templates) or _not_alone(i, stage, templates)
             if fault is not None:
                 yield fault
 
@@ -233,6 +233,16 @@ def _unlike_lengths(study: StudySpec) -> Iterator[Any]:
                 "trials of a budget are of different lengths, and early stopping compares them by steps: give none"
             )
             yield error_at(("stages", i, "scheduler"), message, stage.scheduler or study.scheduler)
+
+
+def _not_alone(i: int, stage: Stage, templates: Mapping[str, TrialConfig]) -> Any:
+    """An error if what a stage trains longer is not a student alone."""
+    if stage.longer is not None:
+        try:
+            templates[stage.longer].replace({**stage.set, "variant": LONGER})
+        except ValidationError as error:
+            return error_at(("stages", i, "longer"), told(error.errors()[0]), stage.longer)
+    return None
 
 
 def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: ValidationError) -> Any:

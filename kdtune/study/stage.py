@@ -65,6 +65,8 @@ class Stage(Config):
     extend: NonNegativeInt = Field(default=0, exclude_if=operator.not_)
     budget: Budget | None = Field(default=None, exclude_if=operator.not_)  # of each trial; ``set`` gets what it means
     when: When | None = Field(default=None, exclude_if=operator.not_)  # else it is left out, see ``condition``
+    # one of its starts, a student alone: when all others have ended it is trained as long as the dearest of them took
+    longer: str | None = Field(default=None, exclude_if=operator.not_)
     ranges: dict[str, Range] = {}  # dotted path -> range
     search: SearchName = "grid"
     samples: PositiveInt | None = None  # number of trials of a random or TPE search
@@ -100,8 +102,7 @@ class Stage(Config):
             raise ValueError(f"search: {self.search} needs samples, the number of trials")
         if self.search != "grid" and not (self.grid or self.ranges):
             raise ValueError(f"search: {self.search} needs a grid or ranges to draw from")
-        if self.extend:
-            self._refuse_to_extend()
+        _refuse_what_follows(self)
         if self.most_trials > MOST_TRIALS:
             raise ValueError(
                 f"comes to {self.most_trials} trials, and a stage has at most {MOST_TRIALS}: give fewer values, or "
@@ -112,14 +113,6 @@ class Stage(Config):
         if self.search == "tpe" and len(self.start_from) > 1:
             raise ValueError("search: tpe takes one stage to start from: give each its own stage")
         return self
-
-    def _refuse_to_extend(self) -> None:
-        if self.search != "grid" or not self.one_axis:
-            raise ValueError(
-                "extend widens a grid of one axis, of two values or more: give it one, or leave extend out"
-            )
-        if len(self.start_from) > 1:
-            raise ValueError("extend takes one stage to start from: give each its own stage")
 
     def _bad_axes(self) -> Iterator[Any]:
         for section in ("set", "grid", "ranges"):
@@ -168,7 +161,7 @@ class Stage(Config):
     @property
     def most_trials(self) -> int:
         """Counted without listing any: of a grid exactly, of a search at most."""
-        each = max(1, len(self.start_from)) * len(self.seeds)
+        each = (max(1, len(self.start_from)) + bool(self.longer)) * len(self.seeds)
         if self.search != "grid":
             return each * (self.samples or 0)
         axes = {path: len(values) for path, values in self.grid.items()}
@@ -250,6 +243,19 @@ class Stage(Config):
         """One trial: the start, then ``set``, then the point."""
         changes = {path: value for path, value in point.items() if path != "start"}
         return starts[point["start"]].replace({**self.set, **changes})
+
+
+def _refuse_what_follows(stage: Stage) -> None:
+    """Trials that follow from what the others came to need a stage of their kind."""
+    if stage.extend and (stage.search != "grid" or not stage.one_axis):
+        raise ValueError("extend widens a grid of one axis, of two values or more: give it one, or leave extend out")
+    if stage.extend and len(stage.start_from) > 1:
+        raise ValueError("extend takes one stage to start from: give each its own stage")
+    if stage.longer is not None and (stage.longer not in stage.start_from or not stage.repeats):
+        raise ValueError(
+            f"longer is one of the starts of a stage that repeats them, such as final; got '{stage.longer}', it starts "
+            f"from {', '.join(stage.start_from) or 'none'}{', and searches' if stage.axes else ''}"
+        )
 
 
 def _twice(values: Sequence[Value]) -> Iterator[Value]:

@@ -213,10 +213,26 @@ def test_a_student_of_another_kind_is_a_method_without_terms() -> None:
     losses, crosses = method_crosses(["student", "untuned", "pi"])
     assert (losses, [cell.text for cell in crosses["untuned"]]) == (["L_PI"], [""])
     given = study()
-    final = [
-        *given.final.to_pylist(),
-        {"study": "s", "method": "untuned", "miou_mean": 55.0, "miou_std": 0.5, "seeds": 3},
+    others = [
+        {"study": "s", "method": method, "miou_mean": miou, "miou_std": 0.5, "seeds": 3}
+        for method, miou in (("untuned", 55.0), ("longer", 61.0))
     ]
-    more = replace(given, final=pa.Table.from_pylist(final, schema=FINAL))
+    more = replace(given, final=pa.Table.from_pylist([*given.final.to_pylist(), *others], schema=FINAL))
     assert "untuned" in render("final", more, "s", "text")
-    assert "untuned" not in {row["method"] for row in table("terms", more, "s").to_pylist()}
+    rows = table("terms", more, "s").to_pylist()
+    assert {row["method"] for row in rows} == MIOUS.keys() - {"student"}
+    assert {(row["miou_untuned"], row["miou_longer"]) for row in rows} == {(55.0, 61.0)}
+    alone = "the student alone, mIoU [%]: tuned "
+    assert f"{alone}60.17, untuned 55.00, trained longer 61.00" in render("terms", more, "s", "text")
+    assert alone not in render("terms", given, "s", "text")
+
+
+def test_the_longer_student_is_one_of_the_planned_comparisons() -> None:
+    """Until it has run, nothing is said for good."""
+    given = study()
+    plan = given.planned["s"]
+    stages = {"final": replace(plan.stages["final"], longer="student"), "student": PlannedStage("student")}
+    waiting = replace(given, planned={"s": replace(plan, stages=stages)})
+    found = table("final", waiting, "s").to_pylist()
+    assert {row["family_student"] for row in found if row["method"] != "student"} == {len(MIOUS)}
+    assert {row["provisional_student"] for row in found if row["method"] != "student"} == {True}

@@ -95,8 +95,8 @@ def test_opens_without_error_and_request(browser: Any, file: Path, width: int) -
     assert foreign(seen, file) == []
     assert seen.page_width <= width  # tables scroll in their own boxes
     names = [figure["name"] for figure in seen.figures]
-    expected = ["final", "grid-0", "grid-1", "temperature-0", *(f"weights-{i}" for i in range(4))]
-    assert names[: len(expected)] == expected or names[: len(expected) + 1] == ["final", "gains", *expected[1:]]
+    expected = ["final", "gains", "per-seconds", "per-kwh", "grid-0", "grid-1", "temperature-0"]
+    assert names[: len(expected) + 4] == [*expected, *(f"weights-{i}" for i in range(4))]
     assert {*(f"curves-{i}" for i in range(11)), "classes-0", "energy"} <= set(names)
     assert all(figure["x1"] - figure["x0"] > 300 and figure["y1"] - figure["y0"] > 100 for figure in seen.figures)
     assert len(seen.images) == 20

@@ -19,6 +19,7 @@ from PIL import Image
 from kdtune import results
 from kdtune.analysis import entropy
 from kdtune.answers import significance, tables
+from kdtune.answers.per_cost import UNITS, per_cost
 from kdtune.answers.published import published
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
@@ -91,6 +92,15 @@ def test_trials_are_the_parquets_to_the_last_digit(finished: tuple[Storage, list
     for name in numbers(trials):
         assert shown.floats(name) == trials[name].to_pylist(), name
     assert list(map(int, shown.column("step"))) == trials["step"].to_pylist()
+
+
+def test_costs_are_those_of_the_table(finished: tuple[Storage, list[Record]], page: Page) -> None:
+    for unit, column in UNITS.items():
+        expected = per_cost(tables.table("final", stored(finished[0]), "demo"), finished[0].table("trials"), unit)
+        assert page.tables[f"per-{unit}"].floats(column) == expected[column].to_pylist()
+        assert f"per-{unit}" in page.figures
+    assert "the seconds of a training, without its evaluations, on a processor: means over seeds" in page.words
+    assert "a training with a teacher of its own, without its evaluations, on a processor" in page.words
 
 
 @pytest.mark.parametrize("name", ["optimal", "grid", "temperature", "weights", "final", "initialization"])
@@ -262,6 +272,8 @@ def test_what_is_not_there_is_one_line_in_its_place(tmp_path: Path) -> None:
     assert "no such weights file" in notes
     assert "kdtune teacher entropy" in notes
     assert "No trial has an energy reading" in notes
+    assert "No energy of these trainings was measured" in notes
+    assert {"per-seconds"} == {name for name in page.figures if name.startswith("per-")}
     assert "No trial has an IoU of each class" in notes
     assert "not metered" in page.words
     assert all("\n" not in line for line in page.notes)

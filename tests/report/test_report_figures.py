@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from PIL import Image
 from kdtune.base import IGNORE, SegmentationDataset
 from kdtune.datasets.ade20k import Ade20k
 from kdtune.datasets.colours import palette_of
-from kdtune.report import dots, figures
+from kdtune.report import dots, figures, per_cost
 from kdtune.report.panels import VOID, _coloured, _thinned
 from kdtune.report.style import THEMED
 from kdtune.report.svg import drawing, inline_svg
@@ -63,6 +63,38 @@ def test_values_are_spaced_evenly(values: list[float], scale: str) -> None:
     assert axes.get_xscale() == scale
     low, high = axes.get_ylim()
     assert high - low >= 1.0  # of values that are all the same
+
+
+def reading(method: str, seconds: float, miou: float, *, front: bool = False) -> dict[str, Any]:
+    ends = {"train_seconds_low": seconds - 1, "train_seconds_high": seconds + 1}
+    return {"method": method, "train_seconds": seconds, "miou_mean": miou, "miou_low": None, "miou_high": None} | (
+        ends | {"front": front}
+    )
+
+
+def test_of_many_methods_those_have_a_sign_that_none_beats_and_the_students() -> None:
+    """The same sign in both figures; the others are grey, and counted."""
+    rows = [reading("student", 2.0, 60.0, front=True), *(reading(f"t{i}", 3.0 + i / 9, 55.0 + i) for i in range(30))]
+    rows += [reading("untuned", 40.0, 50.0), reading("pi", 41.0, 90.0, front=True)]
+    looks = per_cost._looks({"seconds": rows, "kwh": rows[:3]})
+    assert list(looks) == ["pi", "student", "untuned"]  # the best first
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 3
+    with drawing():
+        svg = inline_svg(per_cost.reached("t", "s", "train_seconds", rows, looks), "p", "words")
+    assert all(f">{name}</text>" in svg for name in ("pi", "student alone", "alone, untuned", "30 others"))
+    few = per_cost._looks({"seconds": rows[:8]})
+    assert len({(look["color"], look["marker"]) for look in few.values()}) == len(few) == 8
+
+
+def test_energy_of_many_methods_has_room() -> None:
+    trials = [{"stage": "final", "energy_kwh": 1.0 + i, "miou": 50.0 + i} for i in range(30)]
+    rows = [row | {"trial_id": str(i), "method": f"t{i}" if i else "student"} for i, row in enumerate(trials)]
+    with drawing():
+        few, many = (inline_svg(dots.energy("e", each), "e", "words") for each in (rows[:6], rows))
+    assert ">t5</text>" in few
+    assert ">student</text>" in many
+    assert ">distilled</text>" in many
+    assert ">t5</text>" not in many
 
 
 def test_figures_take_the_pages_colours_and_not_the_users_style(monkeypatch: pytest.MonkeyPatch) -> None:

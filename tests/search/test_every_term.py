@@ -35,5 +35,10 @@ def test_all_terms_are_compared_over_two_launches(tmp_path: Path) -> None:
     assert sum(row["stage"] == "weight-cirkd" for row in rows) == 3  # the best of two always lies at a border
     assert "so losses.pi.weight" in told + done.stderr
     table = kdtune("results", "demo-terms", "--storage", tmp_path, "--table", "terms", "--format", "csv").stdout
-    methods = {row["method"] for row in rows if row["stage"] == "final"} - {"student", "untuned"}
+    final = [row for row in rows if row["stage"] == "final"]
+    methods = {row["method"] for row in final} - {"student", "untuned", "longer"}
     assert len(table.splitlines()) == 1 + len(methods)
+    steps = {row["method"]: row["step"] for row in final}
+    assert steps["longer"] > steps["student"] == 2
+    assert "so student is trained once more" in done.stderr
+    assert "nothing is left to run" in kdtune(*words, "--dry-run").stdout

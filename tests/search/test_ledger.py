@@ -25,8 +25,8 @@ def storage(tmp_path: Path) -> Storage:
     return storage
 
 
-def ledger(storage: Storage) -> Ledger:
-    found = Ledger(study(), storage, study().stages, Held("token"), Reporter())
+def ledger(storage: Storage, reporter: Reporter | None = None) -> Ledger:
+    found = Ledger(study(), storage, study().stages, Held("token"), reporter or Reporter())
     found.begin_writing()
     return found
 
@@ -60,6 +60,23 @@ def test_a_superseded_trial_that_is_wanted_again(storage: Storage, damaged: bool
     found.write_tables()
     for name in ("trials", "history"):
         assert storage.table(name)["trial_id"].to_pylist() == (ids[:1] if damaged else ids)
+
+
+def test_of_trials_that_leave_those_are_said_that_had_begun(storage: Storage) -> None:
+    """Of a start that is not decided yet some may have been planned before, and will be again."""
+    said: list[tuple[str, int]] = []
+
+    class Says(Reporter):
+        def superseded(self, stage: str, count: int) -> None:
+            said.append((stage, count))
+
+    begun = [*storage.finished()]
+    found = ledger(storage, Says())
+    found.set_plan("student", [*begun, "student-0-s1"])
+    found.set_plan("student", begun)
+    assert said == []
+    found.set_plan("student", [])
+    assert said == [("student", 1)]
 
 
 def test_a_stage_whose_trials_have_all_failed_is_no_success(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ RECIPE = (
     "eval_every, eval_batch_size, eval_window, absent_classes, bf16, channels_last, compile"
 )
 STAGE = (
-    "name, start_from, set, grid, together, extend, budget, when, ranges, search, samples, seeds, added_seeds, "
+    "name, start_from, set, grid, together, extend, budget, when, longer, ranges, search, samples, seeds, added_seeds, "
     "scheduler, labels"
 )
 GRID = "recipe.lr: [1e-1, 1e-2]"

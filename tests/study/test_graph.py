@@ -43,3 +43,13 @@ def test_the_longest_chain() -> None:
         "initialization waits for student, weight-pi (each start apart)",
         "longest chain, 32 at once: distill > temperature > weight-pi > weight-pa > final, 200,000 steps",
     ]
+
+
+def test_the_longer_student_comes_after_all_others_of_its_stage() -> None:
+    """Its trials are as long as the others, or longer; how long is not known before."""
+    study = load_study(f"{NAME}-terms")
+    waits = graph(study, study.stages)
+    assert (waits["final"].trials, waits["final"].following) == (43 * 3, 3)
+    longest = chains(waits)["distill"]
+    assert (longest.stages[-1], longest.steps) == ("final", (3 + 2) * 40_000)
+    assert "final's longer student waits for all others of it" in told(waits)
