@@ -162,6 +162,7 @@ class LossTerm(Config):
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_classifier: ClassVar[bool] = False  # the student's
+    needs_image: ClassVar[bool] = False  # it finds it in ``SegOutput.image`` of both networks, but in no ``digest``
     draws: ClassVar[bool] = False
     owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"
     live_teacher: ClassVar[bool] = False  # it reads the teacher's weights, or runs it: kept outputs would not do

@@ -28,6 +28,9 @@ class SegOutput:
     taps: "dict[str, Tensor]" = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
     aux: "Tensor | None" = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
     digests: "dict[str, Tensor]" = field(default_factory=dict)  # in the place of taps, see ``LossTerm.digest``
+    # (N, 3, H, W), where a term ``needs_image``: the crop before any network's preprocessing, float32, RGB from 0 to 1,
+    # 0 where it is padded; contiguous, on the device, without gradient, and not to be changed
+    image: "Tensor | None" = None
 
 
 def align(source: "Tensor", like: "Tensor") -> "Tensor":

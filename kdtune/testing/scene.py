@@ -58,14 +58,20 @@ class Scene:
         torch.manual_seed(1)
         loss = self.term.build(self.student, self.teacher)
         with torch.no_grad():
-            seen = self.teacher(self.image, self.term.teacher_taps) if self.term.needs_teacher else None
+            seen = self._output(self.teacher, self.image, self.term.teacher_taps) if self.term.needs_teacher else None
         loss.before_training(itertools.repeat((seen, self.target)))
         return loss
 
     def outputs(self, image: torch.Tensor | None = None) -> tuple[SegOutput, SegOutput]:
         """Of student and teacher, both with a graph: a term must not lean on the caller's no_grad."""
         image = self.image if image is None else image
-        return self.student(image, self.term.taps), self.teacher(image, self.term.teacher_taps)
+        taps = self.term.taps, self.term.teacher_taps
+        return self._output(self.student, image, taps[0]), self._output(self.teacher, image, taps[1])
+
+    def _output(self, network: SegNet, image: Tensor, taps: frozenset[Tap]) -> SegOutput:
+        output = network(image, taps)
+        output.image = image.sigmoid() if self.term.needs_image else None
+        return output
 
     def value(self) -> torch.Tensor:
         """Of a newly built term."""
