@@ -18,6 +18,7 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import grid, temperature, weights
 from kdtune.answers.terms_table import terms_table
+from kdtune.records.schemas import joined
 
 NAMES = ("optimal", "grid", "temperature", "weights", "final", "terms", "initialization", "emissions", "cost", "trials")
 
@@ -66,7 +67,7 @@ def table(name: str, tables: Tables, study: str | None) -> pa.Table:
     if study is None:
         apart = _apart(tables)
         parts = [named(_table(name, apart[each], each), each, tables.planned.get(each)) for each in tables.studies]
-        return pa.concat_tables(parts or [named(_table(name, tables, ""), "")], promote_options="default")
+        return joined(parts or [named(_table(name, tables, ""), "")])
     return _table(name, tables, study)
 
 
