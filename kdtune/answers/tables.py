@@ -129,7 +129,9 @@ def _optimal(data: pa.Table, plan: PlannedStudy, trials: pa.Table) -> pa.Table:
     rows: list[Row] = data.to_pylist()
     axes = {name: stage.axes for name, stage in plan.stages.items()}
     for name, stage in plan.stages.items():
-        if stage.extends:
+        if stage.extends and "stage" not in trials.column_names:
+            axes[name] = {}  # over all studies trials are not read, and what was tried beyond the plan is not known
+        elif stage.extends:
             own = trials.filter(pc.equal(trials["stage"], name))
             found = {axis: own[axis].drop_null().to_pylist() for axis in stage.axes if axis in own.column_names}
             axes[name] = {axis: (*values, *found.get(axis, ())) for axis, values in stage.axes.items()}
