@@ -1,4 +1,4 @@
-"""The shared vocabulary: what a config, a network, a loss and a dataset are. Imports nothing of kdtune but its errors.
+"""The shared vocabulary: what a config, a network, a loss and a dataset are. Knows errors, maps and texts alone.
 
 Torch takes a second to import, and a study is read without it: it is imported where something is computed, and the
 classes that are made of its modules (``Loss``, ``Drawing``, ``SegNet``, ``Stateless``; in ``kdtune.modules``) when
@@ -11,7 +11,7 @@ network's output (about H/8 x W/8), P = h w.
 import hashlib
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -24,6 +24,12 @@ from kdtune.errors import Lost as Lost
 from kdtune.errors import RunError as RunError
 from kdtune.errors import Stuck as Stuck
 from kdtune.errors import UserError as UserError
+from kdtune.maps import FeatureTap as FeatureTap
+from kdtune.maps import SegOutput as SegOutput
+from kdtune.maps import Tap as Tap
+from kdtune.maps import align as align
+from kdtune.maps import at_least_float32 as at_least_float32
+from kdtune.maps import resized as resized
 from kdtune.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -37,8 +43,6 @@ if TYPE_CHECKING:
 IGNORE = 255  # the one label that counts nowhere; every dataset maps its void classes to it
 
 Split = Literal["train", "val"]
-Tap = Literal["layer1", "layer2", "layer3", "layer4", "psp", "aux"]
-FeatureTap = Literal["layer1", "layer2", "layer3", "layer4", "psp"]
 
 
 def __getattr__(name: str) -> Any:
@@ -74,16 +78,6 @@ class Config(BaseModel):
         return data
 
 
-@dataclass
-class SegOutput:
-    """What a network returns, by name."""
-
-    logits: "Tensor"  # (N, K, h, w), at the network's own stride, before upsampling
-    taps: "dict[str, Tensor]" = field(default_factory=dict)  # named feature maps (N, C, h, w), those asked for
-    aux: "Tensor | None" = None  # (N, K, h, w), logits of the auxiliary head; None unless training or asked for
-    digests: "dict[str, Tensor]" = field(default_factory=dict)  # in the place of taps, see ``LossTerm.digest``
-
-
 class Preprocessing(Config):
     """How a network wants its images: the order of the channels, then ``(value - mean) / std`` of values 0 to 255.
 
@@ -109,6 +103,16 @@ class Model(Config):
     def label(self) -> str:
         """What tables call it: ``pspnet-resnet18-0.125``."""
         return self.name
+
+    @property
+    def tap_names(self) -> Sequence[Tap]:
+        """The feature maps that it can give; a network that has others than these says so."""
+        return ("layer1", "layer2", "layer3", "layer4", "psp", "aux")
+
+    def without_tap(self, tap: Tap) -> str:
+        """What a study is told whose term asks for a map that it cannot give: the end of a sentence about it."""
+        there = self.tap_names
+        return f"has no tap '{tap}'{did_you_mean(tap, there)}; there are: {', '.join(there)}"
 
     def build(self, num_classes: int) -> "SegNet":
         """A new network, weights drawn from torch's global generator (or ImageNet's, for the backbone).
@@ -158,6 +162,7 @@ class LossTerm(Config):
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_classifier: ClassVar[bool] = False  # the student's
+    needs_image: ClassVar[bool] = False  # it finds it in ``SegOutput.image`` of both networks, but in no ``digest``
     draws: ClassVar[bool] = False
     owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"
     live_teacher: ClassVar[bool] = False  # it reads the teacher's weights, or runs it: kept outputs would not do
@@ -172,7 +177,7 @@ class LossTerm(Config):
 
     @property
     def taps(self) -> frozenset[Tap]:
-        """The student's feature maps that it reads; ``aux`` are the logits of the auxiliary head."""
+        """The student's feature maps that it reads, by any name that its network knows, see ``Tap``."""
         return frozenset()
 
     @property
@@ -212,30 +217,6 @@ class LossTerm(Config):
         from kdtune.modules import Stateless
 
         return Stateless(self)
-
-
-def align(source: "Tensor", like: "Tensor") -> "Tensor":
-    """``source`` (N, C, h', w') resized to the cells of ``like``: bilinear, align_corners=True; itself if equal."""
-    return resized(source, like.shape[-2:])
-
-
-def resized(source: "Tensor", cells: Sequence[int]) -> "Tensor":
-    """``source`` (N, C, h', w') at ``cells`` (h, w): bilinear, align_corners=True; itself if equal."""
-    if tuple(source.shape[-2:]) == tuple(cells):
-        return source
-    from kdtune.resize import enlarged
-
-    return enlarged(source, cells)
-
-
-def at_least_float32(*maps: "Tensor") -> "list[Tensor]":
-    """The maps in one precision, float32 or float64: half precision has too few digits for similarities and softmax."""
-    import torch
-
-    dtype = torch.float32
-    for each in maps:
-        dtype = torch.promote_types(dtype, each.dtype)
-    return [each.to(dtype) for each in maps]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kdtune.answers.formats import Block, Cell
 from kdtune.answers.layouts import LAYOUTS
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import STAGES, swept_losses
+from kdtune.records.further import COLUMN
 
 DATASETS = {"voc": "PascalVOC", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}  # the paper's order
 RATE, DECAY = "\N{GREEK SMALL LETTER MU}(0)", "\N{GREEK SMALL LETTER GAMMA}"  # the paper's signs
@@ -107,6 +108,7 @@ def _grid(data: pa.Table) -> list[Block]:
 
 def _grid_blocks(title: str, studies: Sequence[_Study], rows: Sequence[Row]) -> list[Block]:
     by_study = _by(rows, "study")
+    further = [COLUMN] if any(row.get(COLUMN) is not None for row in rows) else []
     columns: list[tuple[str, float | None]] = []
     groups = [("", 1)]
     for study in studies:
@@ -116,7 +118,7 @@ def _grid_blocks(title: str, studies: Sequence[_Study], rows: Sequence[Row]) -> 
     decays = falling({row["weight_decay"] for row in rows})
     cells = {(row["study"], row["lr"], row["weight_decay"]): score(row) for row in rows}
     if len(cells) < len(rows) or len(columns) * len(decays) > 3 * len(rows):  # not a grid: line by line, each study
-        own = ["stage", "lr", "weight_decay", "miou", "status", "step", "steps_total", "best"]
+        own = ["stage", "lr", "weight_decay", *further, "miou", "status", "step", "steps_total", "best"]
         plain = [(s, pa.Table.from_pylist([{k: row[k] for k in own} for row in by_study[s.name]])) for s in studies]
         return [replace(b, title=f"{s.name}, {b.title}") for s, data in plain for b in LAYOUTS["grid"](data)]
     lines = [[Cell(scientific(d)), *(cells.get((*column, d), Cell("-")) for column in columns)] for d in decays]
@@ -134,11 +136,16 @@ def _crossed(title: str, axis: str, rows: Sequence[Row], key: Callable[[Row], st
     return Block(title, [axis, *(study.student for study in studies)], lines, notes(rows), _groups(studies))
 
 
+def _line(row: Row, *values: str) -> str:
+    """What stands at the beginning of a line: the values, and what else its stage varied."""
+    return ", ".join([*values, *filter(None, [row.get(COLUMN)])])
+
+
 def _temperature(data: pa.Table) -> list[Block]:
     """Table 4: temperature down."""
     rows: list[Row] = sorted(data.to_pylist(), key=lambda row: row["temperature"] or 0.0)
     return [
-        _crossed(f"{stage}, mIoU [%] by temperature", "τ", of_stage, lambda row: number(row["temperature"]))
+        _crossed(f"{stage}, mIoU [%] by temperature", "τ", of_stage, lambda row: _line(row, number(row["temperature"])))
         for stage, of_stage in _by(rows, "stage", STAGES).items()
     ]
 
@@ -152,7 +159,7 @@ def _weights(data: pa.Table) -> list[Block]:
         axis = ", ".join(f"λ_{loss_symbol(name)}" for name in swept)
 
         def key(row: Row, swept: Sequence[str] = swept) -> str:
-            return ", ".join(scientific(row[name]) for name in swept)
+            return _line(row, *(scientific(row[name]) for name in swept))
 
         blocks.append(_crossed(f"{stage}, mIoU [%] by loss weight", axis, rows, key))
     return blocks

@@ -5,23 +5,24 @@ from collections.abc import Mapping, Sequence
 
 from kdtune.answers.cells import loss_symbol, scientific
 from kdtune.answers.columns import rounded
+from kdtune.answers.planned_grid import Value
 from kdtune.answers.ranking import Row
 
 _NAMES = {"lr": "learning rate", "weight_decay": "weight decay", "temperature": "temperature"}
 
 
-def border(row: Row, axes: Mapping[str, Sequence[float]]) -> str | None:
+def border(row: Row, axes: Mapping[str, Sequence[Value]]) -> str | None:
     """What of a stage's best lies at the border of its axes (column -> values), with the value to add; none if nothing.
 
-    An axis of one value is none.
+    An axis of one value is none, and so is one of words.
     """
     told = [words for name, values in axes.items() if (words := _of_axis(name, row.get(name), values))]
     return "; ".join(told) or None
 
 
-def _of_axis(name: str, best: float | None, values: Sequence[float]) -> str | None:
-    tried = sorted({rounded(float(value)) for value in values})
-    if best is None or len(tried) < 2 or rounded(float(best)) not in (tried[0], tried[-1]):
+def _of_axis(name: str, best: Value, values: Sequence[Value]) -> str | None:
+    tried = sorted({rounded(float(value)) for value in values if isinstance(value, int | float)})
+    if not isinstance(best, int | float) or len(tried) < 2 or rounded(float(best)) not in (tried[0], tried[-1]):
         return None
     highest = rounded(float(best)) == tried[-1]
     beyond = _next(*tried[-2:]) if highest else _next(tried[1], tried[0])

@@ -44,6 +44,7 @@ _TEXT = {
     "basis",
     "weights",
     "weights_as",  # as_published
+    "parameters",
 }
 
 _TEXT |= {f"{name}_{reference}" for reference in REFERENCES for name in ("verdict", "analysis", "images")}

@@ -23,6 +23,7 @@ from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
 from kdtune.answers.term_facts import facts
 from kdtune.answers.terms_layout import terms_blocks
+from kdtune.records.further import COLUMN, further_columns, told, varied
 from kdtune.study.names import SHARED
 
 Layout = Callable[[pa.Table], list[Block]]
@@ -50,8 +51,15 @@ def _grid_block(stage: str, rows: list[Row]) -> Block:
     title = f"{stage}, mIoU [%] by weight decay (down) and learning rate (across)"
     # a random search, or two starts in one stage, would be mostly holes or hide a trial: one line each
     if len(cells) < len(rows) or len(decays) * len(rates) > 3 * len(rows):
-        lines = [[*texts(scientific(row["weight_decay"]), scientific(row["lr"])), score(row)] for row in rows]
-        return Block(f"{stage}, mIoU [%]", ["weight decay", "learning rate", "mIoU"], lines, notes(rows))
+        beside = _beside(rows)
+        lines = [
+            [
+                *texts(scientific(row["weight_decay"]), scientific(row["lr"]), *(row[n] or "-" for n in beside)),
+                score(row),
+            ]
+            for row in rows
+        ]
+        return Block(f"{stage}, mIoU [%]", ["weight decay", "learning rate", *beside, "mIoU"], lines, notes(rows))
     lines = [[Cell(scientific(d)), *(cells.get((d, rate), Cell("-")) for rate in rates)] for d in decays]
     return Block(title, ["", *map(scientific, rates)], lines, notes(rows))
 
@@ -60,8 +68,12 @@ def _temperature(data: pa.Table) -> list[Block]:
     """Table 4: temperature down."""
     blocks = []
     for stage, rows in _stages(data.to_pylist()).items():
-        lines = [[Cell(number(r["temperature"])), score(r), Cell(number(r["seeds"]))] for r in rows]
-        blocks.append(Block(f"{stage}, mIoU [%] by temperature", ["τ", "mIoU", "seeds"], lines, notes(rows)))
+        beside = _beside(rows)
+        lines = [
+            [*texts(number(r["temperature"]), *(r[n] or "-" for n in beside)), score(r), Cell(number(r["seeds"]))]
+            for r in rows
+        ]
+        blocks.append(Block(f"{stage}, mIoU [%] by temperature", ["τ", *beside, "mIoU", "seeds"], lines, notes(rows)))
     return blocks
 
 
@@ -69,12 +81,18 @@ def _weights(data: pa.Table) -> list[Block]:
     """Table 5: one block per loss."""
     blocks = []
     for stage, rows in _stages(data.to_pylist()).items():
-        swept = swept_losses(stage, rows, loss_columns(data))
-        lines = [[*texts(*(scientific(row[name]) for name in swept)), score(row)] for row in rows]
-        header = [*(f"λ_{loss_symbol(name)}" for name in swept), "mIoU"]
+        swept, beside = swept_losses(stage, rows, loss_columns(data)), _beside(rows)
+        words = [[*(scientific(row[name]) for name in swept), *(row[name] or "-" for name in beside)] for row in rows]
+        lines = [[*texts(*each), score(row)] for each, row in zip(words, rows, strict=True)]
+        header = [*(f"λ_{loss_symbol(name)}" for name in swept), *beside, "mIoU"]
         said = [f"published: {', '.join(_published(name) for name in swept)}"] if swept else []
         blocks.append(Block(f"{stage}, mIoU [%] by loss weight", header, lines, [*notes(rows), *said]))
     return blocks
+
+
+def _beside(rows: Sequence[Row]) -> list[str]:
+    """The column of further parameters, where these lines have some."""
+    return [COLUMN] if any(row.get(COLUMN) is not None for row in rows) else []
 
 
 def _published(column: str) -> str:
@@ -144,20 +162,20 @@ def _cost(data: pa.Table) -> list[Block]:
 
 def _optimal(data: pa.Table) -> list[Block]:
     rows: list[Row] = data.to_pylist()
-    studies = len({row.get("study") for row in rows}) > 1
+    studies, beside = len({row.get("study") for row in rows}) > 1, _beside(rows)
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
             *texts(*([row["study"]] if studies else []), row["stage"]),
             *texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
-            *texts(*(scientific(row[name]) for name in lambdas)),
+            *texts(*(scientific(row[name]) for name in lambdas), *(row[name] or "-" for name in beside)),
             score(row),
             *texts(*(number(row.get(name)) for name in ("seeds", "trials", "trials_stopped"))),
         ]
         for row in rows
     ]
     header = [*(["study"] if studies else []), "stage", "lr", "weight decay", "τ"]
-    header += [*(f"λ_{loss_symbol(name)}" for name in lambdas), "mIoU [%]", "seeds", "trials", "stopped"]
+    header += [*(f"λ_{loss_symbol(name)}" for name in lambdas), *beside, "mIoU [%]", "seeds", "trials", "stopped"]
     notes = [CHOSEN] if any((row.get("trials") or 0) > (row.get("seeds") or 0) for row in rows) else []
     remarks = [f"{row['stage']}: {row['border']}" for row in rows if row.get("border")]
     return [Block("best configuration of each stage", header, lines, notes, remarks=remarks)]
@@ -166,6 +184,8 @@ def _optimal(data: pa.Table) -> list[Block]:
 def _trials(data: pa.Table) -> list[Block]:
     shown = (
         "study",
+        "stage",
+        "start",
         "trial_id",
         "method",
         "status",
@@ -177,14 +197,18 @@ def _trials(data: pa.Table) -> list[Block]:
         "steps_total",
     )
     # times are not among them: to convert them imports pandas
-    rows: list[Row] = data.select([*shown, "train_seconds", *loss_columns(data)]).to_pylist()
-    studies = len({row["study"] for row in rows}) > 1
+    further = further_columns(data)
+    rows: list[Row] = data.select([*shown, "train_seconds", *loss_columns(data), *further]).to_pylist()
+    differing = varied(rows, further)
+    rows = [row | {COLUMN: told(row, differing.get((row["study"], row["stage"]), ()))} for row in rows]
+    studies, beside = len({row["study"] for row in rows}) > 1, _beside(rows)
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
             *texts(*([row["study"]] if studies else []), row["trial_id"], row["method"], row["status"]),
             *texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
-            *texts(*(scientific(row[name]) for name in lambdas), number(row["miou"], ".2f")),
+            *texts(*(scientific(row[name]) for name in lambdas), *(row[name] or "-" for name in beside)),
+            *texts(number(row["miou"], ".2f")),
             *texts(f"{number(row['step'])}/{number(row['steps_total'])}", number(row["train_seconds"], ".0f")),
         ]
         for row in rows
@@ -198,6 +222,7 @@ def _trials(data: pa.Table) -> list[Block]:
         "weight decay",
         "τ",
         *(f"λ_{loss_symbol(name)}" for name in lambdas),
+        *beside,
     ]
     return [Block("trials", [*header, "mIoU [%]", "step", "train [s]"], lines, ["mIoU: of the last evaluation"])]
 

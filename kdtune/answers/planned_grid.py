@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kdtune.records.schemas import is_parameter
 from kdtune.study.names import MOST_TRIALS, column_at
+
+Value = float | str | None  # of a column
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,18 @@ class PlannedStage:
     name: str
     starts: tuple[str, ...] = ()
     seeds: frozenset[int] = frozenset()
-    axes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # none of a search that draws its points
-    together: tuple[Mapping[str, float], ...] = ()  # values of some of the axes that are tried only so
+    axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)  # none of a search that draws its points
+    together: tuple[Mapping[str, Value], ...] = ()  # values of some of the axes that are tried only so
     extends: bool = False  # whether it may try more than these, beyond the border
     longer: str | None = None  # the start that is trained once more, as long as the dearest method
-    fixed: Mapping[str, float] = field(default_factory=dict)  # of a stage that starts from the study's base
+    fixed: Mapping[str, Value] = field(default_factory=dict)  # of a stage that starts from the study's base
 
-    def cells(self, columns: Sequence[str]) -> list[dict[str, float]]:
+    @property
+    def further(self) -> list[str]:
+        """Its axes that are further parameters of terms, beside weights and L_PI's temperature."""
+        return [name for name, values in self.axes.items() if len(values) > 1 and is_parameter(name)]
+
+    def cells(self, columns: Sequence[str]) -> list[dict[str, Value]]:
         """Every combination of the values of those of these columns that the stage sweeps; none if it sweeps none."""
         swept = [name for name in columns if name in self.axes]
         entries = [{name: entry[name] for name in swept if name in entry} for entry in self.together]
@@ -80,11 +88,11 @@ def _planned(study: str, data: Mapping[str, Any]) -> PlannedStudy:
 
 def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
     grid = stage["grid"] if stage["search"] == "grid" else {}
-    axes = {column_at(path): _numbers(path, values) for path, values in grid.items()}
-    together = tuple({column_at(path) or path: float(v) for path, v in e.items()} for e in stage.get("together", ()))
+    axes = {column_at(path): _values(path, values) for path, values in grid.items()}
+    together = tuple({column_at(path) or path: _value(v) for path, v in e.items()} for e in stage.get("together", ()))
     axes |= {name: tuple(dict.fromkeys(entry[name] for entry in together)) for entry in together for name in entry}
     recipe = {f"recipe.{name}": value for name, value in recipe.items()} if not stage["start_from"] else {}
-    fixed = {column_at(path): _numbers(path, [value]) for path, value in {**recipe, **stage["set"]}.items()}
+    fixed = {column_at(path): _values(path, [value]) for path, value in {**recipe, **stage["set"]}.items()}
     return PlannedStage(
         stage["name"],
         tuple(stage["start_from"]),
@@ -97,7 +105,16 @@ def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
     )
 
 
-def _numbers(path: str, values: Sequence[Any]) -> tuple[float, ...]:
+def _values(path: str, values: Sequence[Any]) -> tuple[Value, ...]:
     """The values as tables have them: a term of weight 0 is not used, and has no columns."""
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
-    return tuple(number for number in numbers if number or not path.startswith("losses."))
+    plain = [_value(value) for value in values if value is None or isinstance(value, int | float | str)]
+    if not any(isinstance(value, float) for value in plain):
+        plain = ["null" if value is None else value for value in plain]  # of words
+    return tuple(value for value in plain if value != 0 or not path.endswith(".weight"))
+
+
+def _value(value: Any) -> Value:
+    """As ``trials`` has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if value is None or isinstance(value, str) else float(value)

@@ -21,6 +21,7 @@ from kdtune.answers.unlike import unlike
 from kdtune.errors import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.records.at_once import at_once
+from kdtune.records.schemas import joined
 from kdtune.records.stored_study import TABLES, StoredStudy, storage_root
 from kdtune.study.names import FINAL, STUDY_NAME
 from kdtune.training.image_counts import ImageCounts
@@ -118,8 +119,8 @@ def _joined(read: Sequence[_Read]) -> Tables:
     parts = {name: [each.tables[name] for each in read if name in each.tables] for name in (*TABLES, GONE)}
     some = next(data for each in read for data in each.tables.values() if "study" in data.column_names)
     empty = some.select(["study"]).slice(0, 0)  # a new one would import pandas
-    joined = {name: pa.concat_tables(data or [empty], promote_options="default") for name, data in parts.items()}
-    return Tables(**joined, planned={each.plan.study: each.plan for each in read})
+    whole = {name: joined(data or [empty]) for name, data in parts.items()}
+    return Tables(**whole, planned={each.plan.study: each.plan for each in read})
 
 
 def _of_all(root: str, table: str) -> Tables:

@@ -18,6 +18,7 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import grid, temperature, weights
 from kdtune.answers.terms_table import terms_table
+from kdtune.records.schemas import joined
 
 NAMES = ("optimal", "grid", "temperature", "weights", "final", "terms", "initialization", "emissions", "cost", "trials")
 
@@ -66,7 +67,7 @@ def table(name: str, tables: Tables, study: str | None) -> pa.Table:
     if study is None:
         apart = _apart(tables)
         parts = [named(_table(name, apart[each], each), each, tables.planned.get(each)) for each in tables.studies]
-        return pa.concat_tables(parts or [named(_table(name, tables, ""), "")], promote_options="default")
+        return joined(parts or [named(_table(name, tables, ""), "")])
     return _table(name, tables, study)
 
 
@@ -128,7 +129,9 @@ def _optimal(data: pa.Table, plan: PlannedStudy, trials: pa.Table) -> pa.Table:
     rows: list[Row] = data.to_pylist()
     axes = {name: stage.axes for name, stage in plan.stages.items()}
     for name, stage in plan.stages.items():
-        if stage.extends:
+        if stage.extends and "stage" not in trials.column_names:
+            axes[name] = {}  # over all studies trials are not read, and what was tried beyond the plan is not known
+        elif stage.extends:
             own = trials.filter(pc.equal(trials["stage"], name))
             found = {axis: own[axis].drop_null().to_pylist() for axis in stage.axes if axis in own.column_names}
             axes[name] = {axis: (*values, *found.get(axis, ())) for axis, values in stage.axes.items()}

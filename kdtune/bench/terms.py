@@ -117,9 +117,11 @@ class Bench:
         self.teacher: SegNet | None = None
         self.terms: dict[str, Loss] = {"ce": CrossEntropy(weight=1.0).build(self.student, None)}
         self.taps = self.teacher_taps = frozenset[Tap]()
+        self.needs_image = False
         if name != "ce":
             term: LossTerm = LOSSES.resolve("ifv" if name == LOOP else name).plain()
             self.taps, self.teacher_taps = term.taps, term.teacher_taps
+            self.needs_image = term.needs_image
             if term.needs_teacher:
                 self.teacher = _network(setting.teacher_backbone, setting.classes, self.device)
                 self.teacher.eval().requires_grad_(False)
@@ -160,7 +162,11 @@ class Bench:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             student = self.student(self.image, self.taps)
             with torch.no_grad():
-                return student, self.teacher(self.image, self.teacher_taps) if self.teacher is not None else None
+                teacher = self.teacher(self.image, self.teacher_taps) if self.teacher is not None else None
+        for output in (student, teacher):
+            if output is not None and self.needs_image:
+                output.image = self.image.sigmoid()
+        return student, teacher
 
 
 def _network(backbone: str, classes: int, device: torch.device) -> SegNet:

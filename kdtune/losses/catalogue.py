@@ -13,8 +13,8 @@ BASIS = {"code": "code", "paper": "paper", "reconstruction": "ours"}
 LEFT_OUT = ("weight", "acknowledge_patent")
 LEGEND = """\
 basis: as in published code; by the paper's equations; ours: our reconstruction from an abstract or a note, not the
-       authors'. weight: the published one in this term's unit. needs: T teacher, L labels, C classifier, taps; O owns
-       modules or state, R draws. kdtune losses show NAME tells the rest."""
+       authors'. weight: the published one in this term's unit. needs: T teacher, L labels, C classifier, I image, taps;
+       O owns modules or state, R draws. kdtune losses show NAME tells the rest."""
 
 
 def loss_lines() -> list[str]:
@@ -84,8 +84,8 @@ def _short(term: type[LossTerm]) -> str:
 
 
 def _letters(term: LossTerm) -> str:
-    flags = {"T": term.needs_teacher, "L": term.needs_labels, "C": term.needs_classifier, "O": term.owns}
-    letters = "".join(letter for letter, there in {**flags, "R": term.draws}.items() if there)
+    flags = {"T": term.needs_teacher, "L": term.needs_labels, "C": term.needs_classifier, "I": term.needs_image}
+    letters = "".join(letter for letter, there in {**flags, "O": term.owns, "R": term.draws}.items() if there)
     taps = sorted(term.taps | term.teacher_taps)
     return " ".join([letters, _joined(taps)]).strip() or "-"
 
@@ -102,6 +102,7 @@ def _needs(term: LossTerm) -> list[str]:
     needs = ["teacher"] if term.needs_teacher else []
     needs += ["labels"] if term.needs_labels else []
     needs += ["student's classifier"] if term.needs_classifier else []
+    needs += ["image"] if term.needs_image else []
     for network, taps in (("student", term.taps), ("teacher", term.teacher_taps)):
         needs += [f"{network}'s {tap}" for tap in sorted(taps)]
     return needs

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, Tap
+from kdtune.base import Confidence, LossTerm, Published, Tap
 
 if TYPE_CHECKING:
     from kdtune.base import Loss, SegNet
@@ -43,7 +43,7 @@ class ChannelWise(LossTerm):
     owns: ClassVar[str] = "a 1x1 adapter, on features whose widths differ"
 
     temperature: PositiveFloat = 4.0  # tau
-    tap: Literal["logits"] | FeatureTap = "logits"
+    tap: Tap = "logits"
     normalise_over: Literal["cells", "channels"] = "cells"
     divergence: Literal["kl", "mse"] = "kl"
     convention: Literal["paper", "cirkd"] = "paper"

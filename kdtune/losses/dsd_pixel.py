@@ -1,16 +1,14 @@
 """L_PSD: from layer to layer the student's attention moves as the teacher's does."""
 
 import itertools
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, Published, SegOutput, Tap, align, at_least_float32
+from kdtune.base import Confidence, LossTerm, Published, SegOutput, Tap, align, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Layer = Literal["aux", "logits"] | FeatureTap
 
 
 class PixelSimilarity(LossTerm):
@@ -36,11 +34,11 @@ class PixelSimilarity(LossTerm):
     confidence: ClassVar[Confidence] = "code"
     published_weight: ClassVar[Published | None] = Published(1e3, "CIRKD's script")
 
-    layers: Annotated[tuple[Layer, ...], Field(min_length=2)] = ("aux", "psp", "logits")
+    layers: Annotated[tuple[Tap, ...], Field(min_length=2)] = ("aux", "psp", "logits")
 
     @field_validator("layers")
     @classmethod
-    def _each_once(cls, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    def _each_once(cls, layers: tuple[Tap, ...]) -> tuple[Tap, ...]:
         if len(set(layers)) < len(layers):
             raise ValueError(f"names a layer twice: {', '.join(layers)}")
         return layers
@@ -70,5 +68,5 @@ class PixelSimilarity(LossTerm):
         return F.normalize(torch.stack([b - a for a, b in itertools.combinations(each, 2)]), dim=2, eps=1e-12)
 
 
-def _map(output: SegOutput, layer: Layer) -> "Tensor":
+def _map(output: SegOutput, layer: Tap) -> "Tensor":
     return output.logits if layer == "logits" else output.taps[layer]

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from kdtune.base import FeatureTap
+from kdtune.base import Tap
 from kdtune.losses.one_tap import OneTap
 
 
@@ -13,7 +13,7 @@ class Adaptation(OneTap):
 
     owns: ClassVar[str] = "an encoder of the teacher's features, trained first; an adapter"
 
-    tap: FeatureTap = "layer4"
+    tap: Tap = "layer4"
     compression: Annotated[float, Field(gt=0, le=1)] = 0.5  # channels of the encoding, as a share of the teacher's
     batches: PositiveInt = 200  # that the encoder is trained with
     encoder_lr: PositiveFloat = 0.1

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from kdtune.base import Confidence, FeatureTap, Published
+from kdtune.base import Confidence, Published, Tap
 from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class MaskedGeneration(OneTap):
     draws: ClassVar[bool] = True
     owns: ClassVar[str] = "a generator of two convolutions; a 1x1 adapter where widths differ"
 
-    tap: FeatureTap = "layer4"
+    tap: Tap = "layer4"
     masked: Annotated[float, Field(ge=0, lt=1)] = 0.75  # lambda, the share of cells
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":

@@ -1,12 +1,12 @@
 """What terms that compare one feature map of both networks have in common as a study writes them."""
 
-from kdtune.base import FeatureTap, LossTerm, Tap
+from kdtune.base import LossTerm, Tap
 
 
 class OneTap(LossTerm):
     """A term that reads the map at ``tap``."""
 
-    tap: FeatureTap = "psp"
+    tap: Tap = "psp"
 
     @property
     def taps(self) -> frozenset[Tap]:

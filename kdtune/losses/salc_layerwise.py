@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from kdtune.base import Confidence, FeatureTap, LossTerm, SegOutput, Tap, at_least_float32
+from kdtune.base import Confidence, LossTerm, SegOutput, Tap, at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,12 @@ class LayerwiseContext(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     needs_teacher: ClassVar[bool] = False
 
-    layers: Annotated[tuple[FeatureTap, ...], Field(min_length=2)] = ("layer2", "layer3", "layer4")
+    layers: Annotated[tuple[Tap, ...], Field(min_length=2)] = ("layer2", "layer3", "layer4")
     cells: Annotated[int, Field(ge=2)] = 16  # regions a side
 
     @field_validator("layers")
     @classmethod
-    def _each_once(cls, layers: tuple[FeatureTap, ...]) -> tuple[FeatureTap, ...]:
+    def _each_once(cls, layers: tuple[Tap, ...]) -> tuple[Tap, ...]:
         if len(set(layers)) < len(layers):
             raise ValueError(f"names a layer twice: {', '.join(layers)}")
         return layers

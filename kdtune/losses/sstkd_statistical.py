@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from kdtune.base import Confidence, FeatureTap, SegOutput
+from kdtune.base import Confidence, SegOutput, Tap
 from kdtune.losses.one_tap import OneTap
 from kdtune.losses.side_by_side import side_by_side
 
@@ -38,7 +38,7 @@ class StatisticalTexture(OneTap):
     source: ClassVar[str] = "Ji et al. 2022, arXiv:2305.03944, statistical texture, from a note"
     confidence: ClassVar[Confidence] = "reconstruction"
 
-    tap: FeatureTap = "layer1"
+    tap: Tap = "layer1"
     levels: Annotated[int, Field(ge=2)] = 16  # B
     limit: Annotated[float, Field(ge=1)] = 2.0  # [times an even histogram's share]
 

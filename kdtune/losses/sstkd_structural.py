@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveInt
 
-from kdtune.base import Confidence, FeatureTap
+from kdtune.base import Confidence, Tap
 from kdtune.losses.one_tap import OneTap
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class StructuralTexture(OneTap):
     confidence: ClassVar[Confidence] = "reconstruction"
     owns: ClassVar[str] = "a 1x1 adapter, where widths differ"
 
-    tap: FeatureTap = "layer1"
+    tap: Tap = "layer1"
     levels: PositiveInt = 2
 
     def build(self, student: "SegNet", teacher: "SegNet | None") -> "Loss":

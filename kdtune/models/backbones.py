@@ -15,12 +15,12 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Backbone(nn.Module):
-    """Image (N, 3, H, W) to those wanted of four maps: layer1 at stride 4, layer2 to layer4 at stride 8."""
+    """Image (N, 3, H, W) to those wanted of its maps: stem, layer1 at stride 4, layer2 to layer4 at stride 8."""
 
-    channels: dict[str, int]  # layer -> its number of channels
+    channels: dict[str, int]  # map -> its number of channels
 
     def forward(self, image: Tensor, keep: Set[str]) -> dict[str, Tensor]:
-        """The layers named in ``keep``; maps that nobody wants are freed on the way."""
+        """The maps named in ``keep``; maps that nobody wants are freed on the way."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
     def __call__(self, image: Tensor, keep: Set[str]) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class ResNet(Backbone):
         self.stem = stem
         channels = self._add_stem(scaled)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_mode)
-        self.channels = {}
+        self.channels = {"stem": channels}
         plan = zip(LAYERS, depths, (64, 128, 256, 512), (1, 2, 1, 1), (1, 1, 2, 4), strict=True)
         for layer, depth, planes, stride, dilation in plan:
             blocks = []
@@ -174,7 +174,7 @@ class ResNet(Backbone):
             x = nn.functional.relu_(self.bn2(self.conv2(x)))
             x = nn.functional.relu_(self.bn3(self.conv3(x)))
         x = self.maxpool(x)  # (N, C, H/4, W/4)
-        maps = {}
+        maps = {"stem": x} if "stem" in keep else {}
         for layer in LAYERS:
             x = self.get_submodule(layer)(x)
             if layer in keep:
@@ -223,9 +223,9 @@ class InvertedResiduals(Backbone):
         import torchvision
 
         stages = INVERTED[name]
-        self.layers = stages.layers
+        self.ends = {0: "stem", **stages.layers}
         self.features: nn.Sequential = torchvision.models.get_model(name, weights=None).features[: stages.kept]
-        self.channels = dict(zip(LAYERS, stages.channels, strict=True))
+        self.channels = {"stem": self.features[0][0].out_channels, **dict(zip(LAYERS, stages.channels, strict=True))}
         for index, dilation in stages.dilations.items():
             for module in self.features[index].modules():
                 if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
@@ -240,9 +240,9 @@ class InvertedResiduals(Backbone):
         maps = {}
         for index, stage in enumerate(self.features):
             x = stage(x)
-            layer = self.layers.get(index)
-            if layer is not None and layer in keep:
-                maps[layer] = x
+            name = self.ends.get(index)
+            if name is not None and name in keep:
+                maps[name] = x
         return maps
 
 

@@ -1,6 +1,7 @@
 """Any network that a Python function builds: torchvision's, another package's, the user's own."""
 
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -41,7 +42,7 @@ class ExternalModel(Model):
     # its name for the images, where they are not its first argument. Left out of what is written where there is none:
     # trials from before it was there keep their ids
     image_argument: str | None = Field(default=None, exclude_if=operator.not_)
-    taps: dict[Tap, str] = {}  # tap -> path of the submodule whose output it is
+    taps: dict[Tap, str] = {}  # tap, of any name -> path of the submodule whose output it is
     classifier: str | None = None  # path of the last 1x1 convolution; null: found, where the logits come from one
     backbone: str | None = None  # path of what pre-training initialises; null: the whole network
     output: str | None = None  # key, attribute or index of the logits in what the network returns; null: all of it
@@ -60,19 +61,32 @@ class ExternalModel(Model):
         return init
 
     @model_validator(mode="after")
-    def _aux_is_an_output(self) -> Self:
-        if "aux" in self.taps:
-            raise ValueError("the tap 'aux' is the auxiliary head's logits: name it with aux_output, not in taps")
+    def _logits_are_outputs(self) -> Self:
+        for tap, what, key in (
+            ("aux", "the auxiliary head's logits", "aux_output"),
+            ("logits", "the logits", "output"),
+        ):
+            if tap in self.taps:
+                raise ValueError(f"the tap '{tap}' is {what}: name it with {key}, not in taps")
         return self
 
     def __hash__(self) -> int:
         """Of the content: mappings have none of their own."""
         return hash(self.model_dump_json())
 
-    def lacks(self, taps: frozenset[Tap]) -> list[Tap]:
-        """Those of ``taps`` that the study does not name."""
-        named = {*self.taps, *(["aux"] if self.aux_output else [])}
-        return sorted(taps - named)
+    @property
+    def tap_names(self) -> Sequence[Tap]:
+        """See ``Model.tap_names``: what the study names, and the logits."""
+        return (*self.taps, "logits", *(["aux"] if self.aux_output else []))
+
+    def without_tap(self, tap: Tap) -> str:
+        """See ``Model.without_tap``; says the key that would name it."""
+        how = (
+            "aux_output: KEY, the auxiliary logits among what the network returns"
+            if tap == "aux"
+            else f"taps: {{{tap}: PATH}}, the path of the submodule that gives it"
+        )
+        return f"names no '{tap}'; add {how}, or take one that is there: {', '.join(self.tap_names)}"
 
     def build(self, num_classes: int) -> "SegNet":
         """See ``Model.build``.

@@ -118,6 +118,8 @@ class External(SegNet):
             for hook in hooks:
                 hook.remove()
         logits = self._picked(returned, self.config.output, "output")
+        if "logits" in taps:
+            maps["logits"] = logits
         aux = None
         if self.config.aux_output is not None and (self.training or "aux" in taps):
             aux = self._picked(returned, self.config.aux_output, "aux_output")
@@ -179,9 +181,7 @@ class External(SegNet):
         Beside the output, what each layer was given that may be the classifier, by its path.
         """
         first = next(self.network.parameters(), torch.zeros(0))
-        wanted = frozenset[Tap](self.config.taps)
-        if self.config.aux_output is not None:
-            wanted |= {"aux"}
+        wanted = frozenset[Tap](self.config.tap_names)
         error: Exception | None = None
         read: dict[str, list[Any]] = {}
         with self._reading(read), resting(self), torch.random.fork_rng(devices=[]):

@@ -31,7 +31,7 @@ def listed(network: SegNet, size: Sequence[int], modules: bool) -> Iterator[str]
     ]
     try:
         with resting(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            made = network(torch.zeros(1, 3, *size), frozenset[Tap](network.channels))  # type: ignore[arg-type]
+            made = network(torch.zeros(1, 3, *size), frozenset[Tap](network.channels))
     except UserError:
         raise
     except Exception as error:  # a network of another package may raise anything
@@ -44,7 +44,7 @@ def listed(network: SegNet, size: Sequence[int], modules: bool) -> Iterator[str]
     yield f"  logits: {_shape(made.logits, size)}"
     yield f"  classifier: {_classifier(network, core)}"
     for tap in network.channels:
-        path = network.config.taps.get(tap) if isinstance(network, External) else None  # type: ignore[call-overload]
+        path = network.config.taps.get(tap) if isinstance(network, External) else None
         yield f"  tap {tap}: {_shape(made.taps[tap], size)}{f', of {path}' if path else ''}"
     if modules:
         yield "  modules that give a map:"

@@ -1,11 +1,12 @@
 """PSPNet: a dilated backbone, a pyramid of average pools and an auxiliary head, as SKD and semseg have it."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from kdtune.base import Model
+from kdtune.base import Model, Tap
 
 if TYPE_CHECKING:
     from kdtune.base import SegNet
@@ -35,6 +36,15 @@ class PSPNetModel(Model):
     def label(self) -> str:
         """Name and backbone, and its width where that is not the usual one."""
         return f"{self.name}-{self.backbone}" + (f"-{self.width:g}" if self.width != 1.0 else "")
+
+    @property
+    def tap_names(self) -> Sequence[Tap]:
+        """See ``Model.tap_names``.
+
+        ``stem`` is what ``layer1`` begins with: of a ResNet what the max pool gives (stride 4), of the others what the
+        first convolution with its BatchNorm and activation gives (stride 2).
+        """
+        return ("stem", "layer1", "layer2", "layer3", "layer4", "psp", "logits", "aux")
 
     @model_validator(mode="after")
     def _fits_backbone(self) -> "PSPNetModel":

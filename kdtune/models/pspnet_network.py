@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.base import SegNet, SegOutput, Tap
-from kdtune.models.backbones import LAYERS, Backbone, Conv, InvertedResiduals, ResNet, conv1x1, conv3x3
+from kdtune.models.backbones import Backbone, Conv, InvertedResiduals, ResNet, conv1x1, conv3x3
 from kdtune.models.pspnet import BackboneName, PSPNetModel, Variant
 from kdtune.modules import precisely, without_trace
 from kdtune.resize import enlarged, pooled
@@ -49,7 +49,7 @@ class PSPNet(SegNet):
             nn.Dropout2d(config.dropout),
             nn.Conv2d(aux_width, num_classes, 1),
         )
-        self.channels = {**self.backbone.channels, "psp": width, "aux": num_classes}
+        self.channels = {**self.backbone.channels, "psp": width, "logits": num_classes, "aux": num_classes}
 
     def forward(self, image: Tensor, taps: frozenset[Tap] = frozenset()) -> SegOutput:
         """See ``SegNet.forward``; the auxiliary head runs only in training or when asked for."""
@@ -57,11 +57,11 @@ class PSPNet(SegNet):
         with_aux = self.training or "aux" in taps
         maps = self.backbone(image, {"layer4", *taps, *(["layer3"] if with_aux else [])})
         maps["psp"] = self.pyramid(maps["layer4"])  # (N, C, h, w)
-        logits = precisely(self.classifier, maps["psp"])  # (N, K, h, w)
+        logits = maps["logits"] = precisely(self.classifier, maps["psp"])  # (N, K, h, w)
         aux = None
         if with_aux:
             aux = maps["aux"] = precisely(self.auxiliary[-1], self.auxiliary[:-1](maps["layer3"]))  # (N, K, h, w)
-        return SegOutput(logits, {tap: maps[tap] for tap in (*LAYERS, "psp", "aux") if tap in taps}, aux)
+        return SegOutput(logits, {tap: maps[tap] for tap in self.channels if tap in taps}, aux)
 
     def after(self, tap: Tap, feature: Tensor) -> Tensor:
         """See ``SegNet.after``: of ``psp`` the classifier, of ``layer4`` the pyramid too."""

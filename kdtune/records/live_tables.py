@@ -14,6 +14,7 @@ import pyarrow.compute
 from kdtune.records import energy_tables, rows
 from kdtune.records.journal_files import Record
 from kdtune.records.rows import Row
+from kdtune.records.schemas import joined
 from kdtune.records.settled import Settled
 from kdtune.records.storage import Storage
 from kdtune.study.spec import TEACHER, StudySpec
@@ -55,7 +56,7 @@ class GrowingTable:
             has = stored["trial_id"].filter(stored[name].is_valid()).unique().to_pylist()
             columns |= {id_: columns[id_] | {name} for id_ in has if id_ in columns}
         self._columns |= {id_: self._names.setdefault(names, names) for id_, names in columns.items()}
-        self._table = pa.concat_tables([self._table, stored], promote_options="default").combine_chunks()
+        self._table = joined([self._table, stored]).combine_chunks()
 
     def table(self, trial_ids: Iterable[str]) -> pa.Table:
         """The rows of these trials in this order, with the columns that they alone would have."""
@@ -74,7 +75,7 @@ class GrowingTable:
             for trial_id, trial_rows in self._new.items():
                 self._places[trial_id] = range(first, first + len(trial_rows))
                 first += len(trial_rows)
-            self._table = pa.concat_tables([self._table, added], promote_options="default").combine_chunks()
+            self._table = joined([self._table, added]).combine_chunks()
             self._new = {}
         kept = [i for place in self._places.values() for i in place]
         if 2 * len(kept) < self._table.num_rows:

@@ -7,16 +7,17 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
 from kdtune.losses import LOSSES
-from kdtune.study.names import column
+from kdtune.records.further import COLUMN, told, varied
+from kdtune.records.parameters import Row as Row
+from kdtune.records.parameters import as_texts, text_columns
+from kdtune.records.schemas import is_parameter
 from kdtune.study.spec import TEACHER, StudySpec
-from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
+from kdtune.study.trial_config import STAGE_REFERENCE
 
-Row = dict[str, Any]
 FINISHED = ("completed", "stopped", "diverged", "failed")
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -81,6 +82,7 @@ _OPTIMAL_TAIL = [
     ("seeds", pa.int64()),
     ("trials", pa.int64()),
     ("trials_stopped", pa.int64()),
+    (COLUMN, pa.string()),
 ]
 FINAL = pa.schema(
     [
@@ -144,46 +146,28 @@ def absent_note(
     )
 
 
-def hyperparameters(config: TrialConfig) -> Row:
-    """The columns of ``trials.parquet`` that the configuration decides. A part that is not used has none."""
-    row: Row = {
-        "config_id": config.config_id,
-        "method": config.method,
-        "config": config.model_dump_json(),
-        "lr": config.recipe.lr,
-        "weight_decay": config.recipe.weight_decay,
-        "network": config.student.label,
-        "teacher_network": config.teacher.model.label if config.uses_teacher and config.teacher else None,
-        "init": config.initialisation,
-        "seed": config.seed,
-        "threads": config.threads,
-        "steps_total": None if config.recipe.budget else config.recipe.num_steps,  # of a budget once it is measured
-    }
-    for name, term in config.active_losses.items():
-        if not term.task:
-            numbers = {k: v for k, v in term.model_dump().items() if isinstance(v, int | float) and v is not True}
-            row |= {column(name, field): float(value) for field, value in numbers.items() if value is not False}
-    return row
-
-
 def distillation_terms() -> list[str]:
     """The names of all terms but the task's own; each has its ``lambda_`` column."""
     return [name for name in LOSSES.usable() if not LOSSES.resolve(name).task]
 
 
 def trials_schema(rows: Iterable[Iterable[str]] = ()) -> pa.Schema:
-    """Fixed columns, ``lambda_<loss>`` of every known term, and the further parameters that these rows (names) have."""
+    """Fixed columns, ``lambda_<loss>`` of every known term, and the further parameters that these rows have.
+
+    A row may be its names alone: then its further parameters are numbers.
+    """
+    rows = list(rows)
     fixed = [name for name, _ in _TRIALS_HEAD + _TRIALS_TAIL]
     lambdas = [f"lambda_{name}" for name in distillation_terms()]
-    seen = {key for row in rows for key in row} - {*fixed, *lambdas}
-    more = [(name, pa.float64()) for name in [*lambdas, *sorted(seen)]]
+    seen, text = {key for row in rows for key in row} - {*fixed, *lambdas}, text_columns(rows)
+    more = [(name, pa.string() if name in text else pa.float64()) for name in [*lambdas, *sorted(seen)]]
     return pa.schema(_TRIALS_HEAD + more + _TRIALS_TAIL)
 
 
 def trials_table(rows: Sequence[Row]) -> pa.Table:
     """``trials.parquet`` or ``superseded.parquet`` of these rows."""
-    schema = trials_schema(rows)
-    return pa.Table.from_pylist([_with_times(row) for row in rows], schema=schema)
+    schema, text = trials_schema(rows), text_columns(rows)
+    return pa.Table.from_pylist([as_texts(_with_times(row), text) for row in rows], schema=schema)
 
 
 def _with_times(row: Row) -> Row:
@@ -234,10 +218,11 @@ def _finite(value: float | None) -> bool:
 
 def optimal_table(study: StudySpec, rows: Mapping[str, Sequence[Row]]) -> pa.Table:
     """``optimal.parquet``: the best configuration of each stage but those that only make weights."""
-    names = [
-        n for n in trials_schema([r for stage in rows.values() for r in stage]).names if n not in dict(_TRIALS_TAIL)
-    ]
-    numbers = [n for n in names if n not in dict(_TRIALS_HEAD[:8])]
+    every = [row for stage in rows.values() for row in stage]
+    left_out, text = {*dict(_TRIALS_HEAD[:8]), *dict(_TRIALS_TAIL)}, text_columns(every)
+    chosen = [field for field in trials_schema(every) if field.name not in left_out]
+    further = [field.name for field in chosen if is_parameter(field.name)]
+    differing = {stage: names for (_, stage), names in varied(every, further).items()}
     made = weight_stages(study)
     seeds = {stage.name: len(stage.seeds) for stage in study.stages}
     table = []
@@ -246,13 +231,14 @@ def optimal_table(study: StudySpec, rows: Mapping[str, Sequence[Row]]) -> pa.Tab
         if winners:
             mean, std = mean_std([row["miou"] for row in winners])
             table.append(
-                {key: winners[0].get(key) for key in numbers}
+                as_texts({field.name: winners[0].get(field.name) for field in chosen}, text)
+                | {COLUMN: told(winners[0], differing.get(stage, ()))}
                 | {"study": study.name, "stage": stage, "trial_id": winners[0]["trial_id"]}
                 | {"miou": mean, "miou_std": std, "seeds": len(winners), "trials": len(trials)}
                 | {"trials_stopped": sum(row["status"] == "stopped" for row in trials)}
             )
     head = [("study", pa.string()), ("stage", pa.string()), ("trial_id", pa.string())]
-    schema = pa.schema(head + [(name, pa.float64()) for name in numbers] + _OPTIMAL_TAIL)
+    schema = pa.schema(head + [(field.name, field.type) for field in chosen] + _OPTIMAL_TAIL)
     return pa.Table.from_pylist(table, schema=schema)
 
 

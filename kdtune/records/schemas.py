@@ -1,9 +1,9 @@
 """What a table of results must hold before anything is computed from it: its columns, and of which kind each is.
 
-Columns that later versions added may be missing; further ones are hyperparameters, which are numbers.
+Columns that later versions added may be missing; further ones are parameters of terms, which are numbers or text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 from pyarrow import types
@@ -11,9 +11,18 @@ from pyarrow import types
 TIMES = ("started_at", "finished_at")
 TEXTS = frozenset(
     "study stage trial_id config_id start method config status init network teacher_network node device error "
-    "weights_sha256 image_counts_sha256 kdtune_version torch_version launch country model phase".split()
+    "weights_sha256 image_counts_sha256 kdtune_version torch_version launch country model phase parameters".split()
 )
 BOOLS = frozenset({"best", "within_one_std", "measured"})
+LISTS = frozenset({"per_class_iou"})
+NUMBERS = frozenset(
+    "lr weight_decay temperature seed threads miou miou_best miou_mean miou_std step steps_total train_seconds "
+    "images_per_second peak_memory_mb teacher_steps_run teacher_steps_read energy_kwh energy_alone_kwh co2_kg "
+    "inference_kwh inference_co2_kg inference_images attempt numerics loss lr_now seconds rung_cut seeds trials "
+    "trials_stopped images trials_kwh idle_kwh cpu_kwh ram_kwh gpu_kwh meter_cpu_seconds".split()
+)
+FIXED = TEXTS | BOOLS | LISTS | NUMBERS | frozenset(TIMES)
+OF_TERMS = ("lambda_", "loss_", "grad_norm_")  # how the other columns of numbers begin
 # per table: what no row may lack, and what a row may lack but the table may not
 _TRIAL = "study stage trial_id"
 _ENDED = (
@@ -58,6 +67,25 @@ def _is_of_its_kind(field: pa.Field) -> bool:
         return bool(types.is_timestamp(kind))
     if field.name in BOOLS:
         return bool(types.is_boolean(kind))
-    if field.name == "per_class_iou":
+    if field.name in LISTS:
         return bool(types.is_list(kind) and types.is_floating(kind.value_type))
-    return bool(types.is_integer(kind) or types.is_floating(kind))
+    number = bool(types.is_integer(kind) or types.is_floating(kind))
+    return number or (is_parameter(field.name) and bool(types.is_string(kind) or types.is_large_string(kind)))
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a column is a parameter of a term, other than its weight and L_PI's temperature."""
+    return name not in FIXED and not name.startswith(OF_TERMS)
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One below the other, columns by their names; one that is text in some of them, see ``as_texts``, is so in all."""
+    text = {field.name for table in tables for field in table.schema if types.is_string(field.type)}
+    return pa.concat_tables([_with_texts(table, text) for table in tables], promote_options="default")
+
+
+def _with_texts(table: pa.Table, names: Collection[str]) -> pa.Table:
+    for i, field in enumerate(table.schema):
+        if field.name in names and not types.is_string(field.type) and not types.is_null(field.type):
+            table = table.set_column(i, field.name, table[field.name].cast(pa.string()))
+    return table

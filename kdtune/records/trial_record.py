@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 
 import kdtune
-from kdtune.records import rows
 from kdtune.records.journal_files import Record
+from kdtune.records.parameters import hyperparameters
 from kdtune.records.storage import Storage, new_row
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.numerics import NUMERICS
@@ -35,7 +35,7 @@ def new_record(planned: Planned) -> Record:
     """The journal of a trial before its first evaluation."""
     import torch  # for its version: who only looks at what has ended needs no torch
 
-    facts = rows.hyperparameters(planned.config) | {
+    facts = hyperparameters(planned.config) | {
         "numerics": NUMERICS,
         "kdtune_version": kdtune.__version__,
         "torch_version": str(torch.__version__),

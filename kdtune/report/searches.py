@@ -10,6 +10,7 @@ from kdtune.answers.cells import loss_symbol
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
+from kdtune.records.further import COLUMN
 from kdtune.report import facts, figures, grids
 from kdtune.report.figures import Curve
 from kdtune.report.page import Section, details, figure, grid, note, paragraph, preformatted
@@ -121,6 +122,9 @@ def _sweeps(study: Study, name: str) -> str:
     theirs = study.paper(name)
     for stage, rows in stages.items():
         columns = ["temperature"] if name == "temperature" else swept_losses(stage, rows, lambdas)
+        if any(row.get(COLUMN) is not None for row in rows):  # a weight that is the same throughout is no axis
+            columns = [column for column in columns if len({row[column] for row in rows}) > 1]
+            drawn += [] if columns else [paragraph(f"{stage}: mIoU by further parameters.")]
         for column in columns:
             paper = [row for row in theirs if row.get("stage") in (stage, None) and row.get(column) is not None]
             drawn.append(_sweep(f"{name}-{len(drawn)}", stage, column, rows, paper))

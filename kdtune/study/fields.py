@@ -105,6 +105,8 @@ def _words(schema: dict[str, Any], named: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_words(each, named) for each in schema["anyOf"]))
     if "enum" in schema or "const" in schema:
         return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
+    if schema.get("format") == "tap":
+        return "tap"
     kind = schema.get("type")
     if kind in ("integer", "number"):
         bounds = [f"{sign} {schema[key]}" for key, sign in SIGNS.items() if key in schema]

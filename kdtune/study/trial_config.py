@@ -132,20 +132,18 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _networks_have_the_taps(self) -> Self:
-        named = {"student": self.student, "teacher.model": self.teacher.model if self.teacher else None}
-        models = {path: model for path, model in named.items() if isinstance(model, ExternalModel)}
+        teacher = self.teacher.model if self.teacher else None
         for name, term in self.active_losses.items():
-            for path, model in models.items():
-                wanted = term.taps if path == "student" else term.teacher_taps
-                if lacking := model.lacks(wanted):
-                    how = (
-                        "aux_output: KEY, the auxiliary logits among what the network returns"
-                        if lacking[0] == "aux"
-                        else f"taps: {{{lacking[0]}: PATH}}, the path of the submodule that gives it"
-                    )
+            asked = (
+                ("student", "student", self.student, term.taps),
+                ("teacher", "teacher.model", teacher, term.teacher_taps),
+            )
+            for whose, path, model, wanted in asked:
+                lacking = sorted(wanted - {*model.tap_names}) if model else []
+                if model and lacking:
+                    read = ", ".join(sorted(wanted))
                     raise ValueError(
-                        f"losses.{name} reads {', '.join(sorted(wanted))} of the {path.split('.')[0]}, "
-                        f"but {path} names no '{lacking[0]}'; add {how}"
+                        f"losses.{name} reads {read} of the {whose}, but {path} {model.without_tap(lacking[0])}"
                     )
         return self
 

@@ -29,10 +29,17 @@ def test_says_what_it_is(term: LossTerm) -> None:
 
 
 def test_declares_what_it_uses(term: LossTerm) -> None:
-    """Only declared labels matter, a teacher that is not needed may be absent, and what is owned is said."""
+    """Only declared labels and images matter, a teacher that is not needed may be absent, what is owned is said."""
     scene = Scene(term)
     seen = [scene.second_value(target) for target in (scene.target, scene.target.flip((1, 2)))]
     assert torch.equal(*seen) != scene.term.needs_labels
+    if scene.term.needs_image:
+        outputs = scene.outputs()
+        for output in outputs:
+            assert output.image is not None
+            output.image = output.image.flip((2, 3))
+        turned: Tensor = scene.build()(*outputs, scene.target)
+        assert not torch.equal(turned, scene.value())
     if not scene.term.needs_teacher:
         assert scene.term.teacher_taps == frozenset()
         alone: torch.Tensor = scene.term.build(scene.student, None)(scene.outputs()[0], None, scene.target)

@@ -17,7 +17,8 @@ class SmallNet(SegNet):
     def __init__(self, width: int, stride: int, classes: int = CLASSES) -> None:
         super().__init__()
         self.num_classes = classes
-        self.channels = {**dict.fromkeys(("layer1", "layer2", "layer3", "layer4", "psp"), width), "aux": classes}
+        layers = ("stem", "layer1", "layer2", "layer3", "layer4", "psp")
+        self.channels = {**dict.fromkeys(layers, width), "logits": classes, "aux": classes}
         self.backbone = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1)
         self.classifier = nn.Conv2d(width, classes, kernel_size=1)
         self.auxiliary = nn.Conv2d(width, classes, kernel_size=1)
@@ -27,7 +28,7 @@ class SmallNet(SegNet):
         feature = torch.tanh(self.backbone(image))
         logits, aux = self.classifier(feature), self.auxiliary(feature)
         layers = {f"layer{number}": feature + number * feature.square() for number in (1, 2, 3, 4)}
-        made: dict[str, Tensor] = {**layers, "psp": feature, "aux": aux}
+        made: dict[str, Tensor] = {"stem": feature.square(), **layers, "psp": feature, "logits": logits, "aux": aux}
         return SegOutput(logits, taps={tap: made[tap] for tap in taps}, aux=aux)
 
     def after(self, tap: Tap, feature: Tensor) -> Tensor:
@@ -57,14 +58,20 @@ class Scene:
         torch.manual_seed(1)
         loss = self.term.build(self.student, self.teacher)
         with torch.no_grad():
-            seen = self.teacher(self.image, self.term.teacher_taps) if self.term.needs_teacher else None
+            seen = self._output(self.teacher, self.image, self.term.teacher_taps) if self.term.needs_teacher else None
         loss.before_training(itertools.repeat((seen, self.target)))
         return loss
 
     def outputs(self, image: torch.Tensor | None = None) -> tuple[SegOutput, SegOutput]:
         """Of student and teacher, both with a graph: a term must not lean on the caller's no_grad."""
         image = self.image if image is None else image
-        return self.student(image, self.term.taps), self.teacher(image, self.term.teacher_taps)
+        taps = self.term.taps, self.term.teacher_taps
+        return self._output(self.student, image, taps[0]), self._output(self.teacher, image, taps[1])
+
+    def _output(self, network: SegNet, image: Tensor, taps: frozenset[Tap]) -> SegOutput:
+        output = network(image, taps)
+        output.image = image.sigmoid() if self.term.needs_image else None
+        return output
 
     def value(self) -> torch.Tensor:
         """Of a newly built term."""

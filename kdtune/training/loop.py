@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune import signs
-from kdtune.base import Loss, SegNet, SegOutput, Tap
+from kdtune.base import Loss, LossTerm, Preprocessing, SegNet, SegOutput, Tap
 from kdtune.loading.batches import Batch, train_batches
 from kdtune.loading.images import Images
 from kdtune.study.recipe import Recipe
@@ -23,6 +23,7 @@ from kdtune.training.loss_values import LossSums, grad_norms
 from kdtune.training.teaching import Asked, Teaching
 from kdtune.training.waiting import waiting
 
+COLOURS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))  # of ``SegOutput.image``
 CHECK_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
 
 
@@ -131,10 +132,10 @@ def fit(
     for batch in train_batches(train, recipe, config.seed, run.step, device):
         run.step += 1
         lr = run.set_rate(recipe)
-        from_teacher = teaching.outputs(run.step - 1, batch, run.asked) if teaching else None
-        image, target = student.image(batch), batch.target
+        from_teacher = _taught(teaching, run.step - 1, batch, run.asked, terms.values())
+        image, target, shown = student.image(batch), batch.target, _shown(batch, terms.values())
         del batch  # its memory serves the next one
-        from_student = student.output(image, config.seed * 2**32 + run.step)
+        from_student = student.output(image, config.seed * 2**32 + run.step, shown)
         values = {name: loss(from_student, from_teacher, target) for name, loss in run.losses.items()}
         total = torch.stack([terms[name].weight * value for name, value in values.items()]).sum()
         norms = grad_norms(values, run.student) if run.step in due else {}
@@ -177,13 +178,14 @@ class _Student:
         """(N, 3, H, W) as the student is fed."""
         return batch.image(self._preprocessing, self._layout)
 
-    def output(self, image: Tensor, seed: int) -> SegOutput:
-        """What the student makes of it, in training."""
+    def output(self, image: Tensor, seed: int, shown: Tensor | None) -> SegOutput:
+        """What the student makes of it, in training; ``shown``: the image for the terms."""
         torch.manual_seed(seed)  # dropout, a function of seed and step, so that to resume is exact; terms that draw
         self._network.train()
         with autocast(self._recipe, self._device):
             output: SegOutput = self._forward(image, self._taps)
-            return output
+        output.image = shown
+        return output
 
 
 def _before_training(
@@ -197,8 +199,7 @@ def _before_training(
         if kept is not None and kept.found(loss, run.asked):
             continue
         torch.manual_seed(config.seed * 2**32)  # what one term draws does not depend on the others
-        taps = config.losses[name].teacher_taps
-        loss.before_training(_seen(config, run, teaching, taps, train, device))
+        loss.before_training(_seen(config, run, teaching, config.losses[name], train, device))
         if kept is not None:
             kept.keep(loss, asked, run.asked, time.perf_counter() - first)
     run.seconds += time.perf_counter() - began
@@ -208,14 +209,35 @@ def _seen(
     config: TrialConfig,
     run: Run,
     teaching: Teaching | None,
-    taps: frozenset[Tap],
+    term: LossTerm,
     train: Images,
     device: torch.device,
 ) -> Iterator[tuple[SegOutput | None, Tensor]]:
     """What ``Loss.before_training`` is given; costs nothing until it is asked."""
     for step, batch in enumerate(train_batches(train, config.recipe, config.seed, 0, device)):
         signs.alive()
-        yield teaching.outputs(step, batch, run.asked, taps) if teaching else None, batch.target
+        yield _taught(teaching, step, batch, run.asked, [term], term.teacher_taps), batch.target
+
+
+def _taught(
+    teaching: Teaching | None,
+    step: int,
+    batch: Batch,
+    asked: Asked,
+    terms: Iterable[LossTerm],
+    taps: frozenset[Tap] | None = None,
+) -> SegOutput | None:
+    """What the teacher makes of a batch for these terms; none without a teacher."""
+    if teaching is None:
+        return None
+    output = teaching.outputs(step, batch, asked, taps)
+    output.image = _shown(batch, terms)
+    return output
+
+
+def _shown(batch: Batch, terms: Iterable[LossTerm]) -> Tensor | None:
+    """The image for these terms, if one of them needs it."""
+    return batch.image(COLOURS) if any(term.needs_image for term in terms) else None
 
 
 def _after_step(run: Run, student: SegOutput, teacher: SegOutput | None, target: Tensor, recipe: Recipe) -> None:

@@ -26,7 +26,7 @@ from kdtune.training.waiting import waiting
 
 AHEAD = 4  # blocks that a trial computes for others while it waits
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks at what another process computes
-LOGITS = "logits"
+LOGITS = "logits"  # the tap, and the map on disk
 
 _log = logging.getLogger("kdtune")
 
@@ -62,6 +62,7 @@ class Stored:
         self._read = wanted.maps(wanted.terms)
         self._kept = self._read | wanted.maps(wanted.others)
         self._taps = frozenset[Tap]().union(*(term.teacher_taps for term in (*wanted.terms, *wanted.others)))
+        self._gives_logits = any(LOGITS in term.teacher_taps for term in config.active_losses.values())
         self._block: int | None = None
         self._blocks: dict[str, Block] | None = None  # none: the teacher runs at each step of this block
         self._own = set[int]()  # blocks that this trial has computed
@@ -100,7 +101,8 @@ class Stored:
         self._finite = self._finite and bool(np.isfinite(maps[LOGITS]).all())
         on_device = {name: self._moved(torch.from_numpy(value)) for name, value in maps.items()}
         digests = {term.digest_name: on_device[name] for name, term in self._read.items() if term is not None}
-        return SegOutput(on_device[LOGITS], digests=digests)
+        taps = {LOGITS: on_device[LOGITS]} if self._gives_logits else {}
+        return SegOutput(on_device[LOGITS], taps, digests=digests)
 
     def _moved(self, value: Tensor) -> Tensor:
         if self._device.type != "cuda":

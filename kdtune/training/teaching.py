@@ -114,7 +114,11 @@ class Live:
         image = batch.image(self._preprocessing, layout(recipe, self._device))
         with torch.no_grad(), autocast(recipe, self._device):
             found: SegOutput = self._forward(image, taps)
-            return replace(found, logits=self._leaving(found.logits))
+            logits = self._leaving(found.logits)
+            maps = (
+                found.taps | {"logits": logits} if "logits" in taps else found.taps
+            )  # of one precision, as ``logits``
+            return replace(found, logits=logits, taps=maps)
 
     def _leaving(self, logits: Tensor) -> Tensor:
         """The logits in their one precision and layout; whether all fit is kept on the device."""

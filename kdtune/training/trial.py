@@ -19,7 +19,7 @@ from kdtune.training.kept_parts import KeptParts
 from kdtune.training.loop import Evaluation, Run, fit
 from kdtune.training.site import Site, load_splits
 from kdtune.training.sizes import cells, check_crop, check_validation
-from kdtune.training.stored_teaching import Stored, Wanted
+from kdtune.training.stored_teaching import LOGITS, Stored, Wanted
 from kdtune.training.teacher_key import key
 from kdtune.training.teacher_store import Store, store_folder
 from kdtune.training.teaching import Live, Teaching
@@ -90,7 +90,7 @@ def _teaching(config: TrialConfig, site: Site, student: SegNet, train: Images, d
     kept = KeptParts(lambda: key(config, site, device), site.store.limit) if site.store else None
     live = Live(config, lambda: _loaded(config, site, device), device, kept)
     terms = [term for term in config.active_losses.values() if term.needs_teacher]
-    if site.store is None or any(term.live_teacher or (term.teacher_taps and not term.digested) for term in terms):
+    if site.store is None or any(term.live_teacher or _reads_whole_maps(term) for term in terms):
         return live
     read = [term for term in terms if term.digested]
     own = {term.digest_name for term in read}
@@ -105,6 +105,11 @@ def _teaching(config: TrialConfig, site: Site, student: SegNet, train: Images, d
         return live
     wanted = Wanted(read, others, cells(student, taps, config.recipe, device) if taps else {})
     return Stored(config, live, store, train, wanted, device)
+
+
+def _reads_whole_maps(term: LossTerm) -> bool:
+    """Whether it needs more of the teacher than the store has: logits and digests."""
+    return bool(term.teacher_taps - {LOGITS}) and not term.digested
 
 
 def _has_taps(term: LossTerm, student: SegNet, teacher: SegNet) -> bool:

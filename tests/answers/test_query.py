@@ -104,6 +104,17 @@ def test_rows_of_studies_that_are_mixed_are_set_apart() -> None:
         assert table(name, mixed, None).equals(table(name, apart, None)), name
 
 
+def test_optima_of_all_studies_whose_stages_extend(runs: str, tmp_path: Path) -> None:
+    """Their trials are not read, so nothing is said of borders."""
+    root = shutil.copytree(runs, tmp_path / "runs")
+    for name in ("mine", "cityscapes-resnet"):
+        file = root / name / "study.yaml"
+        file.write_text(file.read_text().replace("search: grid,", "search: grid, extend: 1,"))
+    found = lines("--all", "--storage", str(root))
+    assert "camvid 1e-2 5e-4" in found
+    assert not [line for line in found if "tried: add" in line]
+
+
 def test_optima_of_all_studies_are_a_cross(runs: str) -> None:
     found = lines("--all", "--storage", runs)
     assert found[0] == "all studies: optimal hyperparameters of student and teacher training"

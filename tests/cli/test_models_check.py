@@ -29,13 +29,14 @@ def test_a_network_of_another_package(tmp_path: Path) -> None:
     path = of_student(tmp_path, **fields)
     code, lines = run("models", "check", path)
     assert code == 0
-    assert lines[:6] == [
+    assert lines[:7] == [
         f"student of student, distill, final: {OWN['builder']}",
         "  0.00 million weights",
         "  logits: 12 channels, 16 x 24 of 32 x 48 pixels",
         "  classifier: last, found",
         "  tap layer1: 8 channels, 16 x 24 of 32 x 48 pixels, of first",
         "  tap psp: 8 channels, 16 x 24 of 32 x 48 pixels, of second",
+        "  tap logits: 12 channels, 16 x 24 of 32 x 48 pixels",
     ]
     assert "    second.0: 8 channels, 16 x 24 of 32 x 48 pixels" in lines
     assert "teacher of distill: pspnet-resnet18-0.25" in lines

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdtune.base import IGNORE, Loss, LossTerm, SegNet, SegOutput, Tap
 from kdtune.losses import LOSSES
-from kdtune.records.rows import hyperparameters
+from kdtune.records.parameters import hyperparameters
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training import trial
 from kdtune.training.loop import Run, fit

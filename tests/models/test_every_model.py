@@ -15,8 +15,8 @@ from kdtune.models import MODELS
 from kdtune.models.backbones import imagenet_weights
 
 CLASSES = 5
-STRIDES = {"layer1": 4, "layer2": 8, "layer3": 8, "layer4": 8, "psp": 8, "aux": 8}
-EVERYTHING: frozenset[Tap] = frozenset(get_args(Tap))
+STRIDES = {"layer1": 4, "layer2": 8, "layer3": 8, "layer4": 8, "psp": 8, "logits": 8, "aux": 8}
+EVERYTHING: frozenset[Tap] = frozenset({"stem", *STRIDES})
 
 
 def every_config() -> Iterator[Any]:
@@ -64,13 +64,15 @@ def test_taps_have_the_declared_channels_and_strides(fields: dict[str, str], siz
     network = network_of(fields).eval()
     with torch.no_grad():
         output = network(image_of(1, 3, *size), EVERYTHING)
-    assert list(output.taps) == list(STRIDES) == list(network.channels)
-    for tap, stride in STRIDES.items():
+    strides = {"stem": 4 if fields["backbone"].startswith("resnet") else 2, **STRIDES}
+    assert list(output.taps) == list(strides) == list(network.channels) == list(config_of(fields).tap_names)
+    for tap, stride in strides.items():
         cells = tuple(-(-side // stride) for side in size)
         assert output.taps[tap].shape == (1, network.channels[tap], *cells), tap
     assert output.logits.shape == (1, CLASSES, *(-(-side // 8) for side in size))
     assert output.aux is output.taps["aux"]
-    assert network.num_classes == network.channels["aux"] == CLASSES
+    assert output.logits is output.taps["logits"]
+    assert network.num_classes == network.channels["logits"] == network.channels["aux"] == CLASSES
     assert network.classifier.weight.shape == (CLASSES, network.channels["psp"], 1, 1)
 
 
@@ -153,7 +155,7 @@ def test_imagenet_weights_fill_the_whole_backbone_and_only_it(
 def test_layers_before_the_first_dilation_are_torchvisions(
     fields: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same weights layer1 and layer2 equal torchvision's own: the stem is read as meant."""
+    """With the same weights stem, layer1 and layer2 equal torchvision's own."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     published = write_weights(fields["backbone"], tmp_path)
     network = network_of(fields, init="imagenet").eval()
@@ -162,14 +164,14 @@ def test_layers_before_the_first_dilation_are_torchvisions(
     reference = torchvision.models.get_model(fields["backbone"], weights=None).eval()
     reference.load_state_dict(published)
     nodes = {
-        "efficientnet_b0": {"features.2": "layer1", "features.3": "layer2"},
-        "mobilenet_v3_large": {"features.3": "layer1", "features.6": "layer2"},
-    }.get(fields["backbone"], {"layer1": "layer1", "layer2": "layer2"})
+        "efficientnet_b0": {"features.0": "stem", "features.2": "layer1", "features.3": "layer2"},
+        "mobilenet_v3_large": {"features.0": "stem", "features.3": "layer1", "features.6": "layer2"},
+    }.get(fields["backbone"], {"maxpool": "stem", "layer1": "layer1", "layer2": "layer2"})
     extract = create_feature_extractor(reference, nodes)
     image = image_of(1, 3, 64, 96)
     with torch.no_grad():
         theirs, ours = extract(image), network(image, EVERYTHING).taps
-    for layer in ("layer1", "layer2"):
+    for layer in ("stem", "layer1", "layer2"):
         torch.testing.assert_close(ours[layer], theirs[layer])
 
 

@@ -95,13 +95,14 @@ def built(fields: dict[str, Any], seed: int = 0) -> SegNet:
 @EVERY
 def test_taps_logits_and_classifier(fields: dict[str, Any]) -> None:
     network = built(fields).eval()
-    taps = frozenset[Tap](fields["taps"])
+    taps = frozenset[Tap]([*fields["taps"], "logits"])
     with torch.no_grad():
         bare, full = network(torch.randn(2, 3, 64, 96)), network(image := torch.randn(2, 3, 64, 96), taps)
         plain = network(image)
     assert (bare.taps, bare.aux, bare.logits.shape[:2]) == ({}, None, (2, CLASSES))
     assert {tap: value.shape[1] for tap, value in full.taps.items()} == {tap: network.channels[tap] for tap in taps}
     assert torch.equal(full.logits, plain.logits)
+    assert full.taps["logits"] is full.logits
     assert isinstance(network.classifier, nn.Conv2d)
     assert network.classifier.out_channels == CLASSES
     if fields is not LRASPP:  # whose logits are a sum over two scales
@@ -232,6 +233,14 @@ def test_a_classifier_that_nobody_names_is_found_if_there_is_one(fields: dict[st
             _ = network.classifier
 
 
+def test_a_map_of_any_name_and_the_first_of_all() -> None:
+    network = built(OWN | {"taps": {"stem": "first", "before_dropout": "second.0"}}).eval()
+    image = torch.randn(2, 3, 32, 32)
+    found = network(image, frozenset[Tap](["stem", "before_dropout"])).taps
+    assert torch.equal(found["stem"], network.network.get_submodule("first")(image))  # type: ignore[union-attr, operator]
+    assert found["before_dropout"].shape[1] == network.channels["before_dropout"] == 8
+
+
 def test_an_auxiliary_head_runs_in_training_or_when_asked_for() -> None:
     network = built(OWN)
     image = torch.randn(2, 3, 32, 32)
@@ -302,7 +311,8 @@ def test_a_mistake_is_one_line(change: dict[str, Any], words: list[str]) -> None
         ({"init": "imagenet"}, "init='imagenet' is for kdtune's own networks"),
         ({"taps": {"aux": "side"}}, "name it with aux_output"),
         ({"builder": "no colon"}, "builder"),
-        ({"taps": {"layer9": "first"}}, "layer9"),
+        ({"taps": {"logits": "last"}}, "name it with output"),
+        ({"taps": {"layer 9": "first"}}, "layer 9"),
     ],
 )
 def test_what_a_study_must_not_say(change: dict[str, Any], word: str) -> None:

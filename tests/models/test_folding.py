@@ -8,7 +8,7 @@ from kdtune.base import SegNet
 from kdtune.models.folding import cast, folded
 from kdtune.models.pspnet import PSPNetModel
 
-TAPS = frozenset({"layer1", "layer2", "layer3", "layer4", "psp", "aux"})
+TAPS = frozenset({"stem", "logits", "layer1", "layer2", "layer3", "layer4", "psp", "aux"})
 
 
 def trained(**fields: object) -> SegNet:

@@ -26,7 +26,7 @@ golden = pytest.mark.skipif(
     reason="no golden values: neither KDTUNE_GOLDEN nor ../shared/golden is a folder with a manifest.json",
 )
 
-EVERYTHING: frozenset[Tap] = frozenset(("layer1", "layer2", "layer3", "layer4", "psp", "aux"))
+EVERYTHING: frozenset[Tap] = frozenset(("stem", "layer1", "layer2", "layer3", "layer4", "psp", "logits", "aux"))
 SKD_BACKBONES = {"r18": "resnet18", "r101": "resnet101"}
 
 

@@ -74,7 +74,7 @@ def test_logits_maps_and_a_classifier_that_is_found(
     with torch.no_grad():
         made = network(torch.randn(2, 3, 64, 96), frozenset[Tap](fields["taps"]))
     assert made.logits.shape == (2, CLASSES, 64 // stride, 96 // stride)
-    assert network.channels == channels
+    assert network.channels == channels | {"logits": CLASSES}
     assert {tap: value.shape[1] for tap, value in made.taps.items()} == channels
     assert isinstance(network.classifier, nn.Conv2d)
     assert network.classifier is network.network.get_submodule("decode_head.classifier")  # type: ignore[union-attr, operator]

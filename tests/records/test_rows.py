@@ -1,24 +1,31 @@
 """Columns of a trial, and which configuration is the best."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from kdtune.answers.ranking import best_and_near
+from kdtune.base import LossTerm
 from kdtune.losses import LOSSES
+from kdtune.records.parameters import hyperparameters
 from kdtune.records.rows import (
+    EMISSIONS,
+    FINAL,
+    NODES,
     Row,
     absent_note,
     best_config,
     final_table,
+    history_schema,
     history_table,
-    hyperparameters,
     mean_std,
     optimal_table,
     trials_schema,
+    trials_table,
     weight_stages,
 )
+from kdtune.records.schemas import is_parameter, joined
 from kdtune.study.names import column
 from tests.support.tiny import NETWORK, config, finished, study
 
@@ -92,8 +99,51 @@ def test_further_parameters_become_columns_of_the_table() -> None:
     names = trials_schema([row]).names
     assert set(row) == set(names)
     assert {"lambda_ho", "critic_lr_ho", "critic_weight_ho", "gradient_penalty_ho"} <= set(names)
-    assert not [name for name in names if name.startswith(("convention", "adversary", "preprocessing"))]
+    assert {name: row[name] for name in names if name.startswith(("convention", "adversary", "preprocessing"))} == {
+        "adversary_ho": "wgan-gp",
+        "convention_ho": "skd",
+        "preprocessing_ho": "batch_norm",
+    }
     assert names.index("temperature") < names.index("lambda_pi") < names.index("critic_lr_ho") < names.index("init")
+
+
+class Worded(LossTerm):
+    """Parameters of all kinds."""
+
+    mode: Literal["max"] | int = 2
+    step: Literal[2, 4] | None = 4
+    kind: str | None = None
+    size: int | None = None
+    on: bool = False
+    layers: tuple[str, ...] = ("psp", "aux")
+    parts: dict[str, int] = {"a": 1}
+    acknowledge_patent: bool = True
+
+
+def test_what_is_no_number_is_a_text() -> None:
+    """Null is written out, but of a field of numbers: there the cell is null."""
+    row = hyperparameters(config(TEACHER).model_copy(update={"losses": {"w": Worded(weight=1.0)}}))
+    assert {name: value for name, value in row.items() if name.endswith("_w")} == {
+        "lambda_w": 1.0,
+        "mode_w": "2",
+        "step_w": 4.0,
+        "kind_w": "null",
+        "on_w": "false",
+        "layers_w": "psp, aux",
+        "parts_w": '{"a": 1}',
+    }
+    assert str(trials_table([row]).schema.field("mode_w").type) == "string"
+    before = row | {"mode_w": 2.0}  # of a version of the term that had numbers alone
+    assert str(trials_table([before]).schema.field("mode_w").type) == "double"
+    assert trials_table([before, row])["mode_w"].to_pylist() == ["2", "2"]
+    assert joined([trials_table([before]), trials_table([row])])["mode_w"].to_pylist() == ["2", "2"]
+
+
+def test_fixed_columns_are_known_as_such() -> None:
+    """All others are parameters of terms, whose cells may be text."""
+    tables = (trials_schema(), history_schema(), FINAL, NODES, EMISSIONS, optimal_table(study(), {}).schema)
+    unknown = {name for schema in tables for name in schema.names if is_parameter(name)}
+    assert unknown == set()
 
 
 def test_columns_of_every_term() -> None:

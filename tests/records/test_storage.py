@@ -26,7 +26,8 @@ from tests.support.tiny import NETWORK, config, finished, study
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
 LAMBDAS = {f"lambda_{name}": REAL for name in distillation_terms()}
-HYPERPARAMETERS = {"lr": REAL, "weight_decay": REAL, "temperature": REAL, **LAMBDAS}
+OF_TERMS = {"convention_pi": TEXT, "enlarged_pi": TEXT}  # of the terms that there are
+HYPERPARAMETERS = {"lr": REAL, "weight_decay": REAL, "temperature": REAL, **LAMBDAS, **OF_TERMS}
 SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANGELOG.md
     "trials": {
         **dict.fromkeys(("study", "stage", "trial_id", "config_id", "start", "method", "config", "status"), TEXT),
@@ -61,6 +62,7 @@ SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANG
         **dict.fromkeys(("study", "stage", "trial_id"), TEXT),
         **HYPERPARAMETERS,
         **{"miou": REAL, "miou_std": REAL, "seeds": WHOLE, "trials": WHOLE, "trials_stopped": WHOLE},
+        "parameters": TEXT,
     },
     "final": {
         **{"study": TEXT, "method": TEXT, "miou_mean": REAL, "miou_std": REAL, "seeds": WHOLE},
@@ -133,7 +135,7 @@ def test_schemas_are_the_interfaces(folder: Path, name: str) -> None:
 def test_an_empty_study_has_the_same_tables(storage: Storage, name: str) -> None:
     write(storage, [])
     schema = {field.name: str(field.type) for field in storage.table(name).schema}
-    variable = {"loss_ce", "grad_norm_ce"} if name == "history" else set()
+    variable = {"loss_ce", "grad_norm_ce", *OF_TERMS}
     assert schema == {key: kind for key, kind in SCHEMAS[name].items() if key not in variable}
     assert storage.table(name).num_rows == 0
 

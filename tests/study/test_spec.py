@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
 
+from kdtune.base import Model, Tap
+from kdtune.models import MODELS
 from kdtune.records.trial_record import Planned
 from kdtune.search.changes import differences
 from kdtune.study.file import dump, read
@@ -317,6 +320,31 @@ def test_replace_validates(distilled: TrialConfig, change: dict[str, Any], messa
 def test_at_knows_only_paths_that_are_there(distilled: TrialConfig, path: str) -> None:
     with pytest.raises(KeyError):
         distilled.at(path)
+
+
+# Maps that terms read
+
+
+class Necked(Model):
+    """A network of another package, with a map of its own name."""
+
+    name: Literal["necked"] = "necked"
+    tap_names: ClassVar[Sequence[Tap]] = ("layer4", "neck")
+
+
+def test_both_networks_have_the_maps_that_terms_read(distilled: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS.table, "necked", f"{__name__}:Necked")  # type: ignore[index]
+    there = "stem, layer1, layer2, layer3, layer4, psp, logits, aux"
+    told = f"but student has no tap 'layr4' .did you mean 'layer4'..; there are: {there}"
+    with pytest.raises(ValidationError, match=told):
+        distilled.replace({"losses.at": {"weight": 1.0, "tap": "layr4"}})
+    at_neck = {"losses.at": {"weight": 1.0, "tap": "neck"}, "student": {"name": "necked"}}
+    with pytest.raises(ValidationError, match=r"reads neck of the teacher, but teacher.model has no tap 'neck'"):
+        distilled.replace(at_neck)
+    both = distilled.replace({"teacher.model": {"name": "necked"}, **at_neck})
+    assert both.losses["at"].taps == both.losses["at"].teacher_taps == {"neck"}
+    with pytest.raises(ValidationError, match=r"reads psp of the student, .* there are: layer4, neck"):
+        both.replace({"losses.at.tap": "psp"})
 
 
 # Weight 0

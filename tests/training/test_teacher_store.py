@@ -14,7 +14,7 @@ import pytest
 
 from kdtune.base import UserError
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training import stored_teaching, teacher_store
+from kdtune.training import stored_teaching, teacher_store, teaching
 from kdtune.training.loop import Run
 from kdtune.training.site import Site, TeacherStore
 from kdtune.training.teacher_store import Block, Store, default_limit, store_folder, write
@@ -245,9 +245,21 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert "the teacher runs at each step" in caplog.text
 
 
+def test_the_tap_logits_is_read_as_the_logits_are(distilled: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the one precision that leaves the teacher: here float16, as on a GPU."""
+    monkeypatch.setattr(teaching, "half_precision", lambda recipe, device: True)
+    on_logits = distilled.replace({"losses.fitnet": {"weight": 0.1, "tap": "logits"}, "losses.at": {"weight": 10}})
+    on_logits = on_logits.replace({"losses.at.tap": "logits"})
+    live, _ = finished(on_logits, Site())
+    cold, first = finished(on_logits, stored())
+    warm, second = finished(on_logits, stored())
+    assert live == cold == warm
+    assert (first.asked.run, second.asked.run, second.asked.read) == (STEPS, 0, STEPS)
+
+
 def test_a_term_that_reads_whole_feature_maps_runs_live(distilled: TrialConfig) -> None:
-    """They would be too large to keep."""
-    whole = distilled.replace({"losses.fitnet": {"weight": 0.1}})
+    """They would be too large to keep; the largest is the stem's."""
+    whole = distilled.replace({"losses.fitnet": {"weight": 0.1, "tap": "stem"}})
     _, state = finished(whole, stored())
     assert (state.asked.run, state.asked.read) == (STEPS, 0)
     assert not blocks()
@@ -327,8 +339,6 @@ def test_a_block_is_whole_or_none(tmp_path: Path) -> None:
 def test_logits_beyond_float16_are_refused_by_name(distilled: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the recipe runs in half precision; here the processor is told to."""
     import torch
-
-    from kdtune.training import teaching
 
     monkeypatch.setattr(teaching, "half_precision", lambda recipe, device: True)
     monkeypatch.setattr("kdtune.training.loop.CHECK_EVERY", 2)
