@@ -137,9 +137,8 @@ class Opening:
     def close(self, name: str) -> None:
         """A stage's trials have all ended."""
         self.ledger.write_tables()
-        if not self.ledger.past(name):
-            return  # it is left out
-        self.reporter.stage_ended(name, self.ledger.best(name))
+        if self.ledger.past(name):  # else it was left out
+            self.reporter.stage_ended(name, self.ledger.best(name))
         weak = None if self._weak else weak_teacher(name, self.ledger)
         if weak:
             self._weak = True
@@ -159,11 +158,10 @@ class Opening:
         """How much there is to do, as far as it is known; so much of what these starts add is done."""
         opened = self.plans.points.get(stage.name, {})
         known = {start for start, points in opened.items() if points}
-        ids = self.plans.ids(stage.name)
         waiting = [start for start in stage.start_from if known and start not in opened]
         to_follow = len(stage.seeds) if stage.longer else 0
         each = (self.study.num_trials(stage) - to_follow) // max(1, len(stage.start_from))
-        size = len(ids) + each * len(waiting) + to_follow if known else stage.samples or 0
+        size = len(self.plans.ids(stage.name)) + each * len(waiting) + to_follow if known else stage.samples or 0
         if known <= set(starts):
             template = self.study.templates().get(stage.name)
             steps = template.recipe.num_steps if template else 0
