@@ -130,7 +130,7 @@ def entrypoint(words: Sequence[str]) -> str:
 def package(study: StudySpec, folder: Path) -> dict[str, Any]:
     """What the job is sent, laid out in ``folder``: kdtune itself, and the study's file in a working folder."""
     code, working = folder / "kdtune", folder / "job"
-    left_out = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.md", "*.png", "*.parquet", "testing")
+    left_out = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.md", "*.png", "*.parquet", "bench", "testing")
     shutil.copytree(Path(kdtune.__file__).parent, code, ignore=left_out)
     working.mkdir()
     (working / STUDY_FILE).write_text(dump(study), encoding="utf-8")
