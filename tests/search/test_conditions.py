@@ -11,19 +11,12 @@ from kdtune.search.conditions import Conditions
 from kdtune.study.condition import When
 from kdtune.study.graph import graph
 from kdtune.study.spec import StudySpec
-from tests.support.launching import kdtune, write_study
+from tests.support.launching import STUDY, kdtune, write_study
 from tests.support.small_study import small
 
 WHEN = "    when: {stage: student, beats: short, by: %g}\n"
-STUDY = """
-name: tiny
-scheduler: none
-base:
-  dataset: {name: demo, size: [32, 48], num_train: 8, num_val: 4}
-  student: {name: pspnet, backbone: resnet18, width: 0.0625}
-  losses: {ce: {weight: 1.0}}
-  recipe: {lr: 1e-2, weight_decay: 5e-4, crop: [32, 48], batch_size: 4, num_steps: 6, eval_every: 6}
-stages:
+BASE = STUDY.partition("stages:")[0]
+STAGES = """stages:
   - name: short
     set: {recipe.num_steps: 1, recipe.eval_every: 1}
   - name: student
@@ -89,7 +82,7 @@ def test_half_a_condition(fields: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_launch_leaves_out_what_is_not_worth_it(tmp_path: Path) -> None:
-    study = write_study(tmp_path, STUDY)
+    study = write_study(tmp_path, BASE.replace("max_concurrent: 1", "scheduler: none") + STAGES)
     done = kdtune("launch", study, "--storage", tmp_path)
     assert done.returncode == 0, done.stderr
     tables = results("tiny", str(tmp_path))
