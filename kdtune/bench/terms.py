@@ -1,4 +1,4 @@
-"""``kdtune bench train --terms``: what each loss term adds to a step, in time and memory, on random images."""
+"""``kdtune bench terms``: what each loss term adds to a step, in time and memory, on random images."""
 
 import multiprocessing
 import statistics
@@ -50,12 +50,12 @@ def loss_terms(names: Sequence[str], setting: Setting, classes: Sequence[int], o
     Raises:
         UserError: there is no term of that name.
     """
-    chosen = [name for name in LOSSES.names() if name != "ce"] if "all" in names else [n for n in names if n != "ce"]
+    chosen = [name for name in names or LOSSES.names() if name != "ce"]
     for name in chosen:
         try:
             LOSSES.resolve(name)
         except ValueError as error:
-            raise UserError(f"--terms {name}: {error}") from None
+            raise UserError(f"{name}: {error}") from None
     variants = list(dict.fromkeys(["ce", "pi", *chosen, *([LOOP] if "ifv" in chosen else [])]))
     rows = []
     for number in classes:

@@ -10,6 +10,7 @@ import click
 
 from kdtune import __version__
 from kdtune.cli.bench import bench
+from kdtune.cli.cluster import cluster
 from kdtune.cli.data import data
 from kdtune.cli.errors import Errors
 from kdtune.cli.launch import launch, logs, pull, status, stop
@@ -37,5 +38,5 @@ def main() -> None:
 
 for command in (launch, status, logs, stop, pull, results, report, studies, losses, data, train, teacher, evaluate):
     main.add_command(command)
-for command in (best, predict, export, models, bench):
+for command in (best, predict, export, models, cluster, bench):
     main.add_command(command)

@@ -54,34 +54,38 @@ def bench_orchestration(
 @data_option
 @set_option
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(min=2))
-@click.option("--terms", metavar="NAME", multiple=True, help="Loss terms beside L_CE, or all, in place of a study.")
-@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19, 150), show_default=True)
-@click.option("--crop", default=128, show_default=True, type=click.IntRange(min=32), help="Pixels a side, of --terms.")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=2), help="Images, of --terms.")
-@click.option("--teacher-backbone", metavar="NAME", help="Of --terms; default: resnet101 on a GPU, else resnet18.")
 @figures_option
 def bench_train(
     study: str,
     data_root: str | None,
     settings: tuple[str, ...],
     steps: int,
-    terms: tuple[str, ...],
     output: str | None,
-    **of_terms: Any,
 ) -> None:
-    """Step time, images per second and memory of each stage's first configuration.
-
-    With --terms: of each loss term on random images, beside cross-entropy alone, PSPNet with ResNet-18.
-    """
+    """Step time, images per second and memory of each stage's first configuration."""
     from kdtune.bench.training import training
     from kdtune.study.settings import parse_set
 
-    if terms:
-        from kdtune.bench.terms import Setting, loss_terms
-
-        say(loss_terms(terms, Setting.of(steps=steps, **of_terms), of_terms["classes"], output))
-        return
     say(training(study, data_root, parse_set(settings), steps, output))
+
+
+@bench.command("terms", epilog="Example: kdtune bench terms cwd mgd --crop 129 --batch 8")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--classes", multiple=True, type=click.IntRange(min=2), default=(19,), show_default=True)
+@click.option("--crop", default=513, show_default=True, type=click.IntRange(min=32), help="Pixels a side, 8 a cell.")
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(min=2), help="Images.")
+@click.option("--steps", default=5, show_default=True, type=click.IntRange(min=2), help="Rounds, a step of each term.")
+@click.option("--teacher-backbone", metavar="NAME", help="Default: resnet101 on a GPU, else resnet18.")
+@figures_option
+def bench_terms(names: tuple[str, ...], classes: tuple[int, ...], output: str | None, **sizes: Any) -> None:
+    """What each loss term beside L_CE adds to a step, in time and memory; all terms where none is named.
+
+    PSPNet with ResNet-18 on random images, beside L_CE alone and L_CE + L_PI. What a term does before training is not
+    counted.
+    """
+    from kdtune.bench.terms import Setting, loss_terms
+
+    say(loss_terms(names, Setting.of(classes=classes, **sizes), classes, output))
 
 
 @bench.command("loader", epilog="Example: kdtune bench loader camvid-small --data-root data")

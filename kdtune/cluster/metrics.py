@@ -24,6 +24,7 @@ MEASURED = {  # column of a trial's row -> what is shown
     "energy_kwh": ("kdtune_energy_kwh", "Energy of the trial's steps, in kWh."),
     "watts": ("kdtune_watts", "Mean power of the trial since its last evaluation, that one included."),
 }
+STALLED = "kdtune_stalled", "1 from when the trial was found to hang until it makes a step again or has failed, then 0."
 _last: dict[str, tuple[float, float]] = {}  # of the trial that this process runs: energy [J], at this time [s]
 
 
@@ -50,8 +51,8 @@ def show(row: Row) -> None:
 
 @functools.cache
 def _stalled() -> Gauge:
-    text = "1 from when the trial was found to hang until it makes a step again or has failed, then 0."
-    return Gauge("kdtune_stalled", description=text, tag_keys=("study", "stage", "trial"))
+    name, text = STALLED
+    return Gauge(name, description=text, tag_keys=("study", "stage", "trial"))
 
 
 def show_stalled(study: str, stage: str, trial: str, *, stalled: bool) -> None:

@@ -38,7 +38,7 @@ def test_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
 
 
 def test_an_unknown_term_is_named() -> None:
-    with pytest.raises(UserError, match=r"--terms ivf: unknown loss 'ivf' \(did you mean 'ifv'\?\)"):
+    with pytest.raises(UserError, match=r"ivf: unknown loss 'ivf' \(did you mean 'ifv'\?\)"):
         loss_terms(["ivf"], SMALL, [3], None)
 
 
