@@ -47,10 +47,11 @@ class SegNet(nn.Module):
 
 @contextmanager
 def without_trace(module: nn.Module) -> Iterator[None]:
-    """In this block batch norm keeps its running statistics, and dropout is off."""
+    """In this block batch norm keeps its running statistics, and dropout is off, stochastic depth too."""
     training = [each for each in module.modules() if each.training]
     norms = [each for each in training if isinstance(each, _BatchNorm) and each.track_running_stats]
-    dropouts = [each for each in training if isinstance(each, _DropoutNd)]
+    # torchvision's StochasticDepth by its name: importing it takes 150 MB
+    dropouts = [each for each in training if isinstance(each, _DropoutNd) or type(each).__name__ == "StochasticDepth"]
     for norm in norms:
         norm.track_running_stats = False  # in training it then takes the batch's statistics and notes nothing
     for dropout in dropouts:
@@ -75,7 +76,9 @@ class Loss(nn.Module):
         """What happens once, before the first step, e.g. the training of an auto-encoder on the teacher's maps.
 
         ``batches`` are those of the training, in its order, each made when it is taken: the teacher's output (none
-        without a teacher) and the target. A resumed trial has the result in its checkpoint.
+        without a teacher) and the target. They do not end: take as many as the term needs, also of a training that has
+        fewer. The trial's log says how far it is. A trial that is killed here begins it again, and comes to the same;
+        one that is resumed later has the result in its checkpoint.
         """
 
     def made_of_teacher(self) -> tuple[str, dict[str, Tensor]] | None:

@@ -41,7 +41,7 @@ class PositionInformationLoss(Loss):
 
     def made_of_teacher(self) -> tuple[str, dict[str, Tensor]]:
         """The reader."""
-        return f"idd_position {self.term.model_dump_json(exclude={'weight'})}", {"reader": self.reader}
+        return f"idd_position of all batches {self.term.model_dump_json(exclude={'weight'})}", {"reader": self.reader}
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See ``PositionInformation``."""

@@ -20,10 +20,10 @@ class KnowledgeAdaptation(Adaptation):
     convolutions, batch norm and a ReLU after each, to ``compression`` times the teacher's channels; the first has a
     stride of 2. It is trained before the student and then stays, its statistics too: with three transposed convolutions
     D behind it, down mean (f^T - D(E(f^T)))^2 + ``sparsity`` times the sum of an image's encoding, by SGD at
-    ``encoder_lr`` with momentum 0.9 and weight decay 1e-4, over ``batches`` batches of the training (fewer, where it
-    has fewer). A is a 3x3 convolution, batch norm and ReLU, trained with the student, whose map is resized to the
-    encoding's cells before it (bilinear, align_corners=True). Networks of any widths and cells can be compared. Ignored
-    pixels are included: the labels are not read. Float32 at least.
+    ``encoder_lr`` with momentum 0.9 and weight decay 1e-4, over ``batches`` batches: those of the training from the
+    first on, and as many where it has fewer. A is a 3x3 convolution, batch norm and ReLU, trained with the student,
+    whose map is resized to the encoding's cells before it (bilinear, align_corners=True). Networks of any widths and
+    cells can be compared. Ignored pixels are included: the labels are not read. Float32 at least.
 
     With the same fields L_adapt and L_aff come to the same encoder. It is trained once for a teacher, its crops and a
     seed, and kept on the node for all trials (``Loss.made_of_teacher``).

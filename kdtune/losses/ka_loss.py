@@ -48,7 +48,7 @@ class AdaptationLoss(Loss):
 
     def made_of_teacher(self) -> tuple[str, dict[str, Tensor]]:
         """The encoder, the same for both terms."""
-        return f"ka {self.term.model_dump_json(include=ENCODER)}", self.encoder.state_dict()
+        return f"ka of all batches {self.term.model_dump_json(include=ENCODER)}", self.encoder.state_dict()
 
     def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
         """See the term."""

@@ -23,6 +23,10 @@ class Backbone(nn.Module):
         """The maps named in ``keep``; maps that nobody wants are freed on the way."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
+    def rest(self, name: str, feature: Tensor) -> Tensor:
+        """The map of ``layer4`` that the layers after ``name`` make of ``feature`` in the place of its map."""
+        raise TypeError(f"{type(self).__name__} has no rest")
+
     def __call__(self, image: Tensor, keep: Set[str]) -> dict[str, Tensor]:
         """Typed ``nn.Module.__call__``."""
         maps: dict[str, Tensor] = super().__call__(image, keep)
@@ -181,6 +185,12 @@ class ResNet(Backbone):
                 maps[layer] = x
         return maps
 
+    def rest(self, name: str, feature: Tensor) -> Tensor:
+        """See ``Backbone.rest``."""
+        for layer in LAYERS[("stem", *LAYERS).index(name) :]:
+            feature = self.get_submodule(layer)(feature)
+        return feature
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -244,6 +254,13 @@ class InvertedResiduals(Backbone):
             if name is not None and name in keep:
                 maps[name] = x
         return maps
+
+    def rest(self, name: str, feature: Tensor) -> Tensor:
+        """See ``Backbone.rest``."""
+        end = next(index for index, found in self.ends.items() if found == name)
+        for stage in self.features[end + 1 :]:
+            feature = stage(feature)
+        return feature
 
 
 def imagenet_weights(name: BackboneName) -> Any:

@@ -64,11 +64,13 @@ class PSPNet(SegNet):
         return SegOutput(logits, {tap: maps[tap] for tap in self.channels if tap in taps}, aux)
 
     def after(self, tap: Tap, feature: Tensor) -> Tensor:
-        """See ``SegNet.after``: of ``psp`` the classifier, of ``layer4`` the pyramid too."""
-        if tap not in ("layer4", "psp"):
+        """See ``SegNet.after``: any tap but the two that give logits."""
+        if tap not in (*self.backbone.channels, "psp"):
             return super().after(tap, feature)
-        with without_trace(self.pyramid):
-            return precisely(self.classifier, self.pyramid(feature) if tap == "layer4" else feature)
+        with without_trace(self):
+            if tap != "psp":
+                feature = self.pyramid(self.backbone.rest(tap, feature))
+            return precisely(self.classifier, feature)
 
 
 class Average(nn.Module):

@@ -5,6 +5,7 @@ import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, wh
 import contextlib
 import errno
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -31,6 +32,9 @@ LASTING = NO_ROOM | {
     errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR,
 }  # fmt: skip
 
+_training = logging.getLogger("kdtune.training")
+_training.setLevel(logging.INFO)
+
 
 def run_trial(given: Mapping[str, Any]) -> None:
     """In a Ray worker: one trial, from its journal to its end; Ray hears of every evaluation."""
@@ -42,6 +46,7 @@ def run_trial(given: Mapping[str, Any]) -> None:
     context.storage.folder.expected()
     spent = meters.spent(context.gpus, planned.trial_id)
     said = Said(given.get("title", planned.trial_id), planned.trial_id)
+    _training.addHandler(said)
     try:
         _refuse_if_lost(context)
         for record in _followed(planned, context, notes.append, spent):
@@ -66,16 +71,18 @@ def run_trial(given: Mapping[str, Any]) -> None:
         tune.report({"trial": planned.trial_id, "step": 0, "status": "refused", SCORE: WORST, "error": str(refusal)})
     finally:
         said.end("left: its launch has stopped it, lets it pause, or has ended")
+        _training.removeHandler(said)
         spent.end()
         if torch.cuda.is_available():
             gc.collect()  # what an error's traceback held
             torch.cuda.empty_cache()  # the process stays for the next trial, and others share the GPU
 
 
-class Said:
+class Said(logging.Handler):
     """What a trial says in its worker's log, which Ray's dashboard shows. Each line names it: others follow there."""
 
     def __init__(self, title: str, trial_id: str) -> None:
+        super().__init__()
         self._title, self._ended = title, False
         self._say(f"begins, trial {trial_id}")
 
@@ -85,6 +92,10 @@ class Said:
         self._say(f"step {row['step'] or 0} of {row['steps_total']}: {miou}")
         if row["status"] != "running":
             self.end(f"{row['status']}{': ' + row['error'] if row['error'] else ''}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """What the loop says between two evaluations."""
+        self._say(record.getMessage())
 
     def end(self, why: str) -> None:
         """Once."""

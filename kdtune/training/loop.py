@@ -1,5 +1,6 @@
 """The loop: one network, its loss terms, one optimiser; yields an evaluation whenever one is due. Names no loss."""
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,10 @@ from kdtune.training.waiting import waiting
 
 COLOURS = Preprocessing(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))  # of ``SegOutput.image``
 CHECK_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
+ENDLESS = 10**9  # steps: as many as somebody asks for
+TOLD_EVERY = 10.0  # seconds between two lines about a stage before training
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def _before_training(
         if kept is not None and kept.found(loss, run.asked):
             continue
         torch.manual_seed(config.seed * 2**32)  # what one term draws does not depend on the others
-        loss.before_training(_seen(config, run, teaching, config.losses[name], train, device))
+        loss.before_training(_seen(config, run, teaching, name, train, device))
         if kept is not None:
             kept.keep(loss, asked, run.asked, time.perf_counter() - first)
     run.seconds += time.perf_counter() - began
@@ -209,13 +214,18 @@ def _seen(
     config: TrialConfig,
     run: Run,
     teaching: Teaching | None,
-    term: LossTerm,
+    name: str,
     train: Images,
     device: torch.device,
 ) -> Iterator[tuple[SegOutput | None, Tensor]]:
     """What ``Loss.before_training`` is given; costs nothing until it is asked."""
-    for step, batch in enumerate(train_batches(train, config.recipe, config.seed, 0, device)):
+    term: LossTerm = config.losses[name]
+    told = time.monotonic()
+    for step, batch in enumerate(train_batches(train, config.recipe, config.seed, 0, device, ENDLESS)):
         signs.alive()
+        if time.monotonic() - told > TOLD_EVERY:
+            told = time.monotonic()
+            _log.info("before training, %s has taken %d batches", name, step)
         yield _taught(teaching, step, batch, run.asked, [term], term.teacher_taps), batch.target
 
 

@@ -8,7 +8,7 @@ from kdtune.base import UserError
 from kdtune.loading.holdout import Some
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.energy import Spent, unmeasured
-from kdtune.training.loop import fit
+from kdtune.training.loop import ENDLESS, fit
 from kdtune.training.site import Site
 from kdtune.training.trial import prepared
 
@@ -16,7 +16,6 @@ WARM = 5  # steps before the first look
 EVERY = 10  # steps between two looks
 LEAST = 1.0  # seconds that are looked at, at least
 MOST = 500  # steps
-ENDLESS = 10**9  # steps: how many there will be is not known yet
 
 
 def with_length(config: TrialConfig, steps: int) -> TrialConfig:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
+from torchvision.ops import StochasticDepth
 
 from kdtune.base import IGNORE, SegNet, SegOutput, Tap, UserError
 from kdtune.models.pspnet import PSPNetModel
@@ -291,26 +292,33 @@ def test_logits_are_in_float32_under_autocast(variant: str) -> None:
     torch.testing.assert_close(made.logits, precise, rtol=0, atol=0)
 
 
-def test_after_a_tap_is_the_rest_of_the_network() -> None:
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("resnet18", 0.125), ("efficientnet_b0", 1), ("mobilenet_v3_large", 1)]
+)
+def test_after_a_tap_is_the_rest_of_the_network(backbone: str, width: float) -> None:
     """In evaluation and in training, where it is what the forward gave but for dropout; it leaves no trace."""
     torch.manual_seed(0)
-    network = PSPNetModel(backbone="resnet18", width=0.125, dropout=0.0).build(5)
-    image, taps = torch.randn(2, 3, 64, 96), frozenset[Tap](("layer3", "layer4", "psp"))
+    network = PSPNetModel.model_validate({"backbone": backbone, "width": width, "dropout": 0.0}).build(5)
+    for each in network.modules():
+        if isinstance(each, StochasticDepth):
+            each.p = 0.0
+    image, taps = torch.randn(2, 3, 64, 96), frozenset[Tap](("stem", "layer1", "layer2", "layer3", "layer4", "psp"))
     for training in (True, False):
         made = network.train(training)(image, taps)
         before = copy.deepcopy(network.state_dict())
-        for tap in ("layer4", "psp"):
+        for tap in taps:
             torch.testing.assert_close(network.after(tap, made.taps[tap]), made.logits, rtol=0, atol=0)
         assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    with pytest.raises(UserError, match="PSPNet cannot run what follows 'layer3' by itself"):
-        network.after("layer3", made.taps["layer3"])
+    with pytest.raises(UserError, match="PSPNet cannot run what follows 'aux' by itself"):
+        network.after("aux", made.logits)
 
 
-def test_after_a_tap_nothing_is_dropped_or_drawn() -> None:
-    network = PSPNetModel(backbone="resnet18", width=0.125, dropout=0.9).build(5).train()
-    feature = network(torch.randn(2, 3, 64, 96), frozenset[Tap](("layer4",))).taps["layer4"]
+@pytest.mark.parametrize(("backbone", "width"), [("resnet18", 0.125), ("efficientnet_b0", 1)])
+def test_after_a_tap_nothing_is_dropped_or_drawn(backbone: str, width: float) -> None:
+    network = PSPNetModel.model_validate({"backbone": backbone, "width": width, "dropout": 0.9}).build(5).train()
+    feature = network(torch.randn(2, 3, 64, 96), frozenset[Tap](("layer1",))).taps["layer1"]
     state = torch.random.get_rng_state()
-    assert torch.equal(network.after("layer4", feature), network.after("layer4", feature))
+    assert torch.equal(network.after("layer1", feature), network.after("layer1", feature))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(module.training for module in network.modules())
     assert all(norm.track_running_stats for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d))

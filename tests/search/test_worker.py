@@ -1,5 +1,6 @@
 """What a worker does with a trial, without Ray."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,11 +65,13 @@ def test_a_gpu_that_was_full_once_costs_no_trial(tmp_path: Path) -> None:
 def test_what_a_trial_says_in_its_workers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said("s/student s0", "student-1-s0")
     rows, _ = followed(tmp_path, Full(0))
+    said.handle(logging.makeLogRecord({"msg": "before training, %s has taken %d batches", "args": ("ka", 7)}))
     for row in rows:
         said.evaluation(row)
     said.end("left")  # once is enough
-    first, *between, last = capsys.readouterr().err.splitlines()
+    first, before, *between, last = capsys.readouterr().err.splitlines()
     assert first == "s/student s0: begins, trial student-1-s0"
+    assert before == "s/student s0: before training, ka has taken 7 batches"
     assert between == [f"s/student s0: step {row['step']} of 6: mIoU {row['miou']:.2f} %" for row in rows]
     assert last == "s/student s0: completed"
 

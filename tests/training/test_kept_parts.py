@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdtune.study.trial_config import TrialConfig
+from kdtune.training import loop
 from kdtune.training.site import Site
 from kdtune.training.teacher_store import store_folder
 from tests.support.tiny import config, teacher
@@ -40,6 +41,22 @@ def test_made_once_and_found_by_every_trial_of_the_seed(encoded: TrialConfig) ->
     assert len(parts()) == 1
     finished(encoded.replace({"seed": 1}), stored())
     assert len(parts()) == 2
+
+
+def test_a_shorter_training_has_as_many_batches_before_it(
+    encoded: TrialConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it keeps is what a longer one would have made, so that the longer one may read it; the log says how far."""
+    monkeypatch.setattr(loop, "TOLD_EVERY", -1.0)
+    short = encoded.replace({"recipe.num_steps": 1, "recipe.eval_every": 1})
+    with caplog.at_level("INFO", "kdtune.training"):
+        _, made = finished(short, stored())
+    assert made.asked.run == BATCHES + 1
+    told = [f"before training, ka_adaptation has taken {step} batches" for step in range(BATCHES)]
+    assert [record.getMessage() for record in caplog.records if record.name == loop.__name__] == told
+    longer, found = finished(encoded, stored())
+    assert found.asked.read >= BATCHES
+    assert longer == finished(encoded, Site())[0]
 
 
 def test_shared_by_the_terms_that_make_the_same(encoded: TrialConfig) -> None:
