@@ -3,11 +3,14 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+from kdtune import registry
 
 if TYPE_CHECKING:
     from kdtune.study.trial_config import TrialConfig
@@ -39,6 +42,9 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("KDTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that wait must not keep the cores from other tests
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported, by no process that would be started for it
+        # Terms, networks and datasets of other packages are there for tests that ask for them.
+        patch.setattr(registry, "entry_points", lambda group: EntryPoints())
+        registry._others.cache_clear()
         for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS", "XDG_CACHE_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
         yield

@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (tmp_path / "theirs.py").write_text(TERM)
     (tmp_path / "theirs_too.py").write_text("import os\nimport nothing_such\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
     for cached in (registry._others, registry._loaded):
         cached.cache_clear()
     yield

@@ -29,11 +29,15 @@ _REPORTED: dict[str, dict[str, Reported]] = {
     },
     "ade20k": {
         "cwd": Reported(24.65, 26.80),
+        "pi+pa+ho": Reported(33.82, 36.55),
         "dsd_pixel+dsd_category": Reported(33.80, 38.00),
         "pi+pa+ho+cwd+idd_distance+idd_position": Reported(24.65, 27.69),
         "fakd": Reported(29.42, 35.30),
         "pi+ho+sstkd_structural+sstkd_statistical": Reported(24.65, 29.19),
         "pi+apd_kl+apd_prototype": Reported(37.19, 39.25),  # APD's repository
+    },
+    "voc": {
+        "pi+cirkd_batch+cirkd_memory_pixel+cirkd_memory_region": Reported(73.33, 74.78),  # CIRKD's repository
     },
 }
 

@@ -16,7 +16,7 @@ class AdaptiveCrossEntropy(LossTerm):
         q_i = \begin{cases} \sigma(z_T)_i & \arg\max_c z_{T,i,c} = y_i \\ \mathrm{onehot}(y_i) & \text{else} \end{cases}
 
     in nats: summed over the K classes, averaged over all labelled pixels of the batch. Both logits are enlarged to the
-    label's size first (bilinear, align_corners=True); with ``enlarged: false`` the labels are resized to the student's
+    label's size first (bilinear, align_corners=True); with ``upsample: false`` the labels are resized to the student's
     cells by nearest in its place, and the teacher's logits bilinearly. Of two classes that the teacher holds for equal,
     either is right. Ignored pixels count nowhere; a batch of nothing else gives 0. Equal networks do not give 0, but
     the teacher's entropy. Where the teacher is wrong this is L_CE again: its weight changes that term's too. Float32 at
@@ -33,7 +33,7 @@ class AdaptiveCrossEntropy(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     needs_labels: ClassVar[bool] = True
 
-    enlarged: bool = True
+    upsample: bool = True
 
     def __call__(self, student: SegOutput, teacher: SegOutput | None, target: "Tensor") -> "Tensor":
         """See the class."""
@@ -41,7 +41,7 @@ class AdaptiveCrossEntropy(LossTerm):
 
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
-        if self.enlarged:
+        if self.upsample:
             from_student = align(from_student, target)
         else:
             target = F.interpolate(target[:, None].float(), size=from_student.shape[-2:], mode="nearest")[:, 0].long()

@@ -1,8 +1,8 @@
 """L_CWD: each channel is spread over the image as in the teacher."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 
 from kdtune.base import Confidence, LossTerm, Published, Tap
 
@@ -47,6 +47,15 @@ class ChannelWise(LossTerm):
     normalise_over: Literal["cells", "channels"] = "cells"
     divergence: Literal["kl", "mse"] = "kl"
     convention: Literal["paper", "cirkd"] = "paper"
+
+    @model_validator(mode="after")
+    def _something_is_averaged_over_channels(self) -> Self:
+        if self.convention == "cirkd" and self.normalise_over == "channels":
+            raise ValueError(
+                "convention cirkd says what an average over channels divides by; with normalise_over: "
+                "channels there is none: leave one of them out"
+            )
+        return self
 
     @property
     def taps(self) -> frozenset[Tap]:

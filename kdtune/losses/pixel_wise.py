@@ -16,7 +16,7 @@ class PixelWise(LossTerm):
 
     .. math:: L = \tau^2 \; \mathrm{mean}_{N,h,w} \; \mathrm{KL}(\sigma(z_T / \tau) \,\|\, \sigma(z_S / \tau))
 
-    in nats: summed over the K classes, averaged over cells and images, at the student's own stride. With ``enlarged``
+    in nats: summed over the K classes, averaged over cells and images, at the student's own stride. With ``upsample``
     the cells are pixels: both logits are enlarged to the labels' size first (bilinear, align_corners=True), as IFVD's
     ``upsample=True`` does (off in its script) and APD does always. Ignored pixels are included: the labels are not
     read. Equation 3 writes the cross-entropy; the divergence is that minus the teacher's entropy, with the same
@@ -48,7 +48,7 @@ class PixelWise(LossTerm):
     temperature: PositiveFloat = 1.0  # tau
     convention: Literal["paper", "skd", "ifvd", "cirkd"] = "paper"
     # left out of what is written where it is off: trials from before it was there keep their ids
-    enlarged: bool = Field(default=False, exclude_if=operator.not_)
+    upsample: bool = Field(default=False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _temperature_is_the_conventions(self) -> Self:
@@ -62,7 +62,7 @@ class PixelWise(LossTerm):
 
         assert teacher is not None
         from_student, from_teacher = at_least_float32(student.logits, teacher.logits.detach())  # (N, K, h, w)
-        if self.enlarged:
+        if self.upsample:
             from_student = align(from_student, target)
         from_teacher = align(from_teacher, from_student)
         if self.temperature != 1:  # a division by 1 would be two copies

@@ -1,5 +1,6 @@
 """How many steps a trial's budget allows: its first steps are run, timed and thrown away; then it begins afresh."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ def with_length(config: TrialConfig, steps: int) -> TrialConfig:
 
 
 def steps_allowed(config: TrialConfig, site: Site, spent: Spent = unmeasured) -> int:
-    """How many steps take as much as the budget, on this device as it is now; at least one.
+    """How many steps take as much as the budget, and no less, on this device as it is now; at least one.
 
     The teacher runs at each of them, whatever is kept of it: what a method takes must not hang on who was here before.
     What comes before the first step, such as a term's own training, counts as well.
@@ -56,4 +57,4 @@ def steps_allowed(config: TrialConfig, site: Site, spent: Spent = unmeasured) ->
     if each <= 0:
         raise UserError("budget: kwh: no energy is measured here; give seconds or steps")
     ahead = max(0.0, before - first * each)  # of the first step
-    return max(1, int(((budget.kwh or budget.seconds or 0.0) - ahead) / each))
+    return max(1, math.ceil(((budget.kwh or budget.seconds or 0.0) - ahead) / each))

@@ -21,7 +21,7 @@ STAGE: dict[str, Any] = {
         "losses.pi": {"weight": 0.5},
         "losses.cwd": {"weight": 3, "tap": "psp"},
     },
-    "grid": {"losses.cwd.convention": ["paper", "cirkd"], "losses.pi.enlarged": [False, True]},
+    "grid": {"losses.cwd.convention": ["paper", "cirkd"], "losses.pi.upsample": [False, True]},
 }
 SCORES = {("paper", False): 50.0, ("paper", True): 51.0, ("cirkd", True): 53.0}  # one has not run yet
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> str:
     where, plan = Storage(str(tmp_path), "tiny"), list[str]()
     writer = TableWriter(where, study)
     for (convention, enlarged), miou in SCORES.items():
-        changes = {**STAGE["set"], "losses.cwd.convention": convention, "losses.pi.enlarged": enlarged}
+        changes = {**STAGE["set"], "losses.cwd.convention": convention, "losses.pi.upsample": enlarged}
         record = finished("how", miou, changes)
         writer.add(record)
         plan.append(record["row"]["trial_id"])
@@ -52,36 +52,36 @@ def test_words_have_columns_of_text(root: str) -> None:
     stored = StoredStudy(root, "tiny")
     for name in ("trials", "optimal"):
         schema = stored.table(name).schema
-        kinds = {column: str(schema.field(column).type) for column in ("convention_cwd", "enlarged_pi", "tap_cwd")}
+        kinds = {column: str(schema.field(column).type) for column in ("convention_cwd", "upsample_pi", "tap_cwd")}
         assert set(kinds.values()) == {"string"}
         assert str(schema.field("temperature_cwd").type) == "double"
-    rows = stored.table("trials").select(["convention_cwd", "enlarged_pi", "tap_cwd", "miou"]).to_pylist()
+    rows = stored.table("trials").select(["convention_cwd", "upsample_pi", "tap_cwd", "miou"]).to_pylist()
     assert [(*row.values(),) for row in rows] == [
         ("paper", "false", "psp", 50.0),
         ("paper", "true", "psp", 51.0),
         ("cirkd", "true", "psp", 53.0),
     ]
     (best,) = stored.table("optimal").to_pylist()
-    assert (best["convention_cwd"], best["enlarged_pi"], best["miou"]) == ("cirkd", "true", 53.0)
+    assert (best["convention_cwd"], best["upsample_pi"], best["miou"]) == ("cirkd", "true", 53.0)
 
 
 def test_they_are_shown_where_a_stage_varied_them(root: str) -> None:
     """``tap_cwd`` is the same throughout, and not told."""
     (optimal,) = [line for line in shown(root, "optimal") if line.startswith("how")]
-    assert "convention_cwd=cirkd, enlarged_pi=true 53.00" in optimal
+    assert "convention_cwd=cirkd, upsample_pi=true 53.00" in optimal
     lines = shown(root, "weights")
     assert [line.split(" convention")[1] for line in lines if " convention" in line] == [
-        "_cwd=paper, enlarged_pi=false 50.00",
-        "_cwd=paper, enlarged_pi=true 51.00",
-        "_cwd=cirkd, enlarged_pi=true *53.00*",
-        "_cwd=cirkd, enlarged_pi=false -",
+        "_cwd=paper, upsample_pi=false 50.00",
+        "_cwd=paper, upsample_pi=true 51.00",
+        "_cwd=cirkd, upsample_pi=true *53.00*",
+        "_cwd=cirkd, upsample_pi=false -",
     ]
     assert "parameters" in lines[1]
-    assert len([line for line in shown(root, "trials") if "convention_cwd=paper, enlarged_pi=true" in line]) == 1
+    assert len([line for line in shown(root, "trials") if "convention_cwd=paper, upsample_pi=true" in line]) == 1
     (first, *_) = json.loads("\n".join(shown(root, "weights", "json")))
-    assert (first["lambda_cwd"], first["parameters"]) == (3.0, "convention_cwd=paper, enlarged_pi=false")
+    assert (first["lambda_cwd"], first["parameters"]) == (3.0, "convention_cwd=paper, upsample_pi=false")
 
 
 def test_over_all_studies(root: str) -> None:
-    for table, words in (("weights", "convention_cwd=cirkd, enlarged_pi=true"), ("optimal", "convention_cwd=cirkd")):
+    for table, words in (("weights", "convention_cwd=cirkd, upsample_pi=true"), ("optimal", "convention_cwd=cirkd")):
         assert any(words in line for line in shown(root, table, study=None))

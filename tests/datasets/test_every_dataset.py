@@ -21,7 +21,7 @@ IMAGES = 3
 SPLITS: tuple[Literal["train"], Literal["val"]] = ("train", "val")
 
 
-@pytest.fixture(scope="module", params=DATASETS.names())
+@pytest.fixture(scope="module", params=[*DATASETS.table])
 def miniature(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SegmentationDataset, Path]:

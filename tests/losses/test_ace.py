@@ -39,7 +39,7 @@ def test_a_teacher_that_is_never_right_leaves_the_cross_entropy() -> None:
 def test_the_labels_can_come_to_the_cells() -> None:
     student, teacher, target = maps(2, 3, 4, 5), maps(2, 3, 4, 5, seed=1), labels(2, 4, 5, classes=3)
     large = target.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    torch.testing.assert_close(value_of(student, teacher, large, enlarged=False), value_of(student, teacher, target))
+    torch.testing.assert_close(value_of(student, teacher, large, upsample=False), value_of(student, teacher, target))
 
 
 def test_gradcheck() -> None:

@@ -128,6 +128,11 @@ def test_parity_torch_distiller(case: Case) -> None:
     case.check_grad(student, "x_S")
 
 
+def test_a_convention_without_an_average_over_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="with normalise_over: channels there is none: leave one of them out"):
+        ChannelWise(weight=1, convention="cirkd", normalise_over="channels")
+
+
 @pytest.mark.parametrize("case", cases("cirkd_cwd"))
 def test_parity_cirkd(case: Case) -> None:
     """CIRKD's CriterionCWD, with its adapter where the widths differ."""
@@ -135,7 +140,8 @@ def test_parity_cirkd(case: Case) -> None:
     student, teacher = case.input(f"{name}_S", grad=True), case.input(f"{name}_T")
     over = {"channel": "cells", "spatial": "channels"}[case.args["norm_type"]]
     tap = "logits" if name == "logits" else "psp"
-    term = built(student, teacher, tap=tap, normalise_over=over, convention="cirkd")
+    divided = {} if over == "channels" else {"convention": "cirkd"}
+    term = built(student, teacher, tap=tap, normalise_over=over, **divided)
     assert term.term.temperature == case.args["temperature"]
     if tap == "psp":
         term.adapter.load_state_dict({"weight": torch.from_numpy(case.arrays["state.conv.weight"])})

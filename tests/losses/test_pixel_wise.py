@@ -65,25 +65,25 @@ def test_enlarged_logits_of_a_teacher_of_another_stride() -> None:
     student, teacher = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 2, 3)
     target = torch.zeros(2, 16, 24, dtype=torch.long)
     large = [F.interpolate(z, (16, 24), mode="bilinear", align_corners=True) for z in (student, teacher)]
-    found = PixelWise(weight=1, enlarged=True)(SegOutput(student), SegOutput(teacher), target)
+    found = PixelWise(weight=1, upsample=True)(SegOutput(student), SegOutput(teacher), target)
     torch.testing.assert_close(found, value_of(*large))
 
 
 def test_a_term_that_enlarges_nothing_is_the_term_of_before() -> None:
     """Trials of studies from before the field was there keep their ids."""
     assert PixelWise(weight=1).model_dump() == {"weight": 1, "temperature": 1, "convention": "paper"}
-    assert PixelWise(weight=1, enlarged=True).model_dump()["enlarged"] is True
+    assert PixelWise(weight=1, upsample=True).model_dump()["upsample"] is True
 
 
 @pytest.mark.parametrize("case", cases("skd_pixelwise", "ifvd_kd", "cirkd_kd"))
 def test_parity(case: Case) -> None:
     """SKD's CriterionPixelWise, IFVD's and CIRKD's CriterionKD."""
     student, teacher = case.input("logits_S", grad=True), case.input("logits_T")
-    enlarged = bool(case.args.get("upsample"))
+    upsample = bool(case.args.get("upsample"))
     height, width = student.shape[-2:]
     target = torch.zeros(len(student), 8 * height, 8 * width, dtype=torch.long)
     tau, convention = case.args.get("temperature", 1.0), case.id.split("_")[0]
-    term = PixelWise(weight=1, convention=convention, temperature=tau, enlarged=enlarged)
+    term = PixelWise(weight=1, convention=convention, temperature=tau, upsample=upsample)
     value = term(SegOutput(student), SegOutput(teacher), target)
     value.backward()
     case.check(value)

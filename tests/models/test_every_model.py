@@ -24,7 +24,7 @@ def every_config() -> Iterator[Any]:
 
     Networks of other packages have a test of their own: which backbone they have is the study's to say.
     """
-    for name in MODELS.names():
+    for name in MODELS.table:
         for backbone in get_args(MODELS.resolve(name).model_fields["backbone"].annotation):
             if isinstance(backbone, str):
                 yield pytest.param({"name": name, "backbone": backbone}, id=f"{name}-{backbone}")

@@ -26,7 +26,7 @@ from tests.support.tiny import NETWORK, config, finished, study
 
 TEXT, WHOLE, REAL, TIME = "string", "int64", "double", "timestamp[us, tz=UTC]"
 LAMBDAS = {f"lambda_{name}": REAL for name in distillation_terms()}
-OF_TERMS = {"convention_pi": TEXT, "enlarged_pi": TEXT}  # of the terms that there are
+OF_TERMS = {"convention_pi": TEXT, "upsample_pi": TEXT}  # of the terms that there are
 HYPERPARAMETERS = {"lr": REAL, "weight_decay": REAL, "temperature": REAL, **LAMBDAS, **OF_TERMS}
 SCHEMAS = {  # a change here is a change of the interface: it belongs into CHANGELOG.md
     "trials": {

@@ -246,13 +246,19 @@ TERMS = {  # weights of each term, groups of terms, trials in all
 }
 
 
+COMPARED = {stage.name.removeprefix("weight-").replace("-", "_") for stage in study("demo-terms").stages} & {
+    *LOSSES.table
+}
+
+
 @pytest.mark.parametrize(("name", "sizes"), TERMS.items())
 def test_terms_are_compared_with_one_budget_and_by_name(name: str, sizes: tuple[int, int, int]) -> None:
     spec, (weights, groups, trials) = study(name), sizes
     own = [stage for stage in spec.stages if stage.name.startswith("weight-")]
     alone = [stage for stage in own if stage.grid]
     terms = [next(iter(stage.grid)).split(".")[1] for stage in alone]
-    assert terms == [name for name in LOSSES.table if name != "ce"]
+    assert terms == [name for name in LOSSES.table if name in COMPARED]
+    assert len(terms) == len(COMPARED) == 31
     assert [stage.name for stage in alone] == [f"weight-{term.replace('_', '-')}" for term in terms]
     assert {spec.num_trials(stage) for stage in alone} == {weights}
     assert {stage.start_from for stage in own} == {("temperature",)}
@@ -270,11 +276,10 @@ def test_terms_are_compared_with_one_budget_and_by_name(name: str, sizes: tuple[
 
 def test_weights_of_terms_lie_around_the_published_ones() -> None:
     spec = study("cityscapes-resnet-terms")
-    for name in LOSSES.table:
-        if name != "ce":
-            published = LOSSES.resolve(name).published_weight
-            middle = spec.stage(f"weight-{name.replace('_', '-')}").grid[f"losses.{name}.weight"][2]
-            assert middle == pytest.approx(published.weight if published else 1.0, rel=1e-5)
+    for name in COMPARED:
+        published = LOSSES.resolve(name).published_weight
+        middle = spec.stage(f"weight-{name.replace('_', '-')}").grid[f"losses.{name}.weight"][2]
+        assert middle == pytest.approx(published.weight if published else 1.0, rel=1e-5)
 
 
 def test_camvid_is_whole_images_and_a_teacher_of_its_own() -> None:

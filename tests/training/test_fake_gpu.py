@@ -96,7 +96,7 @@ def step(which: TrialConfig, seen: OnHost) -> tuple[SegOutput, dict[str, Tensor]
     return ours, values, total
 
 
-@pytest.mark.parametrize(("term", "bf16"), [*((name, True) for name in LOSSES.names()), ("pi", False)])
+@pytest.mark.parametrize(("term", "bf16"), [*((name, True) for name in LOSSES.table), ("pi", False)])
 def test_all_of_a_step_is_on_the_gpu(term: str, bf16: bool) -> None:
     taught = {"teacher": {"model": NETWORK, "checkpoint": "none"}}
     kind = LOSSES.resolve(term)
