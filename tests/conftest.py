@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 # Hundreds of processes start, and each would compile kdtune anew: a fifth of a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Before tests are collected: terms, networks and datasets of other packages are there for tests that ask for them.
+registry.entry_points = lambda **_: EntryPoints()
 
 
 def pytest_configure() -> None:
@@ -42,9 +44,6 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("KDTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that wait must not keep the cores from other tests
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported, by no process that would be started for it
-        # Terms, networks and datasets of other packages are there for tests that ask for them.
-        patch.setattr(registry, "entry_points", lambda group: EntryPoints())
-        registry._others.cache_clear()
         for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS", "XDG_CACHE_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
         yield

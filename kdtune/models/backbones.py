@@ -23,9 +23,9 @@ class Backbone(nn.Module):
         """The maps named in ``keep``; maps that nobody wants are freed on the way."""
         raise TypeError(f"{type(self).__name__} has no forward")
 
-    def rest(self, name: str, feature: Tensor) -> Tensor:
-        """The map of ``layer4`` that the layers after ``name`` make of ``feature`` in the place of its map."""
-        raise TypeError(f"{type(self).__name__} has no rest")
+    def following(self, name: str) -> nn.Sequential:
+        """What makes the map of ``layer4`` of the map ``name``."""
+        raise TypeError(f"{type(self).__name__} has no following")
 
     def __call__(self, image: Tensor, keep: Set[str]) -> dict[str, Tensor]:
         """Typed ``nn.Module.__call__``."""
@@ -185,11 +185,9 @@ class ResNet(Backbone):
                 maps[layer] = x
         return maps
 
-    def rest(self, name: str, feature: Tensor) -> Tensor:
-        """See ``Backbone.rest``."""
-        for layer in LAYERS[("stem", *LAYERS).index(name) :]:
-            feature = self.get_submodule(layer)(feature)
-        return feature
+    def following(self, name: str) -> nn.Sequential:
+        """See ``Backbone.following``."""
+        return nn.Sequential(*map(self.get_submodule, LAYERS[("stem", *LAYERS).index(name) :]))
 
 
 @dataclass(frozen=True)
@@ -255,12 +253,9 @@ class InvertedResiduals(Backbone):
                 maps[name] = x
         return maps
 
-    def rest(self, name: str, feature: Tensor) -> Tensor:
-        """See ``Backbone.rest``."""
-        end = next(index for index, found in self.ends.items() if found == name)
-        for stage in self.features[end + 1 :]:
-            feature = stage(feature)
-        return feature
+    def following(self, name: str) -> nn.Sequential:
+        """See ``Backbone.following``."""
+        return self.features[next(index for index, found in self.ends.items() if found == name) + 1 :]
 
 
 def imagenet_weights(name: BackboneName) -> Any:

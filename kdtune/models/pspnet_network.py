@@ -69,7 +69,7 @@ class PSPNet(SegNet):
             return super().after(tap, feature)
         with without_trace(self):
             if tap != "psp":
-                feature = self.pyramid(self.backbone.rest(tap, feature))
+                feature = self.pyramid(self.backbone.following(tap)(feature))
             return precisely(self.classifier, feature)
 
 

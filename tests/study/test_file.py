@@ -235,7 +235,7 @@ def faults(path: Path) -> list[str]:
             "temperature: 1.0}",
             "temprature: 1.0}",
             "16: stages[distill].set.losses.pi: losses.pi.temprature: unknown key (did you mean 'temperature'?); "
-            "allowed: weight, temperature, convention, enlarged",
+            "allowed: weight, temperature, convention, upsample",
         ),
         (
             "losses.pi: {weight: 0.1, temperature: 1.0}",
