@@ -9,13 +9,15 @@ from pydantic import ValidationError
 from kdtune.answers.model_card import Given, card
 from kdtune.answers.query import gathered, study_name
 from kdtune.answers.tables import Tables
+from kdtune.answers.term_facts import basis
 from kdtune.answers.winner import Winner, winner
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.losses.marks import FOOTNOTE, marked
 from kdtune.records.storage import WEIGHTS
 from kdtune.records.stored_study import StoredStudy, storage_root
 from kdtune.study.faults import told
-from kdtune.study.names import TRIAL_ID
+from kdtune.study.names import TRIAL_ID, is_distilled
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.weights import Weights, read_noted, read_record, read_weights, recorded_bytes
 from kdtune.training.weights_record import record_of
@@ -60,7 +62,9 @@ def hand_out(study: str, storage: str | None, stage: str | None, method: str | N
         folder.write(beside, card(given).encode())
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from None
-    yield f"stage {best.row['stage']}, method {best.row['method']}, trial {best.row['trial_id']}"
+    yield f"stage {best.row['stage']}, method {marked(best.row['method'])}, trial {best.row['trial_id']}"
+    if marked(best.row["method"]) != best.row["method"]:
+        yield FOOTNOTE
     yield f"mIoU {best.row['miou']:.2f} %{_over_seeds(best)}"
     yield f"weights: {output}"
     yield f"card: {(folder / beside).uri}"
@@ -98,6 +102,7 @@ def _result(best: Winner) -> dict[str, object]:
     """What the record says of the score; numbers are mIoU in percent."""
     row = best.row
     found: dict[str, object] = {"stage": row["stage"], "method": row["method"], "seed": row["seed"]}
+    found |= {"basis": basis(row["method"])} if is_distilled(row["method"]) else {}
     found |= {"miou": row["miou"], "per_class_iou": row["per_class_iou"], "seeds": len(best.seeds)}
     found |= {"miou_mean": best.mean, "miou_std": best.deviation}
     found |= {"mean_interval": best.interval, "images_interval": best.images}

@@ -12,7 +12,8 @@ from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.answers.search_tables import place_in, planned_seeds, trial_rows
 from kdtune.answers.standing import standing
-from kdtune.study.names import FINAL, LONGER
+from kdtune.answers.term_facts import basis
+from kdtune.study.names import FINAL, LONGER, is_distilled
 from kdtune.training.image_counts import ImageCounts
 
 METHODS = ("student", "pi", "pi+pa", "pi+ho", "pi+ifv")
@@ -51,9 +52,11 @@ def final_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy, counts_of
             by_method[method].update(zip(gain_columns(family.reference), cells, strict=True))
         if family.reference == significance.ALONE:
             _stand(family, by_method)
+    for row in rows:
+        row["basis"] = basis(row["method"]) if is_distilled(row["method"]) else None
     gains = [name for reference in REFERENCES for name in gain_columns(reference)]
     rows.sort(key=lambda row: place_in(row["method"], METHODS))
-    return typed(rows, [*final.column_names, "status", *EFFORT, *STANDING, *gains])
+    return typed(rows, [*final.column_names, "status", "basis", *EFFORT, *STANDING, *gains])
 
 
 def configuration_of(runs: Sequence[Row]) -> list[Row]:

@@ -23,6 +23,7 @@ from kdtune.answers.ranking import Row
 from kdtune.answers.search_tables import swept_losses
 from kdtune.answers.term_facts import facts
 from kdtune.answers.terms_layout import terms_blocks
+from kdtune.losses.marks import marked
 from kdtune.records.further import COLUMN, further_columns, told, varied
 from kdtune.study.names import SHARED
 
@@ -205,7 +206,7 @@ def _trials(data: pa.Table) -> list[Block]:
     lambdas = [name for name in loss_columns(data) if any(row[name] is not None for row in rows)]
     lines = [
         [
-            *texts(*([row["study"]] if studies else []), row["trial_id"], row["method"], row["status"]),
+            *texts(*([row["study"]] if studies else []), row["trial_id"], marked(row["method"]), row["status"]),
             *texts(scientific(row["lr"]), scientific(row["weight_decay"]), number(row["temperature"])),
             *texts(*(scientific(row[name]) for name in lambdas), *(row[name] or "-" for name in beside)),
             *texts(number(row["miou"], ".2f")),

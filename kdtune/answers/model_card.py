@@ -12,6 +12,7 @@ from kdtune.answers.ranking import Row
 from kdtune.answers.verdicts import signed
 from kdtune.answers.winner import Winner
 from kdtune.base import SegmentationDataset
+from kdtune.losses.marks import DAGGER, FOOTNOTE, marked
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
 from kdtune.text import printable
 
@@ -38,14 +39,16 @@ def card(given: Given) -> str:
 
 def _head(given: Given) -> str:
     row, config = given.winner.row, given.config
-    title = as_markdown(f"{config.student.label}, {row['method']}, {config.dataset.name}")
+    title = as_markdown(f"{config.student.label}, {marked(row['method'])}, {config.dataset.name}")
     made = [f"kdtune {row['kdtune_version']}", f"torch {row['torch_version']}", row["device"]]
     made += [f"{row['finished_at']:%Y-%m-%d}"] if row["finished_at"] else []
+    ours = [FOOTNOTE] if DAGGER in title else []
     return f"# {title}\n\n" + _points(
         [
             f"weights: {_code(given.file)}, {given.megabytes:.1f} MB, {given.parameters:,} numbers",
             f"study {_code(given.study)}, stage {_code(row['stage'])}, trial {_code(row['trial_id'])}",
             f"made with {as_markdown(', '.join(str(each) for each in made if each))}",
+            *ours,
         ]
     )
 

@@ -10,7 +10,7 @@ from kdtune.answers.columns import refuse
 from kdtune.answers.formats import Block
 from kdtune.answers.layouts import LAYOUTS, Layout, plain
 from kdtune.answers.tables import Tables, table
-from kdtune.answers.term_facts import DAGGER, FOOTNOTE
+from kdtune.losses.marks import DAGGER, FOOTNOTE
 
 FORMATS = ("text", "markdown", "latex", "csv", "json")
 

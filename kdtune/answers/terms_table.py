@@ -14,10 +14,8 @@ from kdtune.answers.literature import reported
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import ALONE
-from kdtune.answers.term_facts import facts
+from kdtune.answers.term_facts import basis, facts
 from kdtune.study.names import FINAL, is_distilled
-
-BASES = ("code", "paper", "ours", "unknown")  # of several terms the last one is told
 
 
 def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Table:
@@ -76,7 +74,7 @@ def _of_terms(method: str, runs: Sequence[Row], lambdas: Sequence[str]) -> Row:
         "start": runs[0]["start"] if runs else None,
         "terms": added_terms(method),
         "publication": "; ".join(dict.fromkeys(each.publication for each in told.values() if each.publication)),
-        "basis": max((each.basis for each in told.values()), key=BASES.index),
+        "basis": basis(method),
         "weights": ", ".join(map(_words, found.values())) or None,
         "weights_as_published": ", ".join(as_published) or None,
         "factor": distinct.pop() if len(distinct) == 1 else None,

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
+from kdtune.losses.marks import DAGGER, FOOTNOTE, marked
 from kdtune.records.rows import Row, mean_std
 from kdtune.study.names import stage_of
 from kdtune.study.spec import StudySpec
@@ -252,6 +253,7 @@ class Lines(Reporter):
             mean, row = mean_std([row["miou"] for row in best])[0], best[0]
             several = f"mean of {len(best)} seeds of {stage}-{row['config_id']}"
             text += f"; best mIoU {mean:.2f} ({several if len(best) > 1 else row['trial_id']})"
+            text += f" by {method}; {FOOTNOTE}" if DAGGER in (method := marked(row["method"])) else ""
         self._say(text)
 
     def note(self, message: str) -> None:

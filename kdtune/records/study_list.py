@@ -13,6 +13,7 @@ from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import LEASE, alive_here, read_holder
 from kdtune.filesystem.lock import NAME as LOCK
+from kdtune.losses.marks import DAGGER, FOOTNOTE, marked
 from kdtune.records.at_once import at_once
 from kdtune.records.stored_study import StoredStudy
 from kdtune.study.names import STUDY_NAME
@@ -146,7 +147,7 @@ def lines(found: Sequence[Listed]) -> list[str]:
             each.state,
             f"{each.finished}/{each.planned}{'+' * each.more}",
             "-" if each.best is None else f"{each.best:.2f}",
-            "-" if each.best is None else f"{each.best_stage}, {each.best_method}",
+            "-" if each.best is None else f"{each.best_stage}, {marked(each.best_method or '')}",
             (each.seen_at or "-")[:19].replace("T", " "),
         ]
         for each in found
@@ -154,5 +155,6 @@ def lines(found: Sequence[Listed]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     told = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [heads, *cells]]
     more = ["+: later stages are not planned yet"] if any(each.more for each in found) else []
+    more += [FOOTNOTE] if any(DAGGER in line for line in told) else []
     notes = [f"note: {each.study}: {each.note}" for each in found if each.note]
     return [printable(line) for line in (*map(str.rstrip, told), *more, *notes)]

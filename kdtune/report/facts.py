@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
-from kdtune.answers.term_facts import marked
+from kdtune.losses.marks import marked
 from kdtune.records.rows import best_config
 from kdtune.study.names import FINAL as FINAL
 from kdtune.study.names import VARIANTS, is_distilled
@@ -84,7 +84,7 @@ def method_name(method: str) -> str:
     """A method for people."""
     if method in VARIANTS:
         return f"alone, {VARIANTS[method]}"
-    return "student alone" if method == ALONE else f"distilled with {' + '.join(map(marked, method.split('+')))}"
+    return "student alone" if method == ALONE else f"distilled with {marked(method).replace('+', ' + ')}"
 
 
 def gain_rows(found: Sequence[Gain]) -> pa.Table:

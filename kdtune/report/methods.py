@@ -10,9 +10,9 @@ from kdtune.answers import needed_seeds, verdicts
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.answers.simultaneous import ALPHA
-from kdtune.answers.term_facts import DAGGER, FOOTNOTE
+from kdtune.losses.marks import marked
 from kdtune.report import dots, facts
-from kdtune.report.facts import ALONE, FINAL, method_name
+from kdtune.report.facts import ALONE, FINAL
 from kdtune.report.page import details, escape, figure, grid, note, number
 from kdtune.report.study import Study, written
 from kdtune.report.svg import inline_svg
@@ -52,7 +52,9 @@ def methods(study: Study) -> str:
     if view is not None and alone is not None:
         methods, shifted = [*dict(ends), *begun], (view[0] - alone, view[1] - alone)
         drawn = dots.gains("Gain over the tuned student", methods, compared, images, theirs, shifted)
-        words = "; ".join(f"{gain.method} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared)
+        words = "; ".join(
+            f"{marked(gain.method)} {verdicts.signed(gain.difference or 0.0)} points" for gain in compared
+        )
         figures.append(
             figure(inline_svg(drawn, "gains", f"gain over the student alone: {words}"), "gains",
                    _gains_caption(compared, other_images=bool(images), beside=bool(theirs))),
@@ -61,9 +63,7 @@ def methods(study: Study) -> str:
         content = details("gains as a table", written(facts.gain_rows(study.gains), "gains"))
     content += details("terms, weights and costs as a table", written(study.table("terms"), "terms"))
     runs = details("runs as a table", written(_columns(study, FINAL), "final-runs"))
-    ours = any(DAGGER in method_name(row["method"]) for row in final)
-    told = _told_of_gains(study, final) + (note(f"{FOOTNOTE}.") if ours else "")
-    return grid(figures) + study.shown(FINAL) + told + content + runs
+    return grid(figures) + study.shown(FINAL) + _told_of_gains(study, final) + content + runs
 
 
 def _view(
@@ -111,7 +111,7 @@ def _gains_caption(compared: Sequence[Gain], *, other_images: bool, beside: bool
 
 def _ranking(final: Sequence[Row]) -> str:
     order = sorted(final, key=lambda row: row["miou_mean"], reverse=True)
-    return ", ".join(f"{row['method']} {row['miou_mean']:.2f} %" for row in order)
+    return ", ".join(f"{marked(row['method'])} {row['miou_mean']:.2f} %" for row in order)
 
 
 def _columns(study: Study, stage: str) -> pa.Table:
@@ -138,9 +138,8 @@ def _on_other_images(best: Row) -> str:
     low, high = best["gain_student_images_low"], best["gain_student_images_high"]
     if low is None or high is None:
         return ""
-    words = (
-        f"On other images like these the gain of {escape(best['method'])} is {_signed(low)} to {_signed(high)} points "
-    )
+    words = f"On other images like these the gain of {escape(marked(best['method']))} is {_signed(low)} to "
+    words += f"{_signed(high)} points "
     words += f"(95 %, paired bootstrap over {escape(best['images_student'])})"
     return f"{words}. " if low > 0.0 else f"{words}: there the gain is not sure. "
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdtune.losses.marks import DAGGER, FOOTNOTE
+
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NONE = "\u2013"  # a dash
 WORDS = 40  # characters of a cell: more are broken into lines
@@ -155,6 +157,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     body = "\n".join(
         f'<section id="{escape(s.id)}"><h2>{escape(s.title)}</h2>\n{s.content}\n</section>' for s in sections
     )
+    body += note(f"{FOOTNOTE}.") if DAGGER in lead + body else ""
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from kdtune.answers.per_cost import UNITS, per_cost
 from kdtune.answers.ranking import Row
+from kdtune.losses.marks import marked
 from kdtune.report import dots
 from kdtune.report.facts import ALONE, FINAL, method_name
 from kdtune.report.figures import at_least, canvas, legend, short
@@ -45,7 +46,8 @@ def against_cost(study: Study) -> str:
         if not methods:
             below += note(f"{_LACKING[unit]} was measured, so mIoU cannot be set against it.")
             continue
-        words = "; ".join(f"{row['method']} {row['miou_mean']:.2f} % for {row[UNITS[unit]]:.3g}" for row in methods)
+        told = [(marked(row["method"]), row["miou_mean"], row[UNITS[unit]]) for row in methods]
+        words = "; ".join(f"{method} {miou:.2f} % for {cost:.3g}" for method, miou, cost in told)
         drawn = reached(_TITLES[unit], _AXES[unit], UNITS[unit], methods, looks)
         caption = _caption(study, unit, methods, len(rows[unit]) - len(methods), looks)
         svg = inline_svg(drawn, f"per-{unit}", f"mIoU over {_AXES[unit]}: {words}")

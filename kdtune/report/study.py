@@ -16,6 +16,7 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.base import UserError
+from kdtune.losses.marks import marked
 from kdtune.records.storage import Storage
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, Contender
@@ -211,6 +212,9 @@ def written(data: pa.Table, name: str) -> str:
     data, left_out = best_lines(data)
     if name in LONG:
         data = data.select(sorted(data.column_names, key=lambda column: column not in FIRST))
+    if "method" in data.column_names:
+        methods = [method and marked(method) for method in data["method"].to_pylist()]
+        data = data.set_column(data.column_names.index("method"), "method", pa.array(methods, pa.string()))
     labels = {column: f"λ {loss_symbol(column)}" for column in loss_columns(data)}
     shown = table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
     return note(left_out) + shown if left_out else shown

@@ -19,6 +19,7 @@ from kdtune.answers.rendering import render
 from kdtune.answers.standing import expected_maximum, grouped
 from kdtune.answers.tables import Tables, table
 from kdtune.losses import LOSSES
+from kdtune.losses.marks import marked
 from kdtune.records.rows import FINAL, trials_table
 from tests.support.finished_study import tables
 
@@ -123,6 +124,21 @@ def test_a_reconstruction_is_marked_wherever_it_stands_and_explained_once(name: 
     latex = render(name, study(), "s", "latex")
     assert r"$L_{\mathrm{NFD}}$\textdagger{}" in latex
     assert "L_NFD†" in render(name, study(), "s", "markdown").replace("\\_", "_")
+
+
+def test_trials_and_data_say_which_are_reconstructions() -> None:
+    text = render("trials", study(), "s", "text")
+    assert " nfd† " in text
+    assert " pi " in text
+    assert text.count("our reconstruction of the term") == 1
+    bases = {row["method"]: row["basis"] for row in table("final", study(), "s").to_pylist()}
+    assert (bases["nfd"], bases["pi"], bases["student"]) == ("ours", "code", None)
+
+
+def test_of_several_terms_each_reconstruction_is_marked() -> None:
+    assert marked("pi+csc+ace") == "pi+csc†+ace†"
+    assert marked("longer") == "longer"
+    assert term_facts.basis("pi+csc") == "ours"
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES.table if name != "ce"])

@@ -28,6 +28,16 @@ def test_the_mean_of_several_runs_is_no_runs(mious: list[float], told: str) -> N
     assert told.format(config=rows[0]["config_id"]) in stream.getvalue().splitlines()[-1]
 
 
+def test_a_term_that_is_our_reconstruction_is_told_as_such() -> None:
+    stream = io.StringIO()
+    lines = Lines(Console(file=stream, width=200))
+    lines.stage_started("weight-csc", 1, 0, 6)
+    lines.stage_ended("weight-csc", [finished("weight-csc", 24.0)["row"] | {"method": "csc"}])
+    assert (
+        stream.getvalue().splitlines()[-1].endswith("-s0) by csc†; †: our reconstruction of the term, not the authors'")
+    )
+
+
 def test_stages_that_run_side_by_side_are_told_apart() -> None:
     lines = Lines(Console(file=io.StringIO()))
     lines.stage_started("student", 3, 1, 6)

@@ -64,6 +64,15 @@ def test_a_teacher_is_not_the_best_of_a_study(tmp_path: Path) -> None:
     assert (only(tmp_path).best, only(tmp_path).best_method) == (31.5, "student")
 
 
+def test_a_best_by_a_term_that_is_our_reconstruction_is_told_as_such(tmp_path: Path) -> None:
+    record = finished("weight-csc", 31.5)
+    record["row"]["method"] = "csc"
+    stored(tmp_path, "tiny", [record])
+    _, line, *notes = lines(listed(str(tmp_path)))
+    assert "weight-csc, csc†" in line
+    assert "†: our reconstruction of the term, not the authors'" in notes
+
+
 def test_a_study_that_is_not_finished(tmp_path: Path) -> None:
     storage = stored(tmp_path, "tiny", trials(31.5), ahead=["student-0-s0"])
     assert (only(tmp_path).state, only(tmp_path).finished, only(tmp_path).planned) == ("ended", 1, 2)
