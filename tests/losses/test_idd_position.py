@@ -50,6 +50,12 @@ def test_against_least_squares_of_numpy() -> None:
     np.testing.assert_allclose(value_of(term, student, teacher).item(), expected, rtol=1e-6)
 
 
+def test_gradcheck() -> None:
+    student, teacher = maps(1, 3, 3, 4, seed=1).requires_grad_(True), maps(1, 4, 3, 4)
+    term = fitted(3, teacher)
+    assert torch.autograd.gradcheck(lambda feature: value_of(term, feature, teacher), student)
+
+
 def test_equal_features_cost_nothing_and_the_reader_stays() -> None:
     teacher = maps(2, 4, 4, 5)
     term = fitted(4, teacher)

@@ -1,5 +1,6 @@
 """L_adapt and L_aff: what their encoder learns, against loops, and what stays as it was learnt."""
 
+import copy
 import itertools
 import math
 
@@ -52,6 +53,21 @@ def test_the_encoder_learns_what_the_teacher_can_be_made_of_again() -> None:
     batches = itertools.repeat((output(unseen), NO_LABELS), 5)
     adaptation(batches=3).before_training(batches)
     assert len(list(batches)) == 2
+
+
+def test_a_step_of_the_encoder_against_its_formula() -> None:
+    """SGD down the mean square of what is lost, and ``sparsity`` times the sum of each image's encoding."""
+    torch.manual_seed(0)
+    learner, feature = Autoencoder(3, 2).double(), maps(2, 3, 5, 4)
+    before = {name: value.detach().clone().requires_grad_(True) for name, value in learner.named_parameters()}
+    encoded, decoded = torch.func.functional_call(copy.deepcopy(learner), before, (feature,))
+    lost = sum((decoded[n] - feature[n]).square().sum() for n in range(2)) / feature.numel()
+    sparse = sum(encoded[n].sum() for n in range(2)) / 2
+    slopes = torch.autograd.grad(lost + 0.3 * sparse, list(before.values()))
+    learn(learner, iter([feature]), KnowledgeAffinity(weight=1, batches=1, encoder_lr=0.05, sparsity=0.3))
+    for (name, value), slope in zip(before.items(), slopes, strict=True):
+        expected = value - 0.05 * (slope + 1e-4 * value)
+        torch.testing.assert_close(learner.get_parameter(name).detach(), expected.detach(), rtol=1e-9, atol=1e-12)
 
 
 def test_both_terms_of_a_trial_learn_the_same_encoder() -> None:

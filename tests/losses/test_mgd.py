@@ -27,6 +27,7 @@ def value_of(term: MaskedGenerationLoss, student: torch.Tensor, teacher: torch.T
 def test_against_a_second_computation(widths: tuple[int, int]) -> None:
     """Convolutions as sums over shifted maps; the mask from a copy of the term's generator."""
     term, student, teacher = built(*widths), maps(2, widths[0], 4, 5), maps(2, widths[1], 4, 5, seed=1)
+    student.requires_grad_(True)
     drawn = torch.rand((2, 1, 4, 5), generator=copy.deepcopy(term.generator)) >= 0.75
 
     def convolved(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -44,8 +45,11 @@ def test_against_a_second_computation(widths: tuple[int, int]) -> None:
     )
     values = convolved(values * drawn, *(state[f"generation.0.{k}"] for k in ("weight", "bias"))).clamp(min=0)
     values = convolved(values, *(state[f"generation.2.{k}"] for k in ("weight", "bias")))
-    expected = sum(float((values[n] - teacher[n]).square().sum()) for n in range(2)) / teacher.numel()
-    assert value_of(term, student, teacher).item() == pytest.approx(expected, rel=1e-9)
+    expected = torch.stack([(values[n] - teacher[n]).square().sum() for n in range(2)]).sum() / teacher.numel()
+    found = value_of(term, student, teacher)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    slopes = [torch.autograd.grad(each, student)[0] for each in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
 
 
 def test_masked_cells_are_not_seen_and_each_step_has_its_own_mask() -> None:
