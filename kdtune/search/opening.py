@@ -121,7 +121,7 @@ class Opening:
         left = {id_: point for id_, point in new.items() if id_ not in self.judging.kept(stage, past, [id_])}
         if left:
             self._prepare(context, left, past)
-            self.reporter.note(longer.told(stage, left) if stage.longer else widening.told(stage, left))
+            self.reporter.note(longer.told(stage, left) if stage.longer else widening.told(stage, left, past))
         seen.update(new)
         self.reporter.stage_grew(name, len(self.plans.ids(name)) + len(self.plans.further[name]), len(new) - len(left))
         return self._source(context, left, list(left), past) if left else Listed()

@@ -8,7 +8,7 @@ from kdtune.records.storage import Storage
 from kdtune.search.course import Course, Listed, Offer
 from kdtune.search.dry_run import forecast
 from kdtune.search.stage_context import StageContext
-from kdtune.search.widening import further
+from kdtune.search.widening import further, told
 from kdtune.study.graph import Waits
 from kdtune.study.spec import StudySpec
 from kdtune.training.site import Site
@@ -69,10 +69,23 @@ def test_what_failed_has_ended_and_is_no_best(tmp_path: Path) -> None:
     assert trials.further() == [(1.0, 0), (1.0, 1)]
 
 
+def test_where_all_have_diverged_less_is_tried(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, 2, {0.1: 5.0, 0.01: 6.0, 0.001: 3.0})
+    for point in trials.stage.points(["base"], 0):
+        trials.end(point, status="diverged")
+    assert trials.further() == [(0.001, 0), (0.001, 1)]
+    why = told(trials.stage, further(trials.context, trials.records), trials.records)
+    assert why == "student: all of it has diverged, so recipe.lr 0.001 is tried, too"
+    trials.run_further()
+    assert trials.further()[2:] == [(0.0001, 0), (0.0001, 1)]
+    trials.end(trials.stage.points(["base"], 0)[0], status="failed")
+    assert trials.further() == []
+
+
 def test_a_dry_run_says_how_many_it_may_be(tmp_path: Path) -> None:
     study = small(tmp_path, (GRID, f"{GRID}    extend: 2\n"))
-    told = forecast(study, Storage(str(tmp_path), "small"))
-    assert "student             2 trials of 2 steps, batch 2, early stopping by asha; up to 2 more where" in told
+    shown = forecast(study, Storage(str(tmp_path), "small"))
+    assert "student             2 trials of 2 steps, batch 2, early stopping by asha; up to 2 more where" in shown
 
 
 def test_a_course_decides_a_stage_when_it_is_widened_no_more() -> None:
