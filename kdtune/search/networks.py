@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdtune.base import Model, UserError
+from kdtune.models import MODELS
 from kdtune.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Named:
         return network
 
 
+def _is_ours(model: Model) -> bool:
+    return model.name in MODELS.table and model.name != "external"
+
+
 def named_networks(study: StudySpec, only: Sequence[str] = (), *, external: bool = False) -> list[Named]:
     """The different networks of these stages (none: all); ``external``: those of other packages alone."""
     found: dict[tuple[str, str, int, str], Named] = {}
@@ -43,7 +48,7 @@ def named_networks(study: StudySpec, only: Sequence[str] = (), *, external: bool
         reader = next((name for name, term in config.active_losses.items() if term.needs_classifier), "")
         teacher = config.teacher.model if config.uses_teacher and config.teacher else None
         for part, model, read_by in (("student", config.student, reader), ("teacher", teacher, "")):
-            if model is None or (only and stage not in only) or (external and model.name != "external"):
+            if model is None or (only and stage not in only) or (external and _is_ours(model)):
                 continue
             classes = config.dataset.num_classes
             key = (part, model.model_dump_json(), classes, read_by)
