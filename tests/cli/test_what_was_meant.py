@@ -104,3 +104,6 @@ def test_hints_name_the_study_and_its_storage_as_they_were_given(finished: Stora
     shown = kdtune("results", file, "--storage", finished.root, "--table", "final")
     assert shown.exit_code == 0, shown.output
     assert f"kdtune launch {file} --storage {finished.root} --again" in " ".join(shown.stdout.split())
+    asked = ["--set", "recipe.num_steps=7", "--data-root", f"{tmp_path}/my data"]
+    dry = kdtune("launch", file, "--storage", tmp_path / "new", "--dry-run", *asked)
+    assert f"`kdtune bench train {file} --data-root '{tmp_path}/my data' --set recipe.num_steps=7`" in dry.stdout
