@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from kdtune.cli.groups import Group
-from kdtune.cli.options import data_option, figures_option, module_option, set_option
+from kdtune.cli.options import data_option, figures_option, module_option, set_option, writable
 from kdtune.cli.streams import say
 
 
@@ -253,7 +253,7 @@ def _refuse_beside_recorded(context: click.Context) -> None:
 
 
 @bench.command("gpu", epilog="Example: kdtune bench gpu gpu.json")
-@click.argument("file", metavar="FILE.json")
+@click.argument("file", metavar="FILE.json", callback=writable)
 @click.option(
     "--seconds", default=480.0, show_default=True, type=click.FloatRange(min=0), help="After them no part begins."
 )

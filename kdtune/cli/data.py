@@ -6,6 +6,7 @@ import click
 
 from kdtune.cli.errors import BadInput
 from kdtune.cli.groups import Group
+from kdtune.cli.options import writable, writable_folder
 from kdtune.cli.streams import say
 
 
@@ -16,7 +17,13 @@ def data() -> None:
 
 @data.command("synth", epilog="Example: kdtune data synth cityscapes --root data/cityscapes --images 4")
 @click.argument("name", type=click.Choice(["cityscapes", "camvid", "voc", "ade20k"]))
-@click.option("--root", required=True, metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option(
+    "--root",
+    required=True,
+    metavar="DIR",
+    callback=writable_folder,
+    help="The dataset's own folder; made if it is not there.",
+)
 @click.option("--images", default=4, show_default=True, type=click.IntRange(min=1), help="Per split.")
 def data_synth(name: str, root: str, images: int) -> None:
     """Write a small drawn set in the exact on-disk layout of the real one."""
@@ -62,7 +69,9 @@ def _own_folder(dataset: Any, root: str | None) -> Any:
 
 @data.command("init", epilog="Example: kdtune data init photographs -o photographs.yaml")
 @click.argument("folder", metavar="DIR")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; ends in .yaml.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", callback=writable, help="The file to write; ends in .yaml."
+)
 @click.option("--force", is_flag=True, help="Replace FILE.")
 def data_init(folder: str, output: str, force: bool) -> None:
     """Look at a folder of images and masks and write its description, which a study takes as its dataset.
@@ -134,7 +143,9 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
 
 @data.command("fetch", epilog="Example: kdtune data fetch voc --root data/voc")
 @click.argument("name")
-@click.option("--root", metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option(
+    "--root", metavar="DIR", callback=writable_folder, help="The dataset's own folder; made if it is not there."
+)
 @click.option("--url", metavar="URL", help="Another address of the same archive.")
 @click.option("--keep-archive", is_flag=True, help="Leave the archive in the folder.")
 def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool) -> None:

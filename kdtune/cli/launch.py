@@ -17,6 +17,7 @@ from kdtune.cli.options import (
     set_option,
     storage_option,
     threads_option,
+    writable_folder,
 )
 from kdtune.cli.streams import say
 from kdtune.errors import UserError
@@ -274,7 +275,7 @@ Examples:
   kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints --best"""
 )
 @click.argument("uri")
-@click.argument("dest")
+@click.argument("dest", callback=writable_folder)
 @click.option("--checkpoints", is_flag=True, help="The trained weights, too.")
 @click.option("--best", is_flag=True, help="Of these only the best configuration's, by stage and method.")
 @click.option("--study", metavar="NAME", help="Only this study of the storage.")
