@@ -57,14 +57,18 @@ def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
         raise UserError(str(error)) from None
 
 
-def _own_folder(dataset: Any, root: str | None) -> Any:
+def _own_folder(dataset: Any, name: str, root: str | None, *, made: bool = False) -> Any:
+    """Where it lies; ``name``: as it was given, a file for a folder of one's own. ``made``: it need not be there."""
     from pathlib import Path
 
-    if root is None and Path(dataset.folder).is_absolute():
-        return Path(dataset.folder)
-    if root is None:
-        raise BadInput(f"dataset '{dataset.name}' needs --root DIR, its own folder")
-    return Path(root).expanduser()
+    if root is not None:
+        return Path(root).expanduser()
+    if not Path(dataset.folder).is_absolute():
+        own = f"{name}: its `root` is relative" if "." in name else f"dataset '{name}'"
+        raise BadInput(f"{own}: needs --root DIR, the dataset's own folder")
+    if not made and not Path(dataset.folder).is_dir():
+        raise BadInput(f"{dataset.folder}: no such folder: correct `root` in {name}")
+    return Path(dataset.folder)
 
 
 @data.command("init", epilog="Example: kdtune data init photographs -o photographs.yaml")
@@ -110,7 +114,7 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
 
     dataset = _dataset(name, settings)
     folder = (
-        absolute(str(_own_folder(dataset, root))) if dataset.needs_files else None
+        absolute(str(_own_folder(dataset, name, root))) if dataset.needs_files else None
     )  # a launch makes it absolute, too
 
     for line in pack_lines(dataset, folder):
@@ -130,7 +134,7 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain} and nothing to check", err=True)
         return
-    report = check(dataset, _own_folder(dataset, root), strict=strict)
+    report = check(dataset, _own_folder(dataset, name, root), strict=strict)
     say(report.summary())
     for note in report.notes:
         say(f"note: {note}", err=True)
@@ -156,5 +160,5 @@ def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool)
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain}", err=True)
         return
-    for line in fetch(dataset, _own_folder(dataset, root), url=url, keep_archive=keep_archive):
+    for line in fetch(dataset, _own_folder(dataset, name, root, made=True), url=url, keep_archive=keep_archive):
         say(line, err=True)

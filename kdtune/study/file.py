@@ -220,7 +220,7 @@ def _line(path: Path, tree: yaml.Node, fault: Any) -> str:
         absent = f"[{part}]" if isinstance(part, int) else str(part)
         name, node, line = child if child else (absent, node, line)
         names.append(name)
-    return f"{path}:{line}: {_joined(names)}: {told(fault)}"
+    return ": ".join([f"{path}:{line}", *([_joined(names)] if names else []), told(fault)])
 
 
 def _is_tag(part: Any) -> bool:
