@@ -31,14 +31,16 @@ def launch(
     data_root: str | None = None,
     address: str | None = None,
     options: Options | None = None,
+    given: str | None = None,
     reporter: "Reporter | None" = None,
     command: str | None = None,
     trainer: "Trainer | None" = None,
 ) -> Storage:
     """Runs the study's stages in order; launched again, it goes on where it ended. Returns where the results are.
 
-    ``command``: what a user types to launch it again, for those who watch it from elsewhere. ``trainer``: runs a
-    configuration in place of ``kdtune.training.trial.run``; workers must be able to import it.
+    ``given``: the study's name or file, for the commands that are told. ``command``: what a user types to launch it
+    again, for those who watch it from elsewhere. ``trainer``: runs a configuration in place of
+    ``kdtune.training.trial.run``; workers must be able to import it.
 
     Raises:
         UserError: the study, its data, a checkpoint or the storage needs mending; nothing finished is lost.
@@ -58,17 +60,16 @@ def launch(
     before, study = study, adjusted(study, options)
     kept = [*kept_searches(before, options.changes), *(_networks(before, study) if options.teacher else ())]
     store = teacher_store(options.teacher_store, study)
-    where = Storage(storage_root(storage), study.name)
-    where.check_writable()
     me = here(options.stages, address, command)
+    where = Storage(storage_root(storage), study.name, None if me.submission_id else given)  # a job's file is Ray's
+    where.check_writable()
     with (
         locked(where.folder) as held,
         logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
     ):
         for line in kept:
             told.note(line)
-        own_root = bool(address) and not data_root  # a flag holds for all nodes
-        site = Site(data_folder(data_root), pack=options.pack, own_root=own_root, store=store)
+        site = Site(data_folder(data_root), pack=options.pack, own_root=bool(address) and not data_root, store=store)
         Launch(
             study,
             where,

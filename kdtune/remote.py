@@ -30,6 +30,7 @@ from kdtune.records.logbook import (
 from kdtune.records.status import Status, status_of
 from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
+from kdtune.search.networks import find_builders
 from kdtune.search.options import Options, adjusted
 from kdtune.study.file import load_study
 from kdtune.study.plug_ins import needed_by_nodes
@@ -70,15 +71,14 @@ def detach(
         raise UserError("--detach needs a cluster: --address http://HOST:8265 (its dashboard), or RAY_ADDRESS")
     kept, study = kept_searches(study, options.changes), adjusted(study, options)
     _refuse_relative(study)
+    find_builders(study, options.stages)
     where = Storage(storage_root(storage), study.name)
     _refuse_second(where, address)
     words = ["--storage", where.root]
     folder = data_root or os.environ.get("KDTUNE_DATA_ROOT")
     if folder:  # ~ is the home folder of the node
         words += ["--data-root", folder if folder.startswith("~") else absolute(folder)]
-    words += [word for name in options.stages for word in ("--stage", name)]
-    words += ["--pack", options.pack, *(["--teacher-store", options.teacher_store] if options.teacher_store else [])]
-    words += [word for name in options.loggers for word in ("--log", name)]
+    words += options.words
     use_token()
     from kdtune.cluster import jobs  # Ray is imported now, when it knows of the token
 

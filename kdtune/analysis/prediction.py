@@ -52,11 +52,13 @@ def predict(asked: Asked) -> Iterator[str]:
         UserError: no such image or weights, two images of one name, or a folder that cannot be written.
     """
     files = found_images(asked.images)
-    places = outputs(files, Path(asked.output).expanduser())
+    output = Path(asked.output).expanduser()
+    places = outputs(files, output)
     opened = opened_network(asked.weights, asked.model)
     record = opened.record
     if record.num_classes > MOST_CLASSES:
         raise UserError(f"{opened.file}: tells {record.num_classes} classes apart, 8 bits hold {MOST_CLASSES}")
+    make_folders(output)
     palette = np.array(colours_of(record), np.uint8)
     recipe = Recipe(lr=1.0, weight_decay=0.0, num_steps=0, eval_window=_window(asked, record))
     counts: Counter[int] = Counter()
@@ -115,10 +117,10 @@ def _video(given: str) -> str:
 
 
 def outputs(files: Sequence[Path], output: Path) -> dict[Path, dict[str, Path]]:
-    """Image -> kind -> where it goes; the folders are made.
+    """Image -> kind -> where it goes.
 
     Raises:
-        UserError: two images have one name, an output would replace an image, or the folders cannot be made.
+        UserError: two images have one name, or an output would replace an image.
     """
     named: dict[str, Path] = {}
     for file in files:
@@ -131,12 +133,20 @@ def outputs(files: Sequence[Path], output: Path) -> dict[Path, dict[str, Path]]:
         for place in kinds.values():
             if place.resolve() in given:
                 raise UserError(f"{place}: is one of the images, which its mask would replace; give another -o DIR")
+    return places
+
+
+def make_folders(output: Path) -> None:
+    """Those of the kinds.
+
+    Raises:
+        UserError: they cannot be made.
+    """
     try:
         for kind in KINDS:
             (output / kind).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from None
-    return places
 
 
 def colours_of(record: WeightsRecord) -> list[Colour]:

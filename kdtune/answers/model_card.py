@@ -12,6 +12,7 @@ from kdtune.answers.ranking import Row
 from kdtune.answers.verdicts import signed
 from kdtune.answers.winner import Winner
 from kdtune.base import SegmentationDataset
+from kdtune.datasets.files import says_its_place
 from kdtune.losses.marks import DAGGER, FOOTNOTE, marked
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
 from kdtune.text import printable
@@ -113,7 +114,7 @@ def _network(given: Given) -> Iterator[str]:
 def _data(given: Given) -> Iterator[str]:
     dataset = given.config.dataset
     yield _yaml(dataset.model_dump(mode="json"))
-    if dataset.obtain:
+    if dataset.obtain and not says_its_place(dataset):
         yield f"To get it: {as_markdown(dataset.obtain)}."
 
 

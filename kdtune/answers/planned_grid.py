@@ -25,6 +25,7 @@ class PlannedStage:
     axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)  # none of a search that draws its points
     together: tuple[Mapping[str, Value], ...] = ()  # values of some of the axes that are tried only so
     extends: bool = False  # whether it may try more than these, beyond the border
+    drawn: bool = False  # whether a search draws its points
     longer: str | None = None  # the start that is trained once more, as long as the dearest method
     fixed: Mapping[str, Value] = field(default_factory=dict)  # of a stage that starts from the study's base
 
@@ -100,6 +101,7 @@ def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:
         {name: values for name, values in axes.items() if name and values},
         together,
         bool(stage.get("extend")),
+        stage["search"] != "grid",
         stage.get("longer"),
         {name: values[0] for name, values in fixed.items() if name and values},
     )

@@ -16,6 +16,7 @@ from kdtune.answers.per_cost import per_cost, per_cost_blocks
 from kdtune.answers.planned_grid import PlannedStudy, planned_study
 from kdtune.answers.ranking import Row
 from kdtune.answers.rendering import render_comparison, render_data
+from kdtune.answers.search_tables import fills
 from kdtune.answers.tables import Tables
 from kdtune.answers.unlike import unlike
 from kdtune.errors import UserError
@@ -29,6 +30,7 @@ from kdtune.training.image_counts import ImageCounts
 READABLE = 500  # values of a table that the end of a launch still shows
 SUMMED = ("grid", "temperature", "weights", "final", "initialization", "optimal")  # at the end of a launch
 OF_A_STAGE = ("final", "terms", "initialization")  # tables of one stage
+SEARCHED = {"grid": "learning rate or weight decay", "temperature": "the temperature", "weights": "loss weights"}
 GONE = "superseded"  # the table of trials that a changed study no longer has; a study may have none
 NEEDED = {  # stored tables of a study from which a table is made; of the others it is its trials alone
     "optimal": ("optimal",),
@@ -178,14 +180,17 @@ def table_in_format(
 
 
 def _refuse_unplanned(study: str | None, table: str, found: Tables) -> None:
-    """A table of one stage, which the study does not have, would stay empty for good.
+    """A table of one stage, or of a search, which the study does not have, would stay empty for good.
 
     Raises:
         UserError: this is one.
     """
-    if study is None or table not in OF_A_STAGE or study not in found.planned:
+    stages = found.planned[study].stages if study is not None and study in found.planned else {}
+    if stages and table in SEARCHED and not any(fills(table, stage) for stage in stages.values()):
+        searches = f"study '{study}' has no stage that searches {SEARCHED[table]}"
+        refuse(f"{searches}, of which this table is; its stages: {', '.join(stages)}")
+    if table not in OF_A_STAGE:
         return
-    stages = found.planned[study].stages
     stage = FINAL if table == "terms" else table
     if stages and stage not in stages:
         refuse(f"study '{study}' has no stage '{stage}', of which this table is; its stages: {', '.join(stages)}")

@@ -9,6 +9,7 @@ from kdtune.answers.columns import loss_columns, rounded, typed
 from kdtune.answers.planned_grid import PlannedStage, PlannedStudy
 from kdtune.answers.ranking import Row, configurations, ranked
 from kdtune.records.further import COLUMN, further_columns, told, varied
+from kdtune.records.schemas import is_parameter
 
 STAGES = ("teacher", "student", "distill", "temperature", "weight-pi", "weight-pa", "weight-ho", "weight-ifv")
 
@@ -131,6 +132,16 @@ def weights(trials: pa.Table, plan: PlannedStudy) -> pa.Table:
     rows = [row for stage in stages for row in _sorted(stage, lambdas)]
     scores = ["miou", "miou_std", "seeds", "status", "step", "steps_total", "best"]
     return typed(rows, ["stage", "method", *lambdas, *_in_words(rows), *scores])
+
+
+def fills(table: str, stage: PlannedStage) -> bool:
+    """Whether a stage may come to lines of one of these tables."""
+    if table == "grid":
+        return stage.drawn or stage.name in ("student", "distill") or not {"lr", "weight_decay"}.isdisjoint(stage.axes)
+    if table == "temperature":
+        return stage.drawn or stage.name == "temperature" or "temperature" in stage.axes
+    weighed = any(name.startswith("lambda_") or is_parameter(name) for name in stage.axes)
+    return stage.drawn or stage.name.startswith("weight-") or weighed
 
 
 def _in_words(rows: Sequence[Row]) -> list[str]:

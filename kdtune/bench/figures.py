@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,7 +24,6 @@ def told(title: str, measured: Sequence[Row], output: str | None, *, upright: bo
         "torch_version": str(torch.__version__),
     }
     if output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([row | machine for row in measured]), output)
     table = Table(title=f"{title} ({machine['gpu'] or machine['machine']}, torch {machine['torch_version']})")
     if upright:

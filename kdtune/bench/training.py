@@ -24,9 +24,16 @@ from kdtune.training.trial import run
 from kdtune.training.weights import weights_bytes
 
 
-def training(study: str, data_root: str | None, settings: Mapping[str, Value], steps: int, output: str | None) -> str:
+def training(
+    study: str,
+    data_root: str | None,
+    settings: Mapping[str, Value],
+    steps: int,
+    output: str | None,
+    teacher: str | None = None,
+) -> str:
     """Step time and memory of each stage's first configuration, run as a trial is; all weights are random here."""
-    spec = adjusted(load_study(study), Options(settings=settings))
+    spec = adjusted(load_study(study), Options(settings=settings, teacher=teacher))
     seen: dict[str, float] = {}
     measured = []
     for name, config in spec.templates().items():

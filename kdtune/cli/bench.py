@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from kdtune.cli.groups import Group
-from kdtune.cli.options import data_option, figures_option, set_option
+from kdtune.cli.options import data_option, figures_option, module_option, set_option, writable
 from kdtune.cli.streams import say
 
 
@@ -53,12 +53,15 @@ def bench_orchestration(
 @click.argument("study", default="demo")
 @data_option
 @set_option
+@module_option
+@click.option("--teacher", metavar="FILE", help="The teacher's checkpoint, which brings its network along.")
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(min=2))
 @figures_option
 def bench_train(
     study: str,
     data_root: str | None,
     settings: tuple[str, ...],
+    teacher: str | None,
     steps: int,
     output: str | None,
 ) -> None:
@@ -66,7 +69,7 @@ def bench_train(
     from kdtune.bench.training import training
     from kdtune.study.settings import parse_set
 
-    say(training(study, data_root, parse_set(settings), steps, output))
+    say(training(study, data_root, parse_set(settings), steps, output, teacher))
 
 
 @bench.command("terms", epilog="Example: kdtune bench terms cwd mgd --crop 129 --batch 8")
@@ -250,7 +253,7 @@ def _refuse_beside_recorded(context: click.Context) -> None:
 
 
 @bench.command("gpu", epilog="Example: kdtune bench gpu gpu.json")
-@click.argument("file", metavar="FILE.json")
+@click.argument("file", metavar="FILE.json", callback=writable)
 @click.option(
     "--seconds", default=480.0, show_default=True, type=click.FloatRange(min=0), help="After them no part begins."
 )

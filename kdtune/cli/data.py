@@ -6,6 +6,7 @@ import click
 
 from kdtune.cli.errors import BadInput
 from kdtune.cli.groups import Group
+from kdtune.cli.options import writable, writable_folder
 from kdtune.cli.streams import say
 
 
@@ -16,7 +17,13 @@ def data() -> None:
 
 @data.command("synth", epilog="Example: kdtune data synth cityscapes --root data/cityscapes --images 4")
 @click.argument("name", type=click.Choice(["cityscapes", "camvid", "voc", "ade20k"]))
-@click.option("--root", required=True, metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option(
+    "--root",
+    required=True,
+    metavar="DIR",
+    callback=writable_folder,
+    help="The dataset's own folder; made if it is not there.",
+)
 @click.option("--images", default=4, show_default=True, type=click.IntRange(min=1), help="Per split.")
 def data_synth(name: str, root: str, images: int) -> None:
     """Write a small drawn set in the exact on-disk layout of the real one."""
@@ -50,19 +57,25 @@ def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
         raise UserError(str(error)) from None
 
 
-def _own_folder(dataset: Any, root: str | None) -> Any:
+def _own_folder(dataset: Any, name: str, root: str | None, *, made: bool = False) -> Any:
+    """Where it lies; ``name``: as it was given, a file for a folder of one's own. ``made``: it need not be there."""
     from pathlib import Path
 
-    if root is None and Path(dataset.folder).is_absolute():
-        return Path(dataset.folder)
-    if root is None:
-        raise BadInput(f"dataset '{dataset.name}' needs --root DIR, its own folder")
-    return Path(root).expanduser()
+    if root is not None:
+        return Path(root).expanduser()
+    if not Path(dataset.folder).is_absolute():
+        own = f"{name}: its `root` is relative" if "." in name else f"dataset '{name}'"
+        raise BadInput(f"{own}: needs --root DIR, the dataset's own folder")
+    if not made and not Path(dataset.folder).is_dir():
+        raise BadInput(f"{dataset.folder}: no such folder: correct `root` in {name}")
+    return Path(dataset.folder)
 
 
 @data.command("init", epilog="Example: kdtune data init photographs -o photographs.yaml")
 @click.argument("folder", metavar="DIR")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; ends in .yaml.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", callback=writable, help="The file to write; ends in .yaml."
+)
 @click.option("--force", is_flag=True, help="Replace FILE.")
 def data_init(folder: str, output: str, force: bool) -> None:
     """Look at a folder of images and masks and write its description, which a study takes as its dataset.
@@ -101,7 +114,7 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
 
     dataset = _dataset(name, settings)
     folder = (
-        absolute(str(_own_folder(dataset, root))) if dataset.needs_files else None
+        absolute(str(_own_folder(dataset, name, root))) if dataset.needs_files else None
     )  # a launch makes it absolute, too
 
     for line in pack_lines(dataset, folder):
@@ -121,7 +134,7 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain} and nothing to check", err=True)
         return
-    report = check(dataset, _own_folder(dataset, root), strict=strict)
+    report = check(dataset, _own_folder(dataset, name, root), strict=strict)
     say(report.summary())
     for note in report.notes:
         say(f"note: {note}", err=True)
@@ -134,7 +147,9 @@ def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, .
 
 @data.command("fetch", epilog="Example: kdtune data fetch voc --root data/voc")
 @click.argument("name")
-@click.option("--root", metavar="DIR", help="The dataset's own folder; made if it is not there.")
+@click.option(
+    "--root", metavar="DIR", callback=writable_folder, help="The dataset's own folder; made if it is not there."
+)
 @click.option("--url", metavar="URL", help="Another address of the same archive.")
 @click.option("--keep-archive", is_flag=True, help="Leave the archive in the folder.")
 def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool) -> None:
@@ -145,5 +160,5 @@ def data_fetch(name: str, root: str | None, url: str | None, keep_archive: bool)
     if not dataset.needs_files:
         say(f"{name}: {dataset.obtain}", err=True)
         return
-    for line in fetch(dataset, _own_folder(dataset, root), url=url, keep_archive=keep_archive):
+    for line in fetch(dataset, _own_folder(dataset, name, root, made=True), url=url, keep_archive=keep_archive):
         say(line, err=True)

@@ -1,19 +1,23 @@
 """Errors as one line and an exit status: 2 bad input, 1 the run failed, 130 interrupted; a bug keeps its traceback."""
 
+import contextlib
+import errno
 import os
 import shlex
 import sys
+import tempfile
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
 
 from kdtune.cli.groups import Group
+from kdtune.cli.paths import told
 from kdtune.cli.streams import say, steady
 from kdtune.filesystem import home
 from kdtune.text import printable
 
-# what a path that the user gave can raise when it is not what it should be
-PATHS = (NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+WORDS = "kdtune.words"  # of the command line, in the context
 
 
 class BadInput(click.ClickException):
@@ -41,10 +45,13 @@ class Errors(Group):
         steady()
         return super().main(*args, **kwargs)
 
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> click.Context:
         """Reads the program's own options."""
+        words = [*args]  # the list is emptied
         try:
-            return super().make_context(*args, **kwargs)
+            made = super().make_context(info_name, args, *rest, **kwargs)
+            made.meta[WORDS] = words
+            return made
         except click.UsageError as error:
             raise _one_line(error) from None
 
@@ -62,8 +69,9 @@ class Errors(Group):
         except Exception as error:
             from kdtune.errors import Interrupted, Lost, RunError, Stuck, UserError
 
-            if isinstance(error, PATHS):
-                raise BadInput(": ".join(filter(None, [error.filename, error.strerror]))) from None
+            if isinstance(error, OSError) and not isinstance(error, UserError):
+                if (line := told(error, ctx.meta[WORDS])) is not None:
+                    raise BadInput(line) from None
             if not isinstance(error, UserError | RunError):
                 raise
             if isinstance(error, UserError):
@@ -100,6 +108,30 @@ def check_output(output: str) -> None:
         raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
     if not there:
         os.unlink(output)
+
+
+def check_folder(output: str) -> None:
+    """Whether a folder can be made, or is there, and takes files; asked before the work, and nothing is left of it.
+
+    Raises:
+        BadInput: it cannot be.
+    """
+    if "://" in output:  # a store is asked when it is written to
+        return
+    folder = Path(output).expanduser()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
+        reason = "a file is there, not a folder" if in_the_way else error.strerror
+        raise BadInput(f"{output}: cannot be written: {reason}") from None
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 def write_file(output: str, content: bytes) -> None:

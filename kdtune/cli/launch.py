@@ -17,6 +17,7 @@ from kdtune.cli.options import (
     set_option,
     storage_option,
     threads_option,
+    writable_folder,
 )
 from kdtune.cli.streams import say
 from kdtune.errors import UserError
@@ -89,6 +90,7 @@ def launch(
     from kdtune.answers.query import summary
     from kdtune.records.storage import Storage
     from kdtune.search.dry_run import forecast
+    from kdtune.search.networks import find_builders
     from kdtune.search.options import Options, adjusted
 
     options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
@@ -96,9 +98,10 @@ def launch(
         for line in kept_searches(spec, options.changes):
             say(f"note: {line}", err=True)
         as_asked = adjusted(spec, options)
+        find_builders(as_asked, options.stages)
         lacking = _missing(as_asked, options.stages, data_root, address or os.environ.get("RAY_ADDRESS"))
-        where_it_is = Storage(storage_root(storage), spec.name)
-        say(forecast(as_asked, where_it_is, options.stages, options.again, lacking))
+        where_it_is = Storage(storage_root(storage), spec.name, study)
+        say(forecast(as_asked, where_it_is, options.stages, options.again, lacking, _bench(study, given, data_root)))
         return
     again = shlex.join(["kdtune", *sys.argv[1:]])
     where_to: dict[str, Any] = {
@@ -115,13 +118,24 @@ def launch(
     with remembered():
         try:
             _ask_without_a_gpu(spec, options, where_to)
-            where = api.launch(spec, **where_to, options=options, reporter=Lines(), command=again)
+            where = api.launch(spec, **where_to, options=options, given=study, reporter=Lines(), command=again)
         except UserError as error:
             _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
             raise
         with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
             click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours
     say(f"tables: {where.folder.uri}/*.parquet; more: kdtune results {where.words} --table grid", err=True)
+
+
+def _bench(study: str, given: dict[str, Any], data_root: str | None) -> str:
+    """The command that measures a step of each stage of the study as this launch has it."""
+    from kdtune.models.builders import vouched
+
+    words = ["kdtune", "bench", "train", study, *(["--data-root", data_root] if data_root else [])]
+    words += [word for setting in given["settings"] for word in ("--set", setting)]
+    words += ["--teacher", given["teacher"]] if given["teacher"] else []
+    words += [word for name, path in vouched().items() for word in ("--py-module", str(path or name))]
+    return shlex.join(words)
 
 
 def _missing(spec: Any, stages: Any, data_root: str | None, address: str | None) -> list[str]:
@@ -261,7 +275,7 @@ Examples:
   kdtune pull s3://bucket/runs/cityscapes-resnet results --checkpoints --best"""
 )
 @click.argument("uri")
-@click.argument("dest")
+@click.argument("dest", callback=writable_folder)
 @click.option("--checkpoints", is_flag=True, help="The trained weights, too.")
 @click.option("--best", is_flag=True, help="Of these only the best configuration's, by stage and method.")
 @click.option("--study", metavar="NAME", help="Only this study of the storage.")

@@ -3,7 +3,7 @@
 import click
 
 from kdtune.cli.groups import Group
-from kdtune.cli.options import module_option, storage_option
+from kdtune.cli.options import module_option, storage_option, writable_folder, writable_or_uri
 from kdtune.cli.streams import say
 
 model_option = click.option(
@@ -53,7 +53,9 @@ Examples:
 @storage_option
 @click.option("--stage", metavar="NAME", help="Whose best is taken; default: final, or before it all that choose.")
 @click.option("--method", metavar="NAME", help="Only this method: student, pi, pi+pa ...; default: the best of all.")
-@click.option("-o", "--output", required=True, metavar="FILE", help="The weights; ends in .safetensors.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", callback=writable_or_uri, help="The weights; ends in .safetensors."
+)
 def best(study: str, storage: str | None, stage: str | None, method: str | None, output: str) -> None:
     """Hand out a study's winner: its weights with their record, and a model card beside them.
 
@@ -80,7 +82,9 @@ Examples:
 )
 @click.argument("weights")
 @click.argument("images", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, metavar="DIR", help="Gets labels/, colour/ and overlay/.")
+@click.option(
+    "-o", "--output", required=True, metavar="DIR", callback=writable_folder, help="Gets labels/, colour/ and overlay/."
+)
 @model_option
 @click.option("--window", metavar="H,W", help="See images in tiles of this size; default: as the study evaluated.")
 @click.option("--whole", is_flag=True, help="See images whole, even if the study evaluated in tiles.")
@@ -112,7 +116,14 @@ Examples:
   kdtune export student.safetensors -o student.pt2 --compare photos"""
 )
 @click.argument("weights")
-@click.option("-o", "--output", required=True, metavar="FILE", help="Ends in .onnx, or in .pt2 for torch.export.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    callback=writable_or_uri,
+    help="Ends in .onnx, or in .pt2 for torch.export.",
+)
 @model_option
 @click.option("--size", metavar="H,W", help="The only size that the file is to take; default: any.")
 @click.option(

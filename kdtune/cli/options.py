@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from kdtune.cli.errors import check_folder, check_output
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 storage_option = click.option(
@@ -73,4 +75,29 @@ address_option = click.option(
     metavar="ADDR",
     help="The cluster of the study's job: http://HOST:8265; default: $RAY_ADDRESS, or where it was submitted.",
 )
-figures_option = click.option("-o", "--output", metavar="FILE", help="Parquet file for the figures.")
+
+
+def writable(_: Any, __: Any, output: str | None) -> str | None:
+    """That the file of ``-o`` can be written is seen before the work."""
+    if output is not None:
+        check_output(output)
+    return output
+
+
+def writable_or_uri(context: click.Context, parameter: click.Parameter, output: str) -> str:
+    """The same, or a URI: its store is asked when it is written to."""
+    if "://" not in output:
+        writable(context, parameter, output)
+    return output
+
+
+def writable_folder(_: Any, __: Any, output: str | None) -> str | None:
+    """The same of a folder."""
+    if output is not None:
+        check_folder(output)
+    return output
+
+
+figures_option = click.option(
+    "-o", "--output", metavar="FILE", callback=writable, help="Parquet file for the figures; its folder must be there."
+)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kdtune.cli.errors import BadInput, check_output, write_file
-from kdtune.cli.options import data_option, module_option, storage_option
+from kdtune.cli.options import data_option, module_option, storage_option, writable
 from kdtune.cli.streams import say
 
 
@@ -37,7 +37,7 @@ Examples:
 @click.option("--compare", type=click.Choice(["published"]), help="Measured beside the paper's values.")
 @click.option("--per", type=click.Choice(["seconds", "kwh"]), help="The table final against what a training takes.")
 @click.option("--all", "every", is_flag=True, help="Over all studies of the storage, datasets and students across.")
-@click.option("-o", "--output", metavar="FILE", help="Write to a file.")
+@click.option("-o", "--output", metavar="FILE", callback=writable, help="Write to a file.")
 def results(
     study: str | None,
     storage: str | None,

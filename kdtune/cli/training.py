@@ -14,6 +14,8 @@ from kdtune.cli.options import (
     set_option,
     storage_option,
     threads_option,
+    writable_folder,
+    writable_or_uri,
 )
 from kdtune.cli.streams import say
 
@@ -27,7 +29,13 @@ from kdtune.cli.streams import say
 @click.option("--stage", metavar="NAME", help="The stage whose first configuration is trained; default: the first.")
 @click.option("--teacher", metavar="FILE", help="The teacher's checkpoint.")
 @threads_option
-@click.option("-o", "--output", metavar="DIR", help="Where the trial's files go; default: ./kdtune-train.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    callback=writable_folder,
+    help="Where the trial's files go; default: ./kdtune-train.",
+)
 def train(
     study: str,
     data_root: str | None,
@@ -64,7 +72,9 @@ def teacher() -> None:
 @set_option
 @pack_option
 @module_option
-@click.option("-o", "--output", metavar="DIR", help="Where the files go; default: ./kdtune-teacher.")
+@click.option(
+    "-o", "--output", metavar="DIR", callback=writable_folder, help="Where the files go; default: ./kdtune-teacher."
+)
 def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], pack: Any, output: str | None) -> None:
     """Train a study's teacher in this process, without Ray. Run again, it continues.
 
@@ -83,7 +93,14 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
 @teacher.command("import", epilog="Example: kdtune teacher import theirs.pth -o teacher.safetensors --layout skd")
 @click.argument("file")
 @module_option
-@click.option("-o", "--output", required=True, metavar="OUT", help="The file for --teacher; ends in .safetensors.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    callback=writable_or_uri,
+    help="The file for --teacher; ends in .safetensors.",
+)
 @click.option(
     "--layout",
     required=True,

@@ -4,9 +4,11 @@ On the head, where Ray writes which endpoints there are. Both programs listen on
 for them; their files lie in ``KDTUNE_CACHE/metrics``.
 """
 
+import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +26,7 @@ from kdtune.text import printable
 
 ENDPOINTS = "prom_metrics_service_discovery.json"  # Ray writes it anew every few seconds
 LIVES = 60.0  # seconds since then, after which that Ray has ended
+ENDS_WITHIN = 10.0  # seconds that a program is given to end in order
 LOOPBACK = "127.0.0.1"
 PORTS = {"RAY_PROMETHEUS_HOST": 9090, "RAY_GRAFANA_HOST": 3000}  # Ray's variables, and where it looks without them
 HOW_TO_GET = {
@@ -50,18 +53,32 @@ def session_folder(given: str | None) -> Path:
     """
     if given is not None:
         folder = Path(given).expanduser().absolute()
-        if _age(folder) is None:
+        age = _age(folder)
+        if not folder.is_dir():
+            raise UserError(f"--session {folder}: no such folder; a Ray's is named session_latest beside its sessions")
+        if age is None:
             raise UserError(f"--session {folder}: no {ENDPOINTS} beside it, so it is no session of a Ray on its head")
+        if age >= LIVES:
+            raise UserError(f"--session {folder}: that Ray has ended, for it wrote {ENDPOINTS} {age:.0f} s ago")
         return folder
     temporary = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     known = [temporary / "ray" / "session_latest", *temporary.glob("kdt-*/r/session_latest")]
-    alive = {folder: age for folder in known if (age := _age(folder)) is not None and age < LIVES}
+    own = (folder for folder in known if _is_own(folder.parent) and _is_own(folder.parent / ENDPOINTS))
+    alive = {folder: age for folder in own if (age := _age(folder)) is not None and age < LIVES}
     if not alive:
         raise UserError(
-            f"no Ray runs on this machine by what lies in {temporary}: start this on the head node while Ray runs, or "
-            "give its folder, --session DIR/session_latest"
+            f"no Ray of yours or root's runs on this machine by what lies in {temporary}: start this on the head node "
+            "while Ray runs, or give its folder, --session DIR/session_latest"
         )
     return min(alive, key=lambda folder: alive[folder])
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is this user's or root's: another's could name any machine to be asked, any dashboard to be shown."""
+    try:
+        return path.lstat().st_uid in (os.getuid(), 0)
+    except OSError:
+        return False
 
 
 def _age(session: Path) -> float | None:
@@ -153,11 +170,31 @@ def programs(folder: Path) -> list[Program]:
 def missing(found: Sequence[Program]) -> list[str]:
     """A line for each program that is not here."""
     here = {program.name for program in found}
-    return [f"{name} is not on this machine: {how}" for name, how in HOW_TO_GET.items() if name not in here]
+    lines = [f"{name} is not on this machine: {how}" for name, how in HOW_TO_GET.items() if name not in here]
+    return [f"{lines[0]}; Ray's page Metrics needs both" if here else lines[0], *lines[1:]] if lines else []
 
 
-def run(found: Sequence[Program]) -> None:
-    """Until this process is told to end; ends them whatever happens.
+def refuse_taken(found: Sequence[Program]) -> None:
+    """Looks at the ports before the files are written, which may be those of programs that run.
+
+    Raises:
+        UserError: one of them is taken.
+    """
+    variables = dict(zip(HOW_TO_GET, PORTS, strict=True))
+    for program in found:
+        variable = variables[program.name]
+        try:
+            socket.create_server((LOOPBACK, port(variable))).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(
+                    f"{program.url}: the port of {program.name} is taken: end what listens there, or give another "
+                    f"with {variable}=http://localhost:PORT, to Ray as well"
+                ) from None
+
+
+def run(found: Sequence[Program], session: Path) -> None:
+    """Until that Ray has ended, or this process is told to end; ends them whatever happens.
 
     Raises:
         RunError: one of them has ended by itself.
@@ -168,13 +205,27 @@ def run(found: Sequence[Program]) -> None:
             with program.log.open("wb") as log:
                 started.append(subprocess.Popen(program.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
         while all(process.poll() is None for process in started):
+            age = _age(session)
+            if age is None or age >= LIVES:
+                return
             time.sleep(0.2)
         ended = next(i for i, process in enumerate(started) if process.poll() is not None)
         raise RunError(f"{found[ended].name} ended, status {started[ended].returncode}: {_last_line(found[ended].log)}")
     finally:
+        _end(started)
+
+
+def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """In order if they do so in time; at once if the user asks a second time."""
+    try:
         for process in started:
             process.terminate()
+        end = time.monotonic() + ENDS_WITHIN
+        while any(process.poll() is None for process in started) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
         for process in started:
+            process.kill()
             process.wait()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdtune.base import IGNORE, Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar
-from kdtune.datasets.files import BadFile, FolderDataset
+from kdtune.datasets.files import BadFile, FolderDataset, says_its_place
 from kdtune.devices import processors
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -82,7 +82,8 @@ def check(dataset: SegmentationDataset, root: Path, *, strict: bool = False) -> 
         UserError: there is no such folder.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder: --root is the dataset's own one; to get the data: {dataset.obtain}")
+        how = "" if says_its_place(dataset) else f"; to get the data: {dataset.obtain}"
+        raise UserError(f"{root}: no such folder: --root is the dataset's own one{how}")
     report = Report(dataset, root)
     listed = {split: _list(dataset, split, root, report) for split in SPLITS}
     jobs = [(split, sample) for split, samples in listed.items() for sample in samples]

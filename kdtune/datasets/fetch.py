@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from kdtune import __version__
 from kdtune.base import RunError, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar, megabytes
-from kdtune.datasets.files import Archive, FolderDataset
+from kdtune.datasets.files import Archive, FolderDataset, says_its_place
 
 TIMEOUT_SECONDS = 30
 CHUNK = 1 << 20
@@ -42,6 +42,8 @@ def fetch(dataset: SegmentationDataset, root: Path, *, url: str | None = None, k
         RunError: the connection failed; what has come is kept.
     """
     archive = dataset.archive if isinstance(dataset, FolderDataset) else None
+    if says_its_place(dataset):
+        raise UserError(f"dataset '{dataset.name}' is a folder of your own, which is fetched from nowhere")
     if archive is None or not isinstance(dataset, FolderDataset):
         raise UserError(
             f"{dataset.name} cannot be fetched by kdtune: {dataset.obtain} into {root}, "

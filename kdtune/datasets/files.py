@@ -92,17 +92,28 @@ def folder(dataset: SegmentationDataset, root: Path | None, choices: Sequence[st
     Raises:
         UserError: there is none; says where the data comes from.
     """
-    advice = (
-        f"{dataset.obtain} into {dataset.name}/ of the folder that --data-root (or KDTUNE_DATA_ROOT) names; "
-        "the dataset 'demo' needs no files"
-    )
     if root is None:
-        raise UserError(f"{dataset.name}: no data folder given: {advice}")
+        raise UserError(f"{dataset.name}: no data folder given: {_advice(dataset)}")
     for choice in choices:
         with signs.reading(root / choice):
             if (root / choice).is_dir():
                 return root / choice
-    raise UserError(f"{dataset.name}: no folder {root / choices[0]}: {advice}")
+    raise UserError(f"{dataset.name}: no folder {root / choices[0]}: {_advice(dataset)}")
+
+
+def says_its_place(dataset: SegmentationDataset) -> bool:
+    """Whether it is a folder of the user's own, which nobody else has, and which its description names."""
+    return "root" in type(dataset).model_fields
+
+
+def _advice(dataset: SegmentationDataset) -> str:
+    """What to do where its folder is not there."""
+    if says_its_place(dataset) and Path(dataset.folder).is_absolute():
+        return dataset.obtain
+    below = f"{dataset.folder}/ of the folder that --data-root (or KDTUNE_DATA_ROOT) names"
+    if says_its_place(dataset):
+        return f"{dataset.obtain}, or --data-root: it is {below}"
+    return f"{dataset.obtain} into {below}; the dataset 'demo' needs no files"
 
 
 def listing(where: Path, suffixes: Sequence[str], found: Found) -> list[Path]:

@@ -69,7 +69,7 @@ class AnyFolder(files.FolderDataset):
     """
 
     published: ClassVar[Mapping[Split, int]] = {}
-    obtain: ClassVar[str] = "put its images and masks"
+    obtain: ClassVar[str] = "correct `root` in the study, or in the file that it names as its dataset"
 
     name: Literal["folder"]
     root: str  # absolute, or below --data-root; no part of what the dataset is

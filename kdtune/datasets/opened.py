@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from kdtune.datasets.files import BadFile
 from kdtune.errors import UserError
@@ -55,6 +55,8 @@ def opened(path: Path, file: IO[bytes]) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, most)
     try:
         image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("no JPEG or PNG by its content") from None  # Pillow would name an object of Python
     except Image.DecompressionBombError:  # raised for twice Pillow's limit
         image = None
     if image is None or image.width * image.height > most:

@@ -19,6 +19,7 @@ import numpy as np
 
 from kdtune.base import Sample, SegmentationDataset, Split, UserError
 from kdtune.datasets.bar import bar
+from kdtune.datasets.files import says_its_place
 from kdtune.devices import processors
 from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.patience import NO_ROOM
@@ -77,9 +78,10 @@ def dataset_root(dataset: SegmentationDataset, data_root: str | None) -> Path | 
     if Path(dataset.folder).is_absolute():
         return Path(dataset.folder)
     if data_root is None:
+        how = "or give an absolute `root` where it is described" if says_its_place(dataset) else dataset.obtain
         raise UserError(
             f"dataset '{dataset.name}' needs --data-root DIR (or KDTUNE_DATA_ROOT) with the folder "
-            f"DIR/{dataset.folder}; {dataset.obtain}. The study 'demo' needs no data"
+            f"DIR/{dataset.folder}; {how}. The study 'demo' needs no data"
         )
     return Path(data_root).expanduser() / dataset.folder
 

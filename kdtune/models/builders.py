@@ -9,6 +9,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def vouch(modules: Sequence[str]) -> None:
     A module is a name, or a file or folder, which can then be imported.
 
     Raises:
-        UserError: no such file or folder, or no name of a module.
+        UserError: no such file, folder or module, or no name of one.
     """
     for given in modules:
         path = Path(given).expanduser().absolute()
@@ -33,11 +34,23 @@ def vouch(modules: Sequence[str]) -> None:
             raise UserError(f"--py-module {given}: no such file or folder of Python modules")
         if not all(part.isidentifier() for part in ([path.stem] if is_path else given.split("."))):
             raise UserError(f"--py-module {given}: is no name that Python can import")
+        if not is_path:
+            _refuse_unknown(given)
         if is_path:
             sys.path.insert(0, str(path.parent))
             before = os.environ.get("PYTHONPATH")
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path.parent), before]))
         os.environ[VOUCHED] = os.pathsep.join(filter(None, [str(path) if is_path else given, os.environ.get(VOUCHED)]))
+
+
+def _refuse_unknown(module: str) -> None:
+    """Looks a module up by its name; of ``package.module`` the package is imported."""
+    try:
+        reason = "" if find_spec(module) is not None else "no such module"
+    except Exception as error:  # a package of a user's own may raise anything
+        reason = first_line(error)
+    if reason:
+        raise UserError(f"--py-module {module}: {reason}; install it, or give its file or folder")
 
 
 def vouched() -> dict[str, Path | None]:

@@ -33,12 +33,15 @@ def storage_root(given: str | None = None) -> str:
     """The flag, else ``KDTUNE_STORAGE``, else ``~/kdtune``.
 
     Raises:
-        UserError: none of them is given, and there is no home.
+        UserError: none of them is given, and there is no home; or it is a file.
     """
     given = given or os.environ.get("KDTUNE_STORAGE")
     if not given and home.is_temporary():
         raise UserError("no home folder here to keep results in: give --storage or KDTUNE_STORAGE, or set HOME")
-    return absolute(given or "~/kdtune")
+    root = absolute(given or "~/kdtune")
+    if os.path.isfile(root):
+        raise UserError(f"{root}: is a file, not a folder")
+    return root
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a launch would run, for ``--dry-run``: stages, trials, searches, time. Starts nothing."""
 
+import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from kdtune.records.progress import duration
 from kdtune.records.rows import Row
 from kdtune.records.storage import Storage
 from kdtune.search.added_seeds import with_kept_seeds
+from kdtune.search.anew import named
 from kdtune.search.changes import differences
 from kdtune.search.given_teacher import stages_to_run
 from kdtune.search.outlook import Looking, Outlook
@@ -25,11 +27,20 @@ MANY = 8  # values of an axis that are named
 
 
 def forecast(
-    study: StudySpec, where: Storage, only: Sequence[str] = (), again: Sequence[str] = (), lacking: Sequence[str] = ()
+    study: StudySpec,
+    where: Storage,
+    only: Sequence[str] = (),
+    again: Sequence[str] = (),
+    lacking: Sequence[str] = (),
+    bench: str | None = None,
 ) -> str:
     """What a launch of these stages (none: all) would run, and in what time.
 
     ``again``: patterns of trials that run anew. ``lacking``: lines for what it would need and that is not here.
+    ``bench``: the command that measures a step of each stage; none: of the study as it is given.
+
+    Raises:
+        UserError: there is no trial for one of the patterns.
     """
     before = where.read_study()
     study = with_kept_seeds(study, before)
@@ -40,6 +51,7 @@ def forecast(
     looking = Looking(study, where, same=before is not None and not changed, only=only, again=again)
     found = looking.stages(stages)
     chosen = [stage for stage in stages if not only or stage.name in only]
+    named(again, looking.on_record(chosen) if again else [])
     times = _times(study, stages, looking.rows.values())
     lines = [f"study {study.name}: results would be in {where.folder.uri}"]
     lines += filled(f"changed since the last launch: {', '.join(changed)}", 2) if changed else []
@@ -50,7 +62,8 @@ def forecast(
     to_run = [stage for stage in chosen if found[stage.name].left]
     for line in graph.told(graph.graph(study, to_run), study.max_concurrent):
         lines += filled(line, 2)
-    lines += [f"  {line}" for line in _whole(study, to_run, found, times)]
+    bench = bench or shlex.join(["kdtune", "bench", "train", where.given or study.name])
+    lines += [f"  {line}" for line in _whole(study, to_run, found, times, bench)]
     final = next((stage for stage in chosen if stage.name == FINAL and len(stage.start_from) > 1), None)
     if final is not None:
         known = needed_seeds.on_record(looking.rows.values())
@@ -203,7 +216,7 @@ def _per_step(ended: Iterable[Row], column: str) -> dict[str, float]:
 
 
 def _whole(
-    study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], times: Mapping[str, Time]
+    study: StudySpec, stages: Sequence[Stage], found: Mapping[str, Outlook], times: Mapping[str, Time], bench: str
 ) -> Iterator[str]:
     """Time and energy of all that is left, but for trials whose number of steps is not known yet: stages tell these."""
     recipes = {name: config.recipe for name, config in study.templates().items()}
@@ -220,8 +233,7 @@ def _whole(
     if unknown:
         which = "no trial is on record" if len(unknown) == len(steps) else f"nothing is known of {', '.join(unknown)}"
         yield (
-            f"{which} yet, so no time can be told: `kdtune bench train {study.name}` once, with its --data-root, "
-            "measures a step of each stage on this machine"
+            f"{which} yet, so no time can be told: `{bench}`, run once, measures a step of each stage on this machine"
         )
         return
     seconds = sum(times[name].seconds * count for name, count in steps.items())

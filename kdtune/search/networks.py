@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kdtune.base import Model, UserError
-from kdtune.models import MODELS
+from kdtune.models import MODELS, builders
 from kdtune.study.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -55,6 +55,16 @@ def named_networks(study: StudySpec, only: Sequence[str] = (), *, external: bool
             before = found[key].stages if key in found else ()
             found[key] = Named(part, model, classes, config.recipe.crop, (*before, stage), read_by)
     return [*found.values()]
+
+
+def find_builders(study: StudySpec, only: Sequence[str]) -> None:
+    """Looks the functions up that build these stages' networks of other packages, and builds nothing.
+
+    Raises:
+        UserError: one is not there, or nothing says that it builds networks.
+    """
+    for model in (named.model for named in named_networks(study, only, external=True)):
+        builders.find(getattr(model, "builder"))  # noqa: B009
 
 
 def network_lines(study: StudySpec, *, external: bool = False, modules: bool = False) -> Iterator[str]:

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
 from kdtune.search.added_seeds import with_seeds
+from kdtune.search.kept_teacher import teacher_store
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import Value
 from kdtune.text import did_you_mean
+from kdtune.training.energy_counter import check_country
 from kdtune.training.hub_folder import weights_of
 
 if TYPE_CHECKING:
@@ -47,17 +49,28 @@ class Options:
         """What they set at dotted paths of a configuration; ``--teacher`` is short for one of these."""
         return {**self.settings, **({} if self.teacher is None else {"teacher.checkpoint": weights_of(self.teacher)})}
 
+    @property
+    def words(self) -> list[str]:
+        """Those that change no study, as the command line of a launch elsewhere has them."""
+        several = {"--stage": self.stages, "--log": self.loggers, "--again": self.again}
+        words = [word for option, values in several.items() for value in values for word in (option, value)]
+        words += ["--pack", self.pack, *(["--teacher-store", self.teacher_store] if self.teacher_store else [])]
+        return [*words, *(["--mixed"] if self.mixed else [])]
+
 
 def adjusted(study: StudySpec, options: Options) -> StudySpec:
     """The study with the launch's options in it.
 
     Raises:
-        UserError: an option names a stage or path that the study does not have, or leaves no trial.
+        UserError: an option names a stage, path or country that is not there, is no size, or leaves no trial.
     """
+    if options.country is not None:
+        check_country(options.country, "--country")
     of_network = {path: value for path, value in options.changes.items() if path.startswith("teacher.model")}
     others = {path: value for path, value in options.changes.items() if path not in of_network}
     if others:
         study = override(study, others)
+    teacher_store(options.teacher_store, study)  # whether it is a size
     has_file = any(config.uses_teacher for config in study.templates().values()) and _has_a_teachers_file(study)
     if has_file and options.teacher is not None:
         from kdtune.training.teachers import with_own_network

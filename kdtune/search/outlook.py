@@ -61,6 +61,11 @@ class Looking:
     def __post_init__(self) -> None:
         self.rows, self._plan = self.storage.finished(), self.storage.plan()
 
+    def on_record(self, stages: Sequence[Stage]) -> set[str]:
+        """The trials of these stages' plans that have begun or ended."""
+        planned = {id_ for stage in stages for id_ in self._plan.get(stage.name, [])}
+        return (planned & self.rows.keys()) | {*self.storage.records(planned - self.rows.keys())}
+
     def stages(self, stages: Sequence[Stage]) -> dict[str, Outlook]:
         """Of each of these stages: all of the study, in their order."""
         self._waits = graph(self.study, stages)

@@ -41,13 +41,25 @@ def find(study: str) -> Path:
     """
     if study.endswith((".yaml", ".yml")) or "/" in study:
         path = Path(study).expanduser()
+        _refuse_other(path)
         if not path.is_file():
             raise UserError(f"{path}: no such study file; give a path to a YAML file or one of: {_names()}")
         return path
     path = search_spaces() / f"{study}.yaml"
     if not path.is_file():
+        _refuse_other(Path(study))
         raise UserError(f"unknown study '{study}'{did_you_mean(study, study_names())}; there are: {_names()}")
     return path
+
+
+def _refuse_other(path: Path) -> None:
+    """Raises UserError if something is there that is no study's file."""
+    if path.suffix in (".yaml", ".yml"):
+        return
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a study's file, which ends in .yaml, or a study's name")
+    if path.is_file():
+        raise UserError(f"{path}: is no study's file, which ends in .yaml")
 
 
 def _names() -> str:
@@ -220,7 +232,7 @@ def _line(path: Path, tree: yaml.Node, fault: Any) -> str:
         absent = f"[{part}]" if isinstance(part, int) else str(part)
         name, node, line = child if child else (absent, node, line)
         names.append(name)
-    return f"{path}:{line}: {_joined(names)}: {told(fault)}"
+    return ": ".join([f"{path}:{line}", *([_joined(names)] if names else []), told(fault)])
 
 
 def _is_tag(part: Any) -> bool:

@@ -1,5 +1,6 @@
 """Weights that a study names and that are not there: where to get them."""
 
+import os
 from typing import Literal
 
 # What the paper's studies name as their teacher -> where its authors have it, its layout, its dataset.
@@ -29,6 +30,11 @@ def absent(path: str, reference: str) -> str:
         return (
             f"{path}: '{reference}' does not come with kdtune: get {where}, convert it with: kdtune teacher import "
             f"FILE -o OUT.safetensors --layout {layout} --dataset {dataset}; then launch with --teacher OUT.safetensors"
+        )
+    if os.path.isdir(reference):
+        return (
+            f"{path}: '{reference}' is a folder without a config.json and a model.safetensors, as transformers writes "
+            "them; give such a folder, or a file of weights"
         )
     if path.startswith("warm_start"):
         return f"{path}: no such file '{reference}'; give student.init or warm_start.checkpoint a file of weights"

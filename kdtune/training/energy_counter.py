@@ -25,14 +25,14 @@ def countries() -> frozenset[str]:
     return frozenset(DataSource().get_global_energy_mix_data())
 
 
-def check_country(code: str) -> None:
+def check_country(code: str, given_as: str = "country_iso_code") -> None:
     """Nothing, if the emissions of a country's electricity are known.
 
     Raises:
         UserError: they are not.
     """
     if code not in countries():
-        raise UserError(f"country_iso_code '{code}': codecarbon knows no such country; give its three letters, as DEU")
+        raise UserError(f"{given_as} '{code}': codecarbon knows no such country; give its three letters, as DEU")
 
 
 def _quiet() -> None:

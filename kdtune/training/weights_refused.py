@@ -38,6 +38,10 @@ def refuse_inflated(weights: Mapping[str, Tensor], size: int) -> None:
 
 def refusal(uri: str, content: bytes, error: Exception) -> str:
     """Why a file was not read, and what to do."""
+    if not content:
+        return "it is empty; get it again"
+    if not uri.endswith(".safetensors") and content[:2] != b"PK" and content[:1] != b"\x80" and not _is_tar(content):
+        return "it is another kind of file"
     text = str(error)
     foreign = re.search(r"Unsupported (?:global|class|operand)[^\n]*|Trying to \w+ [^\n]*", text)
     if "Weights only load failed" in text and foreign:
@@ -48,13 +52,16 @@ def refusal(uri: str, content: bytes, error: Exception) -> str:
             f"{what}, which is no tensor and could run code when it is read; if you trust the file, re-save it as a "
             f"plain state dict: torch.save(torch.load('{uri}', weights_only=False){inner}, 'plain.pth')"
         )
-    if not content:
-        return "it is empty; get it again"
     cut = ("central directory", "not fully covered", "MetadataIncompleteBuffer", "HeaderTooSmall", "unexpected EOF")
     if isinstance(error, EOFError) or any(sign in text for sign in (*cut, "InvalidHeaderLength")):
         if content[:2] == b"PK" or content[:1] == b"\x80" or uri.endswith(".safetensors"):
             return "it is cut off or damaged; get it again"
     return next(iter(text.splitlines()), type(error).__name__)
+
+
+def _is_tar(content: bytes) -> bool:
+    """The oldest form of torch.save."""
+    return content[257:262] == b"ustar"
 
 
 def _is_an_object(content: bytes) -> bool:

@@ -225,7 +225,7 @@ def test_an_image_is_seen_at_the_size_that_the_dataset_had_and_answered_at_its_o
         (["empty"], "empty: no image in this folder (*.jpg, *.jpeg, *.png)"),
         (["text.txt"], "text.txt: is no JPEG or PNG by its suffix"),
         (["a.png", "a.jpg"], "a.jpg: has the same name as a.png"),
-        (["wide.png"], "wide.png: cannot be read"),
+        (["wide.png"], "wide.png: cannot be read (no JPEG or PNG by its content): the file is damaged, copy it again"),
     ],
 )
 def test_what_predict_refuses(
@@ -238,6 +238,9 @@ def test_what_predict_refuses(
     told = run("predict", student, *images, "-o", "out", status=2)
     assert says in told
     assert len(told.splitlines()) == 1
+    (tmp_path / "junk.safetensors").write_text("no weights")
+    run("predict", "junk.safetensors", "a.png", "-o", "junk", status=2)
+    assert not (tmp_path / "junk").exists()
 
 
 def test_a_mask_replaces_no_image(tmp_path: Path) -> None:

@@ -61,6 +61,25 @@ def test_weights_that_are_not_there() -> None:
     assert line == "nofile: no such file, nor the folder of a trial's checkpoint, which has a student.safetensors"
 
 
+def test_files_and_folders_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("hello\n")
+    (tmp_path / "emptydir").mkdir()
+    for words in (["launch"], ["launch", "--dry-run"], ["train"]):
+        for given in ("text.txt", "./text.txt"):
+            assert refused(*words, given) == "text.txt: is no study's file, which ends in .yaml"
+        for given in ("emptydir", "./emptydir"):
+            assert refused(*words, given).startswith("emptydir: is a folder; give a study's file, which ends in .yaml")
+    line = refused("launch", "demo", "--storage", "runs", "--teacher", "emptydir")
+    assert line.startswith("teacher.checkpoint: 'emptydir' is a folder without a config.json and a model.safetensors")
+    assert kdtune("launch", "demo", "--storage", "runs", "--teacher", "emptydir", "--dry-run").stdout.endswith(
+        line + "\n"
+    )
+    imported = ["teacher", "import", "text.txt", "--layout", "skd", "-o", "o.safetensors"]
+    for words in (["launch", "demo", "--teacher", "text.txt"], imported):
+        assert refused(*words).endswith("(safetensors or a plain state dict): it is another kind of file")
+
+
 def test_a_table_of_a_stage_that_the_study_does_not_have(tmp_path: Path) -> None:
     study = report_study.demo(name="short", stages=report_study.demo().model_dump(mode="json")["stages"][:3])
     where = Storage(str(tmp_path), "short")
@@ -68,6 +87,9 @@ def test_a_table_of_a_stage_that_the_study_does_not_have(tmp_path: Path) -> None
     line = refused("results", "short", "--storage", tmp_path, "--table", "final")
     assert line.startswith("study 'short' has no stage 'final', of which this table is; its stages: teacher, ")
     assert kdtune("results", "short", "--storage", tmp_path, "--table", "grid").exit_code == 0
+    for table, searched in {"temperature": "the temperature", "weights": "loss weights"}.items():
+        line = refused("results", "short", "--storage", tmp_path, "--table", table)
+        assert line.startswith(f"study 'short' has no stage that searches {searched}, of which this table is; its ")
 
 
 def test_a_stage_that_is_still_to_come_is_no_fault(tmp_path: Path) -> None:
@@ -75,6 +97,8 @@ def test_a_stage_that_is_still_to_come_is_no_fault(tmp_path: Path) -> None:
     report_study.write(where, report_study.demo(), stages=3)
     done = kdtune("results", "demo", "--storage", tmp_path, "--table", "final")
     assert (done.exit_code, done.stdout) == (0, "demo: no trial of table 'final' has finished yet\n")
+    for table in ("temperature", "weights"):
+        assert kdtune("results", "demo", "--storage", tmp_path, "--table", table).exit_code == 0
 
 
 def test_parquet_is_not_printed_on_a_terminal(finished: Storage) -> None:
@@ -104,3 +128,6 @@ def test_hints_name_the_study_and_its_storage_as_they_were_given(finished: Stora
     shown = kdtune("results", file, "--storage", finished.root, "--table", "final")
     assert shown.exit_code == 0, shown.output
     assert f"kdtune launch {file} --storage {finished.root} --again" in " ".join(shown.stdout.split())
+    asked = ["--set", "recipe.num_steps=7", "--data-root", f"{tmp_path}/my data"]
+    dry = kdtune("launch", file, "--storage", tmp_path / "new", "--dry-run", *asked)
+    assert f"`kdtune bench train {file} --data-root '{tmp_path}/my data' --set recipe.num_steps=7`" in dry.stdout

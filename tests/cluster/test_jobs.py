@@ -74,6 +74,10 @@ def test_evil_options_of_a_launch_stay_words(tmp_path: Path, monkeypatch: pytest
     assert done.exit_code == 0, done.output
     ((spec, given),) = sent
     assert given == ["--storage", storage, "--data-root", data, "--stage", "student", "--pack", "always"]
+    again = ("--again", "student-*", "--again", "x y", "--mixed", "--teacher-store", "2GB", "--log", "tensorboard")
+    assert detach(*words, *again).exit_code == 0
+    rest = ["--log", "tensorboard", *again[:4], "--pack", "always", "--teacher-store", "2GB", "--mixed"]
+    assert sent.pop()[1] == [*given[:6], *rest]
     assert spec.base.recipe.num_steps == 12  # options that change the study go with its file
     assert {spec.scheduler_of(stage) for stage in spec.stages} == {"none"}
     assert done.stdout == "tiny-1\n"
@@ -155,6 +159,31 @@ def test_what_a_cluster_cannot_or_must_not_see(tmp_path: Path, words: tuple[str,
     line = one_line(detach(write_study(tmp_path), "--storage", tmp_path, "--address", CLOSED, *words))
     assert told in line
     assert "hunter2" not in line
+
+
+def test_own_code_that_is_missing_is_told_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a detached launch, a plain one and a dry run alike; the options that only a launch uses, too."""
+    monkeypatch.setenv("KDTUNE_PY_MODULES", "")
+    study = write_study(tmp_path)
+    theirs, base = tmp_path / "theirs.yaml", study.read_text().partition("stages:")[0]
+    network = "{name: pspnet, backbone: resnet18, width: 0.0625}"
+    external = base.replace(network, "{name: external, builder: 'nosuchmod:build'}")
+    theirs.write_text(f"{external}stages:\n  - name: student\n")
+    for how in (["--detach", "--address", CLOSED], ["--dry-run"], []):
+
+        def line(*more: str, file: Path = study, how: list[str] = how) -> str:
+            words = ["launch", str(file), "--storage", str(tmp_path / "runs"), *how, *more]
+            return CliRunner().invoke(main, words).stderr.splitlines()[-1].removeprefix("kdtune: ")
+
+        assert line("--py-module", "nosuchmod").startswith("--py-module nosuchmod: no such module; install it")
+        assert line("--teacher-store", "abc").startswith("--teacher-store abc: neither a size")
+        assert line("--country", "XXX").startswith("--country 'XXX': codecarbon knows no such country")
+        if "--detach" not in how:  # the job sees which trials there are
+            assert line("--again", "nosuch*").startswith("--again nosuch*: no trial of these stages")
+        assert line(file=theirs).startswith("builder nosuchmod:build: cannot import 'nosuchmod'")
+        assert not how or not (tmp_path / "runs").exists()
 
 
 def test_a_job_that_cannot_be_asked_is_a_note(tmp_path: Path) -> None:

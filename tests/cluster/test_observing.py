@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from configparser import ConfigParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from kdtune.cli import main
 from kdtune.cluster import metrics, observing
 from kdtune.cluster.dashboards import FILTERS, PREFIX, dashboard
 from kdtune.errors import UserError
@@ -40,14 +43,37 @@ def session(temporary: Path, endpoint: str = "127.0.0.1:1", age: float = 0.0) ->
 def test_the_ray_that_wrote_last_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     session(tmp_path / "kdt-0001" / "r", age=2 * observing.LIVES)
-    with pytest.raises(UserError, match="no Ray runs on this machine by what lies in"):
+    with pytest.raises(UserError, match="no Ray of yours or root's runs on this machine by what lies in"):
         observing.session_folder(None)
     session(tmp_path / "ray", age=20)
     assert observing.session_folder(None) == tmp_path / "ray" / "session_latest"
     newest = session(tmp_path / "kdt-0002" / "r")
     assert observing.session_folder(None) == newest
-    old = tmp_path / "kdt-0001" / "r" / "session_latest"
-    assert observing.session_folder(str(old)) == old, "the one that is given, whatever its age"
+    older = tmp_path / "ray" / "session_latest"
+    assert observing.session_folder(str(older)) == older, "the one that is given"
+
+
+def test_a_session_of_no_ray_that_runs_is_refused(tmp_path: Path) -> None:
+    old = session(tmp_path / "old", age=2 * observing.LIVES)
+    with pytest.raises(UserError, match=f"^--session {old}: that Ray has ended, for it wrote .* 120 s ago$"):
+        observing.session_folder(str(old))
+    with pytest.raises(UserError, match=f"^--session {tmp_path}/none: no such folder"):
+        observing.session_folder(f"{tmp_path}/none")
+    with pytest.raises(UserError, match=f"^--session {tmp_path}: no {observing.ENDPOINTS} beside it"):
+        observing.session_folder(str(tmp_path))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_the_folder_of_another_user_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file could name any machine; a link to such a file as well."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    own = session(tmp_path / "ray", age=20)
+    theirs = session(tmp_path / "kdt-0001" / "r")
+    for path in (theirs.parent, theirs.parent / observing.ENDPOINTS):
+        assert observing.session_folder(None) == theirs
+        os.chown(path, 12345, 12345)
+        assert observing.session_folder(None) == own
+        os.chown(path, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +156,53 @@ def test_a_program_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.stdout.splitlines() == ["prometheus: http://127.0.0.1:9090", "grafana: http://127.0.0.1:3000"]
 
 
+def stubborn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of Prometheus what hears no SIGTERM, and of Grafana nothing; on a port that is free."""
+    (folder / "prometheus").write_text("#!/bin/sh\ntrap '' TERM\necho ready\nwhile true; do sleep 0.1; done\n")
+    (folder / "prometheus").chmod(0o755)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
+        monkeypatch.setenv("RAY_PROMETHEUS_HOST", f"http://localhost:{free.server_port}")
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_it_ends_with_its_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a line, with status 0, and kills what does not end by itself."""
+    stubborn(tmp_path, monkeypatch)
+    monkeypatch.setattr(observing, "ENDS_WITHIN", 0.3)
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    found = session(tmp_path / "ray")
+    started: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def noted(*words: Any, **how: Any) -> subprocess.Popen[bytes]:
+        started.append(begin(*words, **how))
+        until(lambda: (tmp_path / "cache/metrics/prometheus.log").read_text() == "ready\n")
+        (found.parent / observing.ENDPOINTS).unlink()  # as Ray's end does
+        return started[-1]
+
+    monkeypatch.setattr(observing.subprocess, "Popen", noted)
+    done = CliRunner().invoke(main, ["cluster", "metrics", "--session", str(found)])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[-1] == f"the Ray of {found.parent} has ended, and with it prometheus"
+    assert "grafana is not on this machine: https://grafana.com/grafana/download; Ray's page Metrics needs both" in (
+        done.stderr.splitlines()
+    )
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_a_port_that_is_taken_is_seen_before_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn(tmp_path, monkeypatch)
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    words = ["cluster", "metrics", "--session", str(session(tmp_path / "ray"))]
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as taken:
+        monkeypatch.setenv("RAY_PROMETHEUS_HOST", f"http://localhost:{taken.server_port}")
+        done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"kdtune: http://127.0.0.1:{taken.server_port}: the port of prometheus is taken: end what")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.fixture
 def endpoint() -> Iterator[str]:
     """An endpoint as Ray's, with one number of one trial."""
@@ -173,10 +246,13 @@ def test_prometheus_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endp
         except OSError:
             return []
 
-    running = subprocess.Popen([*COMMAND, "--session", session(tmp_path / "ray", endpoint)])
+    words = [*COMMAND, "--session", session(tmp_path / "ray", endpoint)]
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
         until(lambda: answer() == ["42"])
     finally:
         running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=60) == 130
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert said.splitlines()[-1] == "kdtune: interrupted: prometheus ended"
     assert answer() == []

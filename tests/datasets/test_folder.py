@@ -211,6 +211,35 @@ def test_init_says_what_it_does_not_find(tmp_path: Path) -> None:
     assert "d.yaml: is there already; --force replaces it" in told
 
 
+def test_a_folder_that_is_not_there_is_told_by_its_description(tmp_path: Path) -> None:
+    """Not where to unpack published data: nobody else has it."""
+    text = (
+        'name: folder\nroot: ROOT\nimages: {train: "a/*.png", val: "b/*.png"}\n'
+        'masks: {train: "c/*.png", val: "d/*.png"}\nclasses: [road, sky]\n'
+    )
+    gone, file = tmp_path / "gone", tmp_path / "mine.yaml"
+    file.write_text(text.replace("ROOT", str(gone)))
+    for command in ("check", "pack"):
+        told = run("data", command, file, status=2)
+        assert told == f"kdtune: {gone}: no such folder: correct `root` in {file}\n"
+    told = run("data", "check", file, "--root", tmp_path / "x", status=2)
+    assert told == f"kdtune: {tmp_path}/x: no such folder: --root is the dataset's own one\n"
+    assert "fetched from nowhere" in run("data", "fetch", file, status=2)
+    correct = "correct `root` in the study, or in the file that it names as its dataset"
+    with pytest.raises(UserError) as caught:  # as a launch
+        dataset_named(str(file)).samples("train", gone)
+    assert str(caught.value) == f"folder: no folder {gone}: {correct}"
+    file.write_text(text.replace("ROOT", "photographs"))
+    assert "mine.yaml: its `root` is relative: needs --root DIR" in run("data", "check", file, status=2)
+    with pytest.raises(UserError, match=r"DIR/photographs; or give an absolute `root` where it is described\."):
+        dataset_root(dataset_named(str(file)), None)
+    with pytest.raises(UserError) as caught:
+        dataset_named(str(file)).samples("train", gone)
+    assert str(caught.value).startswith(f"folder: no folder {gone}: {correct}, or --data-root: it is photographs/ of")
+    file.write_text(text.replace("ROOT", "x").replace("b/*", "a/*"))
+    assert "mine.yaml:1: needs images of each split" in run("data", "check", file, status=2)
+
+
 # -- what a description may say
 
 

@@ -108,7 +108,9 @@ def test_early_stopping_is_named_where_it_can_stop(where: Storage) -> None:
 def test_the_time_of_a_step_measured_by_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
     found, where = study(), Storage(str(tmp_path), "mine")
-    assert "no trial is on record yet, so no time can be told: `kdtune bench train mine` once" in forecast(found, where)
+    assert "no trial is on record yet, so no time can be told: `kdtune bench train mine`, run once" in forecast(
+        found, where
+    )
     for config in found.templates().values():
         step_times.keep(config, 0.5)
     text = forecast(found, where)

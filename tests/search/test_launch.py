@@ -1,6 +1,7 @@
 """The whole protocol on a real Ray: stages chain, tables are right, nothing runs twice."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,7 @@ def test_output_goes_where_it_belongs(launched: Path) -> None:
     assert "best configuration of each stage" in stdout
     assert "Ray dashboard: http://" in stderr
     assert "student: 4 completed" in stderr
+    assert re.search(r"; more: kdtune results /\S+/tiny\.yaml --storage ", stderr), "as it was given"
     assert "\x1b" not in stdout + stderr
 
 

@@ -230,16 +230,18 @@ def test_a_file_that_is_cut_off_says_so(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["broken.safetensors", "broken.pt", "list.pt", "empty.pt"])
+@pytest.mark.parametrize("name", ["broken.safetensors", "broken.pt", "list.pt", "empty.pt", "text.txt"])
 def test_not_a_file_of_weights(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "list.pt":
         torch.save([1, 2, 3], path)
     else:
-        path.write_bytes(b"" if name == "empty.pt" else b"<html>404</html>")
+        text = b"hello\n" if name == "text.txt" else b"<html>404</html>"
+        path.write_bytes(b"" if name == "empty.pt" else text)
     with pytest.raises(UserError, match=f"{path}: not a file of weights") as caught:
         read_weights(str(path))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(": it is another kind of file") == (name in ("broken.pt", "text.txt"))
 
 
 class Trap:
