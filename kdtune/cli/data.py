@@ -64,8 +64,9 @@ def _own_folder(dataset: Any, name: str, root: str | None, *, made: bool = False
     if root is not None:
         return Path(root).expanduser()
     if not Path(dataset.folder).is_absolute():
-        own = f"{name}: its `root` is relative" if "." in name else f"dataset '{name}'"
-        raise BadInput(f"{own}: needs --root DIR, the dataset's own folder")
+        if "." in name:
+            raise BadInput(f"{name}: its `root` is relative: needs --root DIR, the dataset's own folder")
+        raise BadInput(f"dataset '{name}' needs --root DIR, its own folder")
     if not made and not Path(dataset.folder).is_dir():
         raise BadInput(f"{dataset.folder}: no such folder: correct `root` in {name}")
     return Path(dataset.folder)
