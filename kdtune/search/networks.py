@@ -63,8 +63,9 @@ def find_builders(study: StudySpec, only: Sequence[str]) -> None:
     Raises:
         UserError: one is not there, or nothing says that it builds networks.
     """
-    for model in (named.model for named in named_networks(study, only, external=True)):
-        builders.find(getattr(model, "builder"))  # noqa: B009
+    for named in named_networks(study, only, external=True):
+        if (builder := getattr(named.model, "builder", None)) is not None:  # a plug-in's network needs none
+            builders.find(builder)
 
 
 def network_lines(study: StudySpec, *, external: bool = False, modules: bool = False) -> Iterator[str]:
