@@ -4,6 +4,7 @@ Nothing here reads files of data or weights; ``file`` turns YAML into a ``StudyS
 """
 
 import contextlib
+import functools
 import math
 import operator
 from collections.abc import Iterator, Mapping
@@ -104,6 +105,12 @@ class StudySpec(Config):
             raise ValidationError.from_exception_data("study", details)
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; its templates are made anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_templates", None)
+        return copied
+
     def stage(self, name: str) -> Stage:
         """The stage of that name.
 
@@ -178,6 +185,10 @@ class StudySpec(Config):
 
     def templates(self) -> dict[str, TrialConfig]:
         """One configuration per stage, as it would be if the first value of every grid were the best."""
+        return dict(self._templates)
+
+    @functools.cached_property
+    def _templates(self) -> dict[str, TrialConfig]:
         made: dict[str, TrialConfig] = {}
         for stage in self.stages:
             start = made[stage.start_from[0]] if stage.start_from else self.with_threads(self.base)
