@@ -155,6 +155,7 @@ STUDY, MODELS = "search_spaces/README.md", "kdtune/models/README.md"
         (STUDY, "### A range", "kdtune.study.stage:Range"),
         (STUDY, "### `scheduler` as a mapping", "kdtune.study.schedulers:SuccessiveHalving"),
         (STUDY, "### `halving`", "kdtune.study.schedulers:Halving"),
+        (STUDY, "### `when`: a stage that has to be worth it", "kdtune.study.condition:When"),
         (STUDY, "### `select_on`", "kdtune.study.holdout:Holdout"),
         (STUDY, "### `base`", "kdtune.study.trial_config:TrialConfig"),
         (STUDY, "### `teacher`", "kdtune.study.trial_config:Teacher"),
@@ -172,6 +173,13 @@ def test_tables_of_keys_have_every_key_with_its_default_and_no_other(document: s
     assert told.keys() == fields.keys()
     defaults = {key: row["default"].strip("`") for key, row in told.items() if row["default"] != "ImageNet's"}
     assert defaults == {key: default_of(fields[key]) for key in defaults}
+
+
+def test_the_keys_of_a_family_are_told_with_their_defaults() -> None:
+    from kdtune.study.families import OWN
+
+    told = {key: row["default"].strip("`") for key, row in table(STUDY, "## A family of stages").items()}
+    assert told == {key: default for key, (_, default) in OWN.items()}
 
 
 def test_every_field_of_a_dataset_is_told_with_its_default() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -19,8 +20,9 @@ from kdtune.records.stored_study import StoredStudy, storage_root
 from kdtune.study.faults import told
 from kdtune.study.names import TRIAL_ID, is_distilled
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training.weights import Weights, read_noted, read_record, read_weights, recorded_bytes
-from kdtune.training.weights_record import record_of
+
+if TYPE_CHECKING:
+    from kdtune.training.weights import Weights
 
 SUFFIX = ".safetensors"
 
@@ -41,6 +43,9 @@ def hand_out(study: str, storage: str | None, stage: str | None, method: str | N
     found = gathered([where], history=False, superseded=False)
     best = winner(where.study, found, stage, method, where.words)
     config = _config(best)
+    from kdtune.training.weights import read_record, recorded_bytes  # torch, which what goes wrong before needs not
+    from kdtune.training.weights_record import record_of
+
     file, weights = _weights(where, best)
     record = record_of(config, {"study": where.study, "trial": best.row["trial_id"]}, _result(best))
     theirs = read_record(file)
@@ -84,8 +89,10 @@ def _config(best: Winner) -> TrialConfig:
         raise UserError(f"trial {best.row['trial_id']}: its configuration cannot be read here: {fault}") from None
 
 
-def _weights(where: StoredStudy, best: Winner) -> tuple[str, Weights]:
+def _weights(where: StoredStudy, best: Winner) -> "tuple[str, Weights]":
     """The file of the winner's weights, and what it holds."""
+    from kdtune.training.weights import read_noted, read_weights
+
     trial_id, noted = best.row["trial_id"], best.row.get("weights_sha256")
     if not re.fullmatch(TRIAL_ID, trial_id):  # what others wrote stands in no command
         raise UserError(f"'{trial_id}' is no id of a trial")

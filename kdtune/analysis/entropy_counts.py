@@ -78,24 +78,6 @@ class Asked:
         return slice(top, top + sizes[0]), slice(left, left + sizes[1])
 
 
-def numbers(
-    option: str, text: str, kind: type[int] | type[float], example: str, count: int | None = None
-) -> tuple[Any, ...]:
-    """An option's numbers, separated by commas; ``count``: so many.
-
-    Raises:
-        UserError: not of that form.
-    """
-    try:
-        found = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or count not in (None, len(found)):
-        told = "numbers" if count is None else f"{count} whole numbers"
-        raise UserError(f"{option} {text}: needs {told} separated by commas, e.g. {example}")
-    return found
-
-
 def _told(values: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in values)
 

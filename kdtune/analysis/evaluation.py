@@ -3,20 +3,17 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 
+from kdtune.analysis.given import evaluated
 from kdtune.analysis.weights_file import named_network
-from kdtune.base import Model, UserError
+from kdtune.base import UserError
 from kdtune.devices import compute_device
 from kdtune.records.energy_tables import IMAGES
 from kdtune.records.rows import absent_note
-from kdtune.study.faults import told
-from kdtune.study.file import dataset_named
 from kdtune.study.trial_config import TrialConfig, Value
 from kdtune.training.built import built
 from kdtune.training.energy import Amount, Bill
@@ -141,7 +138,7 @@ def evaluate(
     """
     check_country(country)
     file, record, network_model = named_network(checkpoint, model)
-    config = _config(dataset, network_model, settings)
+    config = evaluated(dataset, network_model, settings)
     if record is not None:
         check_classes(file, record, config.dataset)
     device = compute_device()
@@ -165,28 +162,3 @@ def evaluate(
         sequences = [config.dataset.sequence(each) for each in val.names]
         counts = collected(val.names, sequences, of_each, config.dataset.num_classes)
     return Measured(config, name, len(val), miou, per_class, seconds, energy, country, counted(), counts)
-
-
-def _config(dataset: str, model: Model, settings: Mapping[str, Value]) -> TrialConfig:
-    """A trial that trains nothing."""
-    foreign = [path for path in settings if not path.startswith(("dataset.", "recipe."))]
-    if foreign:
-        raise UserError(f"--set {foreign[0]}: an evaluation has only dataset.* and recipe.*")
-    data = {
-        "dataset": _fields(dataset),
-        "student": model.model_copy(update={"init": "random"}),
-        "losses": {"ce": {"weight": 1.0}},
-        "recipe": {"lr": 1.0, "weight_decay": 0.0, "num_steps": 0},
-    }
-    try:
-        return TrialConfig.model_validate(data).replace(settings)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        path = ".".join(str(part) for part in fault["loc"])
-        where = f"--data {dataset}" if path.startswith("dataset.name") else f"--set {path}"
-        raise UserError(f"{where}: {told(fault)}") from None
-
-
-def _fields(dataset: str) -> Any:
-    """The dataset of a name, or of a file."""
-    return dataset_named(dataset) if dataset.endswith((".yaml", ".yml")) else {"name": dataset}

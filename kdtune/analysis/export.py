@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from kdtune.analysis.prediction import found_images
+from kdtune.analysis.given import ONNX, exported_as, found_images
 from kdtune.analysis.weights_file import Opened, opened_network
 from kdtune.base import Preprocessing, RunError, SegNet, UserError
 from kdtune.datasets.decode import photograph
@@ -24,8 +23,6 @@ from kdtune.filesystem.folder import Folder, absolute
 from kdtune.models.builders import first_line
 from kdtune.resize import enlarged, pooled_by_products
 
-ONNX, TORCH = ".onnx", ".pt2"
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 EXAMPLE = (2, 3, 96, 160)  # N, 3, H, W with which the network is traced
 TRIED = ((1, 3, 96, 160), (3, 3, 97, 131), (1, 3, 130, 67))  # sizes of noise on which the file is compared
 ALIKE = 1e-4  # of logits, for each unit of the largest one above 1
@@ -73,11 +70,7 @@ def export(asked: Asked) -> Iterator[str]:
         RunError: the file does not answer as the network does.
     """
     folder, name = Folder(absolute(asked.output)).split()
-    kind = Path(name).suffix
-    if kind not in (ONNX, TORCH):
-        raise UserError(f"-o {asked.output}: name the file *{ONNX} or *{TORCH}, which says what it is to be")
-    if kind == ONNX:
-        require_onnx()
+    kind = exported_as(asked.output)
     pictures = [_batch(file, asked.size) for file in found_images(asked.images)]
     opened = opened_network(asked.weights, asked.model)
     whole = Whole(opened.network.cpu(), opened.model.preprocessing).eval()
@@ -95,20 +88,6 @@ def export(asked: Asked) -> Iterator[str]:
     on = f"{len(compared)} {'images' if pictures else 'pieces of noise'}"
     yield f"against torch, on {on}: logits differ by {worst:.1e} at most, {apart} of {pixels} labels differ"
     yield from _remarks(opened)
-
-
-def require_onnx() -> None:
-    """Says what to install where something is missing.
-
-    Raises:
-        UserError: it is.
-    """
-    missing = [package for package in PACKAGES if find_spec(package) is None]
-    if missing:
-        raise UserError(
-            f"an ONNX file needs {', '.join(missing)}: pip install 'kdtune[export]', or give a name that ends in "
-            f"{TORCH} for torch's own form"
-        )
 
 
 def _remarks(opened: Opened) -> Iterator[str]:

@@ -1,8 +1,5 @@
 """``kdtune predict``: what a network makes of images in files, as masks, in colour, and over the images."""
 
-import glob
-import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,19 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kdtune.analysis.given import found_images
 from kdtune.analysis.weights_file import Opened, opened_network
 from kdtune.base import SegmentationDataset, UserError
 from kdtune.datasets import DATASETS
 from kdtune.datasets.bar import bar
 from kdtune.datasets.colours import Colour, enough
 from kdtune.datasets.decode import photograph, resized
-from kdtune.datasets.files import IMAGES
 from kdtune.study.recipe import Recipe
 from kdtune.training.prediction import classes_of
 from kdtune.training.weights import WeightsRecord
 
 KINDS = ("labels", "colour", "overlay")  # folders of the output
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 MIXED = 0.5  # share of the colours in the overlay
 MOST_CLASSES = 256  # that 8 bits hold
 
@@ -75,44 +71,6 @@ def predict(asked: Asked) -> Iterator[str]:
     yield (
         f"{len(files)} image{'s' * (len(files) != 1)} in {seconds:.1f} s, reading and writing included: "
         f"{asked.output}/{{{','.join(KINDS)}}}"
-    )
-
-
-def found_images(given: Sequence[str]) -> list[Path]:
-    """The files of images, of folders (all directly in them, sorted) and of patterns, each once.
-
-    Raises:
-        UserError: something of it is none, or is a video.
-    """
-    found: dict[Path, None] = {}
-    for each in given:
-        path = Path(each).expanduser()
-        if path.suffix.lower() in VIDEOS and not path.is_dir():
-            raise UserError(_video(each))
-        if path.is_dir():
-            inside = sorted(Path(entry.path) for entry in os.scandir(path) if not entry.name.startswith("."))
-            files = [file for file in inside if file.suffix.lower() in IMAGES]
-            if not files:
-                raise UserError(f"{each}: no image in this folder ({', '.join('*' + suffix for suffix in IMAGES)})")
-        elif path.exists():
-            files = [path]
-        else:
-            files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
-            if not files:
-                raise UserError(f"{each}: no such image or folder, nor a pattern that any file fits")
-        found.update(dict.fromkeys(files))
-    for file in found:
-        if file.suffix.lower() not in IMAGES:
-            raise UserError(f"{file}: is no JPEG or PNG by its suffix; these are read: {', '.join(IMAGES)}")
-    return list(found)
-
-
-def _video(given: str) -> str:
-    frames = f"{Path(given).stem}-frames"
-    named = shlex.quote(given)
-    return (
-        f"{given}: is a video, of which kdtune reads no frames: take them out with `mkdir {shlex.quote(frames)} && "
-        f"ffmpeg -i {named} {shlex.quote(frames + '/%06d.png')}`, then predict {shlex.quote(frames)}"
     )
 
 

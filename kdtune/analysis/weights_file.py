@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from kdtune.analysis.checkpoint_file import file_of
 from kdtune.base import Model, SegNet, UserError
 from kdtune.devices import compute_device
+from kdtune.study.given_model import model_from, network_named
 from kdtune.training.built import built
 from kdtune.training.hub_folder import chooses_code
-from kdtune.training.teacher_import import given_model
-from kdtune.training.teachers import model_from
 from kdtune.training.weights import WeightsRecord, read_record, read_weights
 
 
@@ -55,7 +54,7 @@ def opened_network(checkpoint: str, model: str | None) -> Opened:
 
 def _network(file: str, record: WeightsRecord | None, model: str | None) -> Model:
     if model is not None:
-        return model_from(given_model(model), f"--model {model}")
+        return network_named(model)
     if record is None:
         raise UserError(
             f"{file}: says not which network it is: name it with --model '{{name: pspnet, backbone: resnet18}}', or "

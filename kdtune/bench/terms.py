@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.base import Loss, LossTerm, SegNet, SegOutput, Tap, UserError
+from kdtune.base import Loss, LossTerm, SegNet, SegOutput, Tap
 from kdtune.bench.figures import told
 from kdtune.devices import compute_device
 from kdtune.losses import LOSSES
+from kdtune.losses.catalogue import refuse_unknown
 from kdtune.losses.cross_entropy import CrossEntropy
 from kdtune.models import MODELS
 from kdtune.records.rows import Row
@@ -51,11 +52,7 @@ def loss_terms(names: Sequence[str], setting: Setting, classes: Sequence[int], o
         UserError: there is no term of that name.
     """
     chosen = [name for name in names or LOSSES.names() if name != "ce"]
-    for name in chosen:
-        try:
-            LOSSES.resolve(name)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+    refuse_unknown(chosen)
     variants = list(dict.fromkeys(["ce", "pi", *chosen, *([LOOP] if "ifv" in chosen else [])]))
     rows = []
     for number in classes:

@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from kdtune.cli.groups import Group
-from kdtune.cli.options import data_option, figures_option, module_option, set_option, writable
+from kdtune.cli.options import data_option, figures_option, module_option, set_option, settings_of, writable
 from kdtune.cli.streams import say
 
 
@@ -40,6 +40,7 @@ def bench_orchestration(
     With --study: how long its stages take on so many slots, in trials, and how much of the slots' time is idle.
     """
     if study is not None:
+        settings_of(study, ())
         from kdtune.bench.rounds import rounds
 
         say(rounds(study, slots, seconds, output))
@@ -66,10 +67,10 @@ def bench_train(
     output: str | None,
 ) -> None:
     """Step time, images per second and memory of each stage's first configuration."""
+    changes = settings_of(study, settings)
     from kdtune.bench.training import training
-    from kdtune.study.settings import parse_set
 
-    say(training(study, data_root, parse_set(settings), steps, output, teacher))
+    say(training(study, data_root, changes, steps, output, teacher))
 
 
 @bench.command("terms", epilog="Example: kdtune bench terms cwd mgd --crop 129 --batch 8")
@@ -86,6 +87,9 @@ def bench_terms(names: tuple[str, ...], classes: tuple[int, ...], output: str | 
     PSPNet with ResNet-18 on random images, beside L_CE alone and L_CE + L_PI. What a term does before training is not
     counted.
     """
+    from kdtune.losses.catalogue import refuse_unknown
+
+    refuse_unknown(names)  # before torch is imported, which takes seconds
     from kdtune.bench.terms import Setting, loss_terms
 
     say(loss_terms(names, Setting.of(classes=classes, **sizes), classes, output))
@@ -102,10 +106,10 @@ def bench_loader(study: str, data_root: str | None, settings: tuple[str, ...], s
 
     Also the memory that one more trial's reading takes while another reads the same pack.
     """
+    changes = settings_of(study, settings)
     from kdtune.bench.loading import loading
-    from kdtune.study.settings import parse_set
 
-    say(loading(study, data_root, parse_set(settings), steps, output))
+    say(loading(study, data_root, changes, steps, output))
 
 
 @bench.command("evaluation", epilog="Example: kdtune bench evaluation camvid-resnet --data-root data")
@@ -118,10 +122,10 @@ def bench_evaluation(
     study: str, data_root: str | None, settings: tuple[str, ...], passes: int, output: str | None
 ) -> None:
     """Images per second of a pass over the validation images, beside a plain torch loop over the same network."""
+    changes = settings_of(study, settings)
     from kdtune.bench.loading import evaluation
-    from kdtune.study.settings import parse_set
 
-    say(evaluation(study, data_root, parse_set(settings), passes, output))
+    say(evaluation(study, data_root, changes, passes, output))
 
 
 @bench.command("entropy", epilog="Example: kdtune bench entropy")
@@ -143,6 +147,8 @@ def bench_entropy(classes: tuple[int, ...], crops: int, threads: int, output: st
 @figures_option
 def bench_teacher_store(steps: int, rounds: int, study: str | None, output: str | None) -> None:
     """Processor time of trials with a heavy teacher over trials without: no store, a new one, a full one."""
+    if study is not None:
+        settings_of(study, ())
     from kdtune.bench.teacher_store import teacher_store
 
     say(teacher_store(steps, rounds, study, output))
@@ -160,13 +166,12 @@ def bench_growth(trials: str, places: tuple[str, ...], output: str | None) -> No
     Processor seconds and memory, also as what is more than on a study of one trial; files opened; on S3, which moto
     plays on this machine, requests by kind; KiB written (of report: of its page).
     """
-    from kdtune.bench.growth import growth
-
     counts = [int(word) if word.strip().isdecimal() else 0 for word in trials.split(",")]
     if min(counts) < 2:
         raise click.BadParameter(
             f"numbers of trials, 2 or more, with commas between, got '{trials}'", param_hint="--trials"
         )
+    from kdtune.bench.growth import growth
 
     say(growth(counts, places, output))
 
@@ -237,11 +242,11 @@ def bench_asha(
 
         say(grids.recorded(given["orders"], output))
         return
+    changes = settings_of(study, settings, stages=given["stages"])
     from kdtune.bench.early_stopping import Setting, asha
-    from kdtune.study.settings import parse_set
 
     options = {"data_root": data_root, "storage": storage, "output": output}
-    say(asha(study, Setting(**given), settings=parse_set(settings), **options))
+    say(asha(study, Setting(**given), settings=changes, **options))
 
 
 def _refuse_beside_recorded(context: click.Context) -> None:

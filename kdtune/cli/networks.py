@@ -67,7 +67,7 @@ def best(study: str, storage: str | None, stage: str | None, method: str | None,
     query.named(study, storage)
     from kdtune import api
 
-    api.results(study, storage).all()  # whether there are any, before all that takes seconds to import
+    api.results(study, storage).all()  # whether there are any
     from kdtune.analysis.best import hand_out
 
     for line in hand_out(study, storage, stage, method, output):
@@ -97,15 +97,21 @@ def predict(
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. IMAGES are files, folders, and patterns in
     quotes. The share of each class goes to standard output.
     """
+    if window and whole:
+        raise click.UsageError("--window and --whole exclude each other.")
+    tiles = _size("--window", window)
     from kdtune.analysis.checkpoint_file import file_of
+    from kdtune.analysis.given import found_images
+    from kdtune.study.given_model import network_named
 
     file_of(weights)  # before all that takes seconds to import
+    found_images(images)
+    if model is not None:
+        network_named(model)
     from kdtune.analysis.prediction import Asked
     from kdtune.analysis.prediction import predict as predicted
 
-    if window and whole:
-        raise click.UsageError("--window and --whole exclude each other.")
-    for line in predicted(Asked(weights, images, output, model, _size("--window", window), whole)):
+    for line in predicted(Asked(weights, images, output, model, tiles, whole)):
         say(line)
 
 
@@ -140,11 +146,18 @@ def export(weights: str, output: str, model: str | None, size: str | None, image
     WEIGHTS is a file of weights, or the folder of a trial's checkpoint. Input `image` is uint8, N x 3 x H x W, RGB;
     outputs are `logits` and `labels` of the same H and W. What is written is compared with the network first.
     """
+    only = _size("--size", size)
     from kdtune.analysis.checkpoint_file import file_of
+    from kdtune.analysis.given import exported_as, found_images
+    from kdtune.study.given_model import network_named
 
     file_of(weights)  # before all that takes seconds to import
+    exported_as(output)
+    found_images(images)
+    if model is not None:
+        network_named(model)
     from kdtune.analysis.export import Asked
     from kdtune.analysis.export import export as exported
 
-    for line in exported(Asked(weights, output, model, _size("--size", size), images)):
+    for line in exported(Asked(weights, output, model, only, images)):
         say(line)

@@ -101,3 +101,38 @@ def writable_folder(_: Any, __: Any, output: str | None) -> str | None:
 figures_option = click.option(
     "-o", "--output", metavar="FILE", callback=writable, help="Parquet file for the figures; its folder must be there."
 )
+
+
+def numbers(
+    option: str, text: str, kind: type[int] | type[float], example: str, count: int | None = None
+) -> tuple[Any, ...]:
+    """An option's numbers, separated by commas; ``count``: so many.
+
+    Raises:
+        UserError: not of that form.
+    """
+    from kdtune.errors import UserError
+
+    try:
+        found = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or count not in (None, len(found)):
+        told = "numbers" if count is None else f"{count} whole numbers"
+        raise UserError(f"{option} {text}: needs {told} separated by commas, e.g. {example}")
+    return found
+
+
+def settings_of(study: str, settings: Sequence[str], *, stages: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``--set`` gives, tried on the study: before all that takes seconds to import.
+
+    Raises:
+        UserError: no such study, or one of them or of the stages does not fit it.
+    """
+    from kdtune.search.options import Options, adjusted
+    from kdtune.study.file import load_study
+    from kdtune.study.settings import parse_set
+
+    changes = parse_set(settings)
+    adjusted(load_study(study), Options(settings=changes, stages=stages))
+    return changes

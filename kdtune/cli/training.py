@@ -10,8 +10,10 @@ from kdtune.cli.options import (
     data_option,
     figures_option,
     module_option,
+    numbers,
     pack_option,
     set_option,
+    settings_of,
     storage_option,
     threads_option,
     writable_folder,
@@ -50,9 +52,6 @@ def train(
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
-    from kdtune.study.file import find
-
-    find(study)  # before all that takes seconds to import
     from kdtune.search import in_process
     from kdtune.study.settings import parse_set
 
@@ -80,9 +79,6 @@ def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], 
 
     STUDY is a name from `kdtune studies list` or a path to a YAML file.
     """
-    from kdtune.study.file import find
-
-    find(study)  # before all that takes seconds to import
     from kdtune.search import in_process
     from kdtune.study.settings import parse_set
 
@@ -117,11 +113,13 @@ def teacher_import(file: str, output: str, **given: Any) -> None:
     FILE is what torch.save wrote, or safetensors; nothing in it is executed.
     """
     from kdtune.analysis.checkpoint_file import refuse_absent
+    from kdtune.training.asked_import import Import, check
 
-    refuse_absent(file)  # before all that takes seconds to import
-    from kdtune.training.teacher_import import Import, import_weights
+    refuse_absent(file)
+    check(asked := Import(file, output, **given))  # before all that takes seconds to import
+    from kdtune.training.teacher_import import import_weights
 
-    for line in import_weights(Import(file, output, **given)):
+    for line in import_weights(asked):
         say(line)
 
 
@@ -159,21 +157,20 @@ def teacher_entropy(
     STUDY is a name from `kdtune studies list` or a path to a YAML file. The teacher is the one that the study has
     trained, or a file. Written are entropy.parquet, entropy.svg and entropy.png.
     """
-    from kdtune.study.file import find
-
-    find(study)  # before all that takes seconds to import
+    softened = numbers("--temperatures", temperatures, float, "1,2,4,8,16")
+    seen = None if whole else numbers("--crop", crop, int, "512,512", count=2)
+    changes = settings_of(study, settings)
     from kdtune.analysis import entropy
-    from kdtune.analysis.entropy_counts import Asked, numbers
+    from kdtune.analysis.entropy_counts import Asked
     from kdtune.analysis.entropy_run import measure
     from kdtune.search.options import Options
-    from kdtune.study.settings import parse_set
 
     asked = Asked(
-        temperatures=numbers("--temperatures", temperatures, float, "1,2,4,8,16"),
-        crop=None if whole else numbers("--crop", crop, int, "512,512", count=2),
+        temperatures=softened,
+        crop=seen,
         **{name: given.pop(name) for name in ("images", "split", "seed", "threshold", "upsampled")},
     )
-    options = Options(teacher=teacher, settings=parse_set(settings))
+    options = Options(teacher=teacher, settings=changes)
     found = measure(study, asked, options, say=lambda text: say(text, err=True), **given)
     for line in entropy.lines(found):
         say(line)
@@ -213,20 +210,22 @@ def evaluate(
     the difference of each class and of the mean, with an interval for other images.
     """
     from kdtune.analysis.checkpoint_file import file_of
+    from kdtune.analysis.given import check_evaluation
     from kdtune.errors import UserError
+    from kdtune.study.settings import parse_set
 
     if len(checkpoints) > 2 or (len(checkpoints) == 1 and len(models) > 1):
         raise UserError("evaluate takes one file of weights, or two to compare; --model once for each at most")
     for checkpoint in checkpoints:
         file_of(checkpoint)  # before all that takes seconds to import
+    changes = parse_set(settings)
+    check_evaluation(dataset, models, changes)
     from kdtune.analysis.comparison import compare
     from kdtune.analysis.evaluation import evaluate
     from kdtune.loading.pack import data_folder
-    from kdtune.study.settings import parse_set
     from kdtune.training.site import Site
 
     site = Site(data_folder(data_root), pack=pack)
-    changes = parse_set(settings)
     if len(checkpoints) == 2:
         found: Any = compare(checkpoints, dataset, site, changes, models, country)
     else:

@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from kdtune.base import LossTerm
+from kdtune.base import LossTerm, UserError
 from kdtune.losses import LOSSES
 
 WIDTHS = (20, 10, 6, 7, 14, 27, 36)  # characters of the columns
@@ -60,6 +60,15 @@ def described(name: str) -> list[str]:
         if text:
             lines += textwrap.wrap(f"{key + ':':11} {text}", 100, subsequent_indent=" " * 12)
     return lines
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raises UserError where one of these is no term, or cannot be imported."""
+    for name in names:
+        try:
+            LOSSES.resolve(name)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
 
 
 def _row(*cells: str) -> str:

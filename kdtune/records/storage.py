@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, create_model
 
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder
@@ -41,9 +41,14 @@ WEIGHTS = "student.safetensors"
 
 JOURNAL_BYTES = 65_536  # more than most journals have
 KEPT_STATES = 2  # of a running trial: where the last one is found damaged, it goes on from the one before
+MICROSECONDS = 10**6  # of a second: the unit of a table's times
 KEPT_DIGESTS = 3  # of a table and of those before it, which a reader may still see
 PLAN = TypeAdapter(dict[str, list[str]])
 NODES = TypeAdapter(list[Row])
+_KINDS: dict[pa.DataType, type] = {pa.string(): str, pa.float64(): float, pa.bool_(): bool}
+_NODE: dict[str, Any] = {field.name: (_KINDS[field.type] | None, None) for field in rows.NODES}
+_NODE |= dict.fromkeys(("energy_kwh", "co2_kg"), (float, ...))
+NODE = create_model("Node", __config__=ConfigDict(strict=True), **_NODE)  # a table would say so too, and import pandas
 DATA = TypeAdapter(dict[str, dict[str, dict[str, Any]]])
 T = TypeVar("T")
 
@@ -228,9 +233,12 @@ class Storage(Journals):
         names = ["trial_id", "stage", "status", "miou", "step", "steps_total", "train_seconds", "images_per_second"]
         names += ["finished_at", "start", "config_id", "seed", "energy_kwh"]
         table = self.table_if_there("trials", columns=names)
-        found = table.to_pylist() if table is not None else []
+        if table is None:
+            return {}
+        at = table.schema.get_field_index("finished_at")  # as numbers: pyarrow imports pandas for a timestamp
+        found = table.set_column(at, "finished_at", table["finished_at"].cast(pa.int64())).to_pylist()
         for row in found:
-            row["finished_at"] = row["finished_at"].timestamp() if row["finished_at"] else None
+            row["finished_at"] = row["finished_at"] / MICROSECONDS if row["finished_at"] is not None else None
         return {row["trial_id"]: row for row in found}
 
 
@@ -260,14 +268,7 @@ def _nodes(content: bytes) -> list[Row]:
     Raises:
         ValueError: it is something else.
     """
-    found = NODES.validate_json(content)
-    try:
-        table = pa.Table.from_pylist(found, schema=rows.NODES)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from None
-    if any(table[name].null_count for name in ("energy_kwh", "co2_kg")):
-        raise ValueError("a node without its energy")
-    return found
+    return [NODE.model_validate(node).model_dump(exclude_unset=True) for node in NODES.validate_json(content)]
 
 
 def _written(folder: Folder) -> Iterator[Folder]:

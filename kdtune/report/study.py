@@ -16,7 +16,9 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.base import UserError
+from kdtune.losses import LOSSES
 from kdtune.losses.marks import marked
+from kdtune.records.schemas import is_parameter
 from kdtune.records.storage import Storage
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, Contender
@@ -51,7 +53,13 @@ SHOWN = {
     **dict.fromkeys(("kwh_not_used", "inference_kwh", "inference_co2_kg"), ".3g"),
     **dict.fromkeys((f"{part}_kwh" for part in ("trials", "idle", "cpu", "ram", "gpu")), ".3g"),
 }
+UNITS = {"kwh": "kWh", "kg": "kg", "seconds": "s", "mb": "MB"}  # as the names of columns end
 LABELS = {
+    "p_holm": "p, Holm",
+    "meter_cpu_seconds": "processor time of the meter [s]",
+    "weights_sha256": "SHA-256 of the weights",
+    "image_counts_sha256": "SHA-256 of the images' counts",
+    "co2_kg": "CO2-equivalent [kg]",
     "miou": "mIoU [%]",
     "miou_mean": "mIoU, mean [%]",
     "miou_std": "standard deviation",
@@ -59,7 +67,6 @@ LABELS = {
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "energy_kwh": "energy [kWh]",
-    "co2_kg": "CO2-equivalent [kg]",
     "train_seconds": "training [s]",
     **{f"{name}_low": "95 % interval from" for name in ("miou", "train_seconds", "energy_kwh")},
     **{f"{name}_high": "to" for name in ("miou", "train_seconds", "energy_kwh")},
@@ -207,6 +214,16 @@ class Study:
         return own + details("beside the paper's values", written(both, f"{name}-published"))
 
 
+def heading(column: str) -> str:
+    """A column that has no label of its own, in words: ``critic lr of HO`` for a parameter of a term."""
+    if is_parameter(column):
+        term = max((name for name in LOSSES.names() if column.endswith(f"_{name}")), key=len, default="")
+        if term:
+            return f"{column.removesuffix(f'_{term}').replace('_', ' ')} of {loss_symbol(term)}"
+    words, _, last = column.rpartition("_")
+    return f"{words.replace('_', ' ')} [{UNITS[last]}]" if words and last in UNITS else column.replace("_", " ")
+
+
 def written(data: pa.Table, name: str) -> str:
     """A table as HTML, of a long one its best lines; ``name`` is for programs."""
     data, left_out = best_lines(data)
@@ -215,6 +232,7 @@ def written(data: pa.Table, name: str) -> str:
     if "method" in data.column_names:
         methods = [method and marked(method) for method in data["method"].to_pylist()]
         data = data.set_column(data.column_names.index("method"), "method", pa.array(methods, pa.string()))
-    labels = {column: f"λ {loss_symbol(column)}" for column in loss_columns(data)}
+    labels = {column: heading(column) for column in data.column_names}
+    labels |= {column: f"λ {loss_symbol(column)}" for column in loss_columns(data)}
     shown = table(data, name, shown=SHOWN, labels=labels | LABELS, without=("study",))
     return note(left_out) + shown if left_out else shown

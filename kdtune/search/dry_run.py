@@ -195,12 +195,15 @@ def _times(study: StudySpec, stages: Sequence[Stage], ended: Iterable[Row]) -> d
         kept = (
             [step_times.kept(template) for template in study.templates_of(stage)] if stage.name not in seconds else []
         )
-        measured = max(each for each in kept if each is not None) if kept and None not in kept else None
+        known = [each for each in kept if each is not None]
+        measured = max(each.seconds for each in known) if known and len(known) == len(kept) else None
         dear = kwh.get(stage.name) or max(kwh.values(), default=None)
         if stage.name in seconds:
             found[stage.name] = Time(seconds[stage.name], dear, "own")
         elif measured is not None:
-            found[stage.name] = Time(measured, dear, "bench")
+            metered = [each.kwh for each in known if each.kwh is not None]
+            own = max(metered) if len(metered) == len(known) else None
+            found[stage.name] = Time(measured, own or dear, "bench")
         elif seconds:
             found[stage.name] = Time(max(seconds.values()), dear, "others")
     return found

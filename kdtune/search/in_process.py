@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-import torch
 from pydantic import ValidationError
 
 from kdtune.base import RunError, UserError
 from kdtune.loading.pack import PackMode, data_folder
-from kdtune.records.journal import follow
 from kdtune.records.rows import absent_note
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned
@@ -18,7 +16,6 @@ from kdtune.study.settings import kept_searches
 from kdtune.study.spec import TEACHER, StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.training.energy_counter import check_country
-from kdtune.training.energy_meter import metered_here
 from kdtune.training.numerics import NUMERICS
 from kdtune.training.site import Site
 
@@ -41,9 +38,9 @@ def train(
     """
     found = load_study(study)
     options = Options(settings=settings, teacher=teacher, stages=[stage] if stage else [], threads=threads)
+    spec = adjusted(found, options)
     for line in kept_searches(found, options.changes):
         yield f"note: {line}"
-    spec = adjusted(found, options)
     name = stage or spec.stages[0].name
     config = spec.templates()[name]
     config = config.replace({"seed": spec.stage(name).seeds[0]})
@@ -114,6 +111,11 @@ def _trained(
             "numbers differ from this one's; give another folder with -o"
         )
     if row.get("status") != "completed":
+        import torch  # here, because much of what can be wrong is told without it
+
+        from kdtune.records.journal import follow
+        from kdtune.training.energy_meter import metered_here
+
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         with metered_here(spec.country_iso_code) as spent:

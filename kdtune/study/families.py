@@ -14,9 +14,14 @@ import yaml
 from kdtune.losses import LOSSES
 
 KEY = "for_each"
-OWN = (KEY, "weights", "acknowledge_patent")  # the keys that a plain stage does not have
 PLACE = "{name}"
 WEIGHTS = 5  # of each member where the family says nothing
+# the keys that a plain stage does not have, as ``kdtune studies fields`` tells them: type, default
+OWN = {
+    KEY: ("list of names or mappings", "null"),
+    "weights": ("whole number > 0 or list of numbers > 0", str(WEIGHTS)),
+    "acknowledge_patent": ("true or false", "false"),
+}
 
 
 class FamilyFault(ValueError):

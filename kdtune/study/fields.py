@@ -7,12 +7,15 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from kdtune.base import Config, UserError
+from kdtune.base import Config, LossTerm, Model, SegmentationDataset, UserError
 from kdtune.datasets import DATASETS
 from kdtune.losses import LOSSES
+from kdtune.losses.meanings import meaning
 from kdtune.models import MODELS
 from kdtune.registry import Registry
+from kdtune.study import families
 from kdtune.study.budget import Budget
+from kdtune.study.condition import When
 from kdtune.study.holdout import Holdout
 from kdtune.study.meanings import MEANINGS
 from kdtune.study.recipe import Recipe
@@ -31,6 +34,7 @@ PARTS: dict[str, type[Config] | Registry] = {
     "stages.budget": Budget,
     "stages.scheduler": SuccessiveHalving,
     "stages.ranges": Range,
+    "stages.when": When,
     "base": TrialConfig,
     "base.dataset": DATASETS,
     "base.student": MODELS,
@@ -41,6 +45,7 @@ PARTS: dict[str, type[Config] | Registry] = {
     "base.recipe": Recipe,
 }
 WORDS = {"string": "text", "boolean": "true or false", "null": "null", "object": "mapping", "array": "list"}
+NAMED = (SegmentationDataset, Model)  # in a file: by their key ``name``
 SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -76,8 +81,8 @@ def _keys(path: str, kind: type[Config]) -> Iterator[tuple[str, str]]:
     for key, field in kind.model_fields.items():
         at = f"{path}{key}"
         words = _words(schemas["properties"][key], schemas.get("$defs", {}))
-        meaning = MEANINGS.get(kind.__name__, {}).get(key, "")
-        yield at, f"{at}: {words}; {default_of(field)}{f'; {meaning}' if meaning else ''}"
+        told = _meaning(path, key, kind)
+        yield at, f"{at}: {words}; {default_of(field)}{f'; {told}' if told else ''}"
         part = PARTS.get(at)
         if isinstance(part, Registry):
             for name in part.table:
@@ -85,8 +90,24 @@ def _keys(path: str, kind: type[Config]) -> Iterator[tuple[str, str]]:
                 yield from _keys(named, part.resolve(name))
         elif part is not None:
             yield from _keys(f"{at}.", part)
+            if part is Stage:
+                yield from ((f"{at}.{own}", line) for own, line in _of_a_family(f"{at}."))
         elif isinstance(field.default, Config):
             yield from _keys(f"{at}.", type(field.default))
+
+
+def _meaning(path: str, key: str, kind: type[Config]) -> str:
+    """Of a key; the name of a dataset or a network is told by the first sentence about it."""
+    if issubclass(kind, LossTerm):
+        return meaning(path.split(".")[-2], key)
+    first = (kind.__doc__ or "").split("\n")[0].rstrip(".") if key == "name" and issubclass(kind, NAMED) else ""
+    return MEANINGS.get(kind.__name__, {}).get(key) or first
+
+
+def _of_a_family(at: str) -> Iterator[tuple[str, str]]:
+    """Key -> line, of what an entry of ``stages`` has beside a stage's keys where it stands for many."""
+    for key, (words, default) in families.OWN.items():
+        yield key, f"{at}{key}: {words}; default {default}; {MEANINGS['Family'][key]}"
 
 
 def default_of(field: FieldInfo) -> str:

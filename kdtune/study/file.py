@@ -15,6 +15,7 @@ from kdtune.study.families import FamilyFault, written_out
 from kdtune.study.faults import told
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
+from kdtune.study.stage_names import wrong_names
 from kdtune.study.trial_config import AnyDataset, Value
 from kdtune.text import did_you_mean
 
@@ -106,7 +107,15 @@ def read(path: Path, search: Mapping[str, Value] = NO_SEARCH) -> tuple[list[str]
     except FamilyFault as error:
         return [_line(path, tree, {"loc": error.loc, "type": "value_error", "msg": str(error)})], None
     except ValidationError as error:
-        return _lines(path, tree, error), None
+        return _lines(path, tree, [*error.errors(), *_hidden(data, error)]), None
+
+
+def _hidden(data: Mapping[str, Any], error: ValidationError) -> list[Any]:
+    """What is wrong with the stages' names, which nobody has looked at where a value is of the wrong kind."""
+    stages, told_already = data.get("stages"), {fault["loc"] for fault in error.errors()}
+    details = [*wrong_names(stages)] if isinstance(stages, list) else []
+    found = ValidationError.from_exception_data("study", details).errors() if details else []
+    return [fault for fault in found if fault["loc"] not in told_already]
 
 
 def _searched(data: dict[str, Any], search: Mapping[str, Value]) -> dict[str, Any]:
@@ -137,8 +146,7 @@ def _parsed(path: Path) -> tuple[list[str], yaml.Node | None, Any]:
     return ([f"{path}:{wrong}"] if wrong else []), document.tree, data
 
 
-def _lines(path: Path, tree: yaml.Node, error: ValidationError) -> list[str]:
-    faults = error.errors()
+def _lines(path: Path, tree: yaml.Node, faults: Sequence[Any]) -> list[str]:
     # a fault that lies inside a place makes what is said of the whole untrue
     around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
     return [_line(path, tree, fault) for fault in faults if fault["loc"] not in around]
@@ -189,7 +197,7 @@ def _read_dataset(path: Path) -> SegmentationDataset:
             found: SegmentationDataset = TypeAdapter(AnyDataset).validate_python(data)
             return found
         except ValidationError as error:
-            faults = _lines(path, tree, error)
+            faults = _lines(path, tree, error.errors())
     raise UserError(faults[0])
 
 

@@ -4,6 +4,8 @@ Nothing here reads files of data or weights; ``file`` turns YAML into a ``StudyS
 """
 
 import contextlib
+import functools
+import itertools
 import math
 import operator
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,7 @@ from kdtune.study.own_seeds import with_own_seeds
 from kdtune.study.schedulers import Halving, Scheduler, SchedulerName, scheduler_name
 from kdtune.study.shared_seeds import shared_seeds
 from kdtune.study.stage import Stage
+from kdtune.study.stage_names import wrong_names
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.study.widening import all_beyond
 from kdtune.text import did_you_mean
@@ -83,26 +86,19 @@ class StudySpec(Config):
                 one = "one number" if key == "threads" else "one"
                 message = f"is {one} for the whole study: it stands beside name and stages"
                 details.append(error_at(("base", key), message, getattr(self.base, key)))
-        seen: dict[str, Stage] = {}
-        for i, stage in enumerate(self.stages):
-            if stage.name in seen:
-                message = f"'{stage.name}' is the name of two stages"
-                raise ValidationError.from_exception_data("study", [error_at(("stages", i, "name"), message)])
-            named: list[tuple[tuple[str | int, ...], str, str]]
-            named = [(("start_from", j), "starts from", start) for j, start in enumerate(stage.start_from)]
-            if stage.when:
-                named += [(("when", "stage"), "is", stage.when.stage), (("when", "beats"), "is", stage.when.beats)]
-            for where, verb, name in named:
-                if name not in seen:
-                    known = ", ".join(seen) or "none, it is the first"
-                    message = f"{verb} unknown stage '{name}'{did_you_mean(name, seen)}; earlier stages: {known}"
-                    details.append(error_at(("stages", i, *where), message, name))
-            seen[stage.name] = stage
-        if not details:
-            details = [*_unknown_sizes(self), *shared_seeds(self), *self._bad_points()]
+        named = [*wrong_names([stage.model_dump() for stage in self.stages])]
+        details += [*named, *self._bad_points()]
+        if not named:
+            details += [*_unknown_sizes(self), *shared_seeds(self)]
         if details or (details := [*_unlike_lengths(self)]):
             raise ValidationError.from_exception_data("study", details)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; its templates are made anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_templates", None)
+        return copied
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -134,21 +130,29 @@ class StudySpec(Config):
     def _bad_points(self) -> Iterator[Any]:
         """Every value of every stage is tried on a template of each of its starts before anything is launched.
 
-        What starts from a stage that has no template for its faults is not judged: it would be blamed for them.
+        What starts from a stage that has no template for its faults is not judged: it would be blamed for them. Of what
+        starts from a stage that is not there, the recipe's values are, which hang on no start.
         """
         templates: dict[str, TrialConfig] = {}
+        names = [stage.name for stage in self.stages]
         for i, stage in enumerate(self.stages):
             if not templates.keys() >= set(stage.start_from):
+                if not set(stage.start_from) <= set(names):
+                    yield from itertools.islice(self._faults(i, stage, self.base, only="recipe"), 1)
                 continue
             starts = [templates[name] for name in stage.start_from] or [self.base]
             fault = next((fault for start in starts for fault in self._faults(i, stage, start)), None)
             with contextlib.suppress(ValidationError):
                 templates[stage.name] = starts[0].replace({**stage.set, **stage.first_point})
-                fault = fault or self._no_such_maker(i, stage, templates) or _not_alone(i, stage, templates)
+                if len({*names}) == len(names):  # else one of those of the same name may be meant
+                    fault = fault or self._no_such_maker(i, stage, templates)
+                fault = fault or _not_alone(i, stage, templates)
+                if names.count(stage.name) > 1:
+                    del templates[stage.name]  # which of the two is meant is not known
             if fault is not None:
                 yield fault
 
-    def _faults(self, i: int, stage: Stage, start: TrialConfig) -> Iterator[Any]:
+    def _faults(self, i: int, stage: Stage, start: TrialConfig, only: str | None = None) -> Iterator[Any]:
         first = stage.first_point
         trials: list[tuple[tuple[str | int, ...], dict[str, Value]]] = [((), first)]
         for path, values in stage.grid.items():
@@ -161,7 +165,9 @@ class StudySpec(Config):
             try:
                 start.replace({**stage.set, **point})
             except ValidationError as error:
-                yield _blame(i, stage, where, error)
+                found = [each for each in error.errors() if only in (None, each["loc"][0] if each["loc"] else "")]
+                if found:
+                    yield _blame(i, stage, where, found[0])
 
     def _no_such_maker(self, i: int, stage: Stage, templates: Mapping[str, TrialConfig]) -> Any:
         """An error if this stage brings in a checkpoint that no earlier stage makes."""
@@ -178,6 +184,10 @@ class StudySpec(Config):
 
     def templates(self) -> dict[str, TrialConfig]:
         """One configuration per stage, as it would be if the first value of every grid were the best."""
+        return dict(self._templates)
+
+    @functools.cached_property
+    def _templates(self) -> dict[str, TrialConfig]:
         made: dict[str, TrialConfig] = {}
         for stage in self.stages:
             start = made[stage.start_from[0]] if stage.start_from else self.with_threads(self.base)
@@ -245,9 +255,8 @@ def _not_alone(i: int, stage: Stage, templates: Mapping[str, TrialConfig]) -> An
     return None
 
 
-def _blame(i: int, stage: Stage, where: tuple[str | int, ...], error: ValidationError) -> Any:
+def _blame(i: int, stage: Stage, where: tuple[str | int, ...], first: Mapping[str, Any]) -> Any:
     """The line of a stage that made a configuration invalid: the grid's value, the ``set`` entry, or the stage."""
-    first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     loc = ("stages", i, *where) if where else _source(i, stage, path)
     named = not path or path in loc  # by the line's own path

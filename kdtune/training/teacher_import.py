@@ -2,47 +2,23 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import Tensor
 
 from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError
-from kdtune.datasets import DATASETS
 from kdtune.filesystem.folder import Folder, read_file
 from kdtune.models.published import from_semseg, from_skd, layout_of
 from kdtune.study.file import dataset_named
-from kdtune.study.loader import Ambiguous, Document, Refused
-from kdtune.text import did_you_mean
+from kdtune.study.given_model import given_model, model_from
+from kdtune.training.asked_import import Import as Import
+from kdtune.training.asked_import import check
 from kdtune.training.built import built
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
-from kdtune.training.teachers import in_yaml, model_from, preprocessing_words
-from kdtune.training.weights import (
-    Weights,
-    WeightsRecord,
-    read_weights,
-    unwrapped,
-    weights_bytes,
-)
+from kdtune.training.teachers import in_yaml, preprocessing_words
+from kdtune.training.weights import Weights, WeightsRecord, read_weights, unwrapped, weights_bytes
 
 # SKD reads with OpenCV, which gives BGR, and only subtracts: train_and_eval.py, IMG_MEAN.
 CAFFE = Preprocessing(order="bgr", mean=(104.00698793, 116.66876762, 122.67891434), std=(1.0, 1.0, 1.0))
-
-
-# Checkpoints of others
-@dataclass(frozen=True)
-class Import:
-    """What ``kdtune teacher import`` was asked for."""
-
-    file: str
-    output: str
-    layout: Layout
-    dataset: str | None = None
-    model: str | None = None  # YAML, or a file of it; none: from the keys
-    plain_bn: bool = False  # skd: trained with ordinary BatchNorm
-    force: bool = False
 
 
 def import_weights(asked: Import) -> Iterator[str]:
@@ -52,11 +28,8 @@ def import_weights(asked: Import) -> Iterator[str]:
         UserError: not a checkpoint of that layout, of other classes than the dataset's, damaged, or the output is
             there already.
     """
+    check(asked)
     folder, name = Folder(asked.output).split()
-    if not name.endswith(".safetensors"):
-        raise UserError(f"-o {asked.output}: the output is a safetensors file: give it a name that ends so")
-    if not asked.force and read_file(asked.output) is not None:
-        raise UserError(f"{asked.output}: is there already; --force replaces it")
     weights = read_weights(asked.file)
     state = _renamed(weights, asked)
     _check_numbers(asked.file, weights)
@@ -127,28 +100,9 @@ def _check_numbers(file: str, weights: Weights) -> None:
             raise UserError(f"{file}: tensor '{key}' holds values that are not finite; get the file again")
 
 
-def given_model(text: str) -> dict[str, Any]:
-    """``--model`` as a mapping: YAML as such, or a file of it, with or without a ``model`` key around it."""
-    path = Path(text).expanduser()
-    try:
-        found = Document(path.read_text() if path.is_file() else text).value()
-    except (Ambiguous, Refused) as error:
-        raise UserError(f"--model {text}: {error.problem}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
-        raise UserError(f"--model {text}: not a YAML mapping, nor a file of one") from None
-    if isinstance(found, dict) and isinstance(found.get("model"), dict):
-        found = found["model"]
-    if not isinstance(found, dict):
-        raise UserError(f"--model {text}: needs a mapping, e.g. '{{name: pspnet, backbone: resnet101}}', or its file")
-    return found
-
-
 def _dataset(name: str | None, file: str, classes: int) -> SegmentationDataset | None:
     if name is None:
         return None
-    known = DATASETS.names()
-    if name not in known and not name.endswith((".yaml", ".yml")):
-        raise UserError(f"--dataset {name}: unknown{did_you_mean(name, known)}; there are: {', '.join(known)}")
     found = dataset_named(name)
     if found.num_classes != classes:
         raise UserError(f"{file}: tells {classes} classes apart, dataset '{name}' has {found.num_classes}")

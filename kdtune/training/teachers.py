@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError
 from kdtune.filesystem.folder import read_file
 from kdtune.models.published import layout_of
-from kdtune.study.faults import told
+from kdtune.study.given_model import model_from
 from kdtune.study.settings import override
 from kdtune.study.spec import StudySpec
-from kdtune.study.trial_config import AnyModel, TrialConfig
+from kdtune.study.trial_config import TrialConfig
 from kdtune.training.checkpoint_layouts import NETWORKS
 from kdtune.training.hub_folder import chooses_code
 from kdtune.training.weights import (
@@ -197,14 +196,3 @@ def preprocessing_words(preprocessing: Preprocessing) -> str:
     if preprocessing == Preprocessing():
         return "rgb with ImageNet's mean and std"
     return f"{preprocessing.order}, mean {list(preprocessing.mean)}, std {list(preprocessing.std)}"
-
-
-def model_from(fields: Any, where: str) -> Model:
-    """A network as a study names it; ``where`` begins the line of an error."""
-    try:
-        model: Model = TypeAdapter(AnyModel).validate_python(fields)
-        return model
-    except ValidationError as error:
-        fault = error.errors()[0]
-        at = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
-        raise UserError(f"{where}: {f'{at}: ' if at else ''}{told(fault)}") from None

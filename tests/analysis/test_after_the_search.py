@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
 
-from kdtune.analysis import export as exporting
+from kdtune.analysis import given
 from kdtune.analysis.evaluation import evaluate
 from kdtune.analysis.prediction import outputs
 from kdtune.base import UserError
@@ -300,7 +300,7 @@ def test_onnx_answers_as_torch_does(student: Path, photographs: Path, tmp_path: 
 
 def test_what_export_refuses(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "name the file *.onnx or *.pt2" in run("export", student, "-o", tmp_path / "x.tflite", status=2)
-    monkeypatch.setattr(exporting, "PACKAGES", ("onnxruntime_that_is_not_there",))
+    monkeypatch.setattr(given, "PACKAGES", ("onnxruntime_that_is_not_there",))
     told = run("export", student, "-o", tmp_path / "x.onnx", status=2)
     assert "needs onnxruntime_that_is_not_there: pip install 'kdtune[export]'" in told
     told = run("export", student, "-o", tmp_path / "x.pt2", "--size", "64", status=2)

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from kdtune.base import UserError
+from kdtune.bench.synthetic_study import fill, synthetic_study
 from kdtune.cli import main
 from kdtune.cli.launch import _ask_without_a_gpu
 from kdtune.records.storage import Storage
@@ -39,10 +40,62 @@ UNKNOWN = [
 ]
 
 
+WRONG = [  # with a file of weights, a picture and a study that are there
+    "evaluate student.safetensors --data nosuch",
+    "evaluate student.safetensors --data camvid --set nosuch",
+    "evaluate student.safetensors --data camvid --set recipe.lrr=3",
+    "evaluate student.safetensors --data camvid --set student.width=3",
+    "evaluate student.safetensors --data camvid --model nosuch",
+    "export student.safetensors -o x.onx",
+    "export student.safetensors -o x.pt2 --size abc",
+    "export student.safetensors -o x.pt2 --model nosuch",
+    "export student.safetensors -o x.pt2 --compare nofile.png",
+    "best growth-4 -o x.pth",
+    "best growth-4 -o x.safetensors --stage nosuch",
+    "best growth-4 -o x.safetensors --method nosuch",
+    "predict student.safetensors picture.png -o out --window 3",
+    "predict student.safetensors nofile.png -o out",
+    "predict student.safetensors picture.png -o out --model nosuch",
+    "teacher import student.safetensors -o x.pth --layout kdtune",
+    "teacher import student.safetensors -o student.safetensors --layout kdtune",
+    "teacher import student.safetensors -o x.safetensors --layout kdtune --dataset nosuch",
+    "teacher import student.safetensors -o x.safetensors --layout kdtune --model nosuch",
+    "train demo --stage nosuch",
+    "train demo --set nosuch",
+    "train demo --set nosuch=1",
+    "train demo --set recipe.lr=-1",
+    "teacher train demo --set nosuch=1",
+    "teacher entropy demo --temperatures a,b",
+    "teacher entropy demo --crop 3",
+    "teacher entropy demo --set nosuch=1",
+    "bench train nosuch",
+    "bench train demo --set nosuch=1",
+    "bench loader nosuch",
+    "bench evaluation nosuch",
+    "bench asha nosuch",
+    "bench asha demo --stage nosuch",
+    "bench orchestration --study nosuch",
+    "bench teacher-store --study nosuch",
+    "bench terms nosuch",
+    "bench growth --trials x",
+]
+
+
 def test_what_is_not_there_is_told_without_torch_and_ray(tmp_path: Path) -> None:
     found = after(UNKNOWN, tmp_path, os.environ | {"KDTUNE_STORAGE": "runs"})
     assert found == [Ended(2, 1, [])] * len(UNKNOWN)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_done_is_told_without_torch_and_ray(tmp_path: Path) -> None:
+    study = synthetic_study(4)
+    fill(Storage(str(tmp_path / "runs"), study.name), study)
+    for name in ("student.safetensors", "picture.png"):
+        (tmp_path / name).touch()
+    there = sorted(tmp_path.rglob("*"))
+    found = after([line.split() for line in WRONG], tmp_path, os.environ | {"KDTUNE_STORAGE": "runs"})
+    assert dict(zip(WRONG, found, strict=True)) == dict.fromkeys(WRONG, Ended(2, 1, []))
+    assert sorted(tmp_path.rglob("*")) == there
 
 
 def test_a_launch_names_all_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

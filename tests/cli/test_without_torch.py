@@ -5,7 +5,7 @@ from pathlib import Path
 from kdtune.bench.synthetic_study import fill, synthetic_study
 from kdtune.records.storage import Storage
 from kdtune.study.file import dump
-from tests.support.imported import after
+from tests.support.imported import HEAVY, after
 
 
 def test_a_study_is_read_checked_forecast_and_told_of_without_torch_and_ray(tmp_path: Path) -> None:
@@ -25,6 +25,18 @@ def test_a_study_is_read_checked_forecast_and_told_of_without_torch_and_ray(tmp_
         ["launch", str(file), "--dry-run", "--storage", root],  # with speeds on record
     ]
     assert [(done.code, done.imported) for done in after(commands)] == [(0, [])] * len(commands)
+
+
+def test_a_status_needs_no_pandas(tmp_path: Path) -> None:
+    """Pyarrow imports it for times, and wherever Python's values become a table: 0.2 s."""
+    study = synthetic_study(4)
+    fill(where := Storage(str(tmp_path), study.name), study)
+    where.write_energy("launch", [{"node": "a", "energy_kwh": 1, "co2_kg": 0.5}])
+    (done,) = after([["status", study.name, "--storage", str(tmp_path)]], heavy=[*HEAVY, "pandas"])
+    assert (done.code, done.imported) == (0, [])
+    assert where.energy() == {"launch": [{"node": "a", "energy_kwh": 1, "co2_kg": 0.5}]}
+    where.write_energy("launch", [{"node": "a", "energy_kwh": 1}])
+    assert where.energy() == {}
 
 
 def test_a_finished_study_is_launched_again_without_torch(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launching import STUDY, end, running, start, under_way, until, write_study
+from tests.support.launching import STUDY, end, journals, running, start, under_way, until, workers, write_study
 
 pytestmark = pytest.mark.slow
 LONG = STUDY.replace("num_steps: 6, eval_every: 2", "num_steps: 3000, eval_every: 50")
@@ -57,8 +57,40 @@ def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: 
             return set(re.findall(r"kdtune_(\w+){", "\n".join(lines)))
 
         until(lambda: measured() >= wanted, every=1.0)  # power from a trial's second evaluation on
+        (first,) = _actors(dashboard)
+        title = r"tiny/student lr=(0\.1|1e-2) wd=(5e-4|5e-6) s0"
+        assert re.fullmatch(rf"{title} \.\.\. #1", first["name"])
+        assert f"{first['repr_name']} #1" == first["name"]
+        # its worker is kept for the next trial: the same actor, which is not shown as dead, and says what it runs now
+        begun = set(running(tmp_path))
+        until(lambda: set(under_way(tmp_path)) - begun != set(), every=0.5)
+        (kept,) = _actors(dashboard)
+        assert (kept["state"], kept["actor_id"], kept["name"]) == ("ALIVE", first["actor_id"], first["name"])
+        (now,) = {_title(trial_id, tmp_path) for trial_id in running(tmp_path)}
+        assert now not in first["name"]
+        assert [process.cmdline()[0] for process in workers(process.pid)] == [f"ray::{now}"]
+        assert now in {task["name"] for task in _listed(dashboard, "tasks") if task["state"] == "RUNNING"}
     finally:
         end(process)
+
+
+def _listed(dashboard: str, what: str) -> list[dict[str, str]]:
+    """What Ray's State API, which the dashboard shows, says of actors or tasks."""
+    answer = json.loads(fetch(f"{dashboard}/api/v0/{what}?detail=1"))
+    found: list[dict[str, str]] = answer["data"]["result"]["result"]
+    return found
+
+
+def _actors(dashboard: str) -> list[dict[str, str]]:
+    """Those that run trials."""
+    return [actor for actor in _listed(dashboard, "actors") if "tiny/" in (actor["name"] or "")]
+
+
+def _title(trial_id: str, storage: Path) -> str:
+    row = journals(storage)[trial_id]["row"]
+    rate = {0.1: "0.1", 0.01: "1e-2"}[row["lr"]]
+    decay = {5e-4: "5e-4", 5e-6: "5e-6"}[row["weight_decay"]]
+    return f"tiny/student lr={rate} wd={decay} s0"
 
 
 def _metrics(host: str) -> list[str]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from pydantic import ValidationError
 
+from kdtune import results
 from kdtune.base import IGNORE, UserError
 from kdtune.cli import main
 from kdtune.datasets.camvid import CLASSES, CamVid
@@ -21,11 +22,13 @@ from kdtune.loading.pack import dataset_root
 from kdtune.study.file import dataset_named, read
 from kdtune.study.trial_config import TrialConfig
 from kdtune.training.site import part
+from tests.support.launching import kdtune
 from tests.test_documents import DOCUMENTS, fences
 
 SIZE = (48, 64)
 COLOURS = np.array([*CLASSES.values(), (0, 0, 0)], np.uint8)
 DATA_ROOT = Path(os.environ.get("KDTUNE_DATA_ROOT") or Path(__file__).resolve().parents[2].parent / "shared/data")
+SECTION = DOCUMENTS["kdtune/datasets/README.md"].split("\n## A folder of your own\n")[1].split("\n## ")[0]
 
 
 def run(*words: str | Path, status: int = 0) -> str:
@@ -72,14 +75,26 @@ def same_as_camvid(found: AnyFolder, camvid: Path) -> None:
             np.testing.assert_array_equal(number[label], label_there)
 
 
+def launched(study: Path, storage: Path, *words: str) -> Path:
+    """The README's study, launched with trials of a step; the weights of one of its students."""
+    small = [f"recipe.{key}" for key in ("num_steps=1", "crop=[32,32]", "batch_size=2")]
+    done = kdtune("launch", study, "--storage", storage, *(w for each in small for w in ("--set", each)), *words)
+    assert done.returncode == 0, done.stderr
+    trials = results("mine", str(storage)).table("trials").to_pylist()
+    assert {(trial["status"], trial["steps_total"]) for trial in trials} == {("completed", 1)}
+    assert {trial["stage"] for trial in trials} >= {"student"}
+    found = next(trial["trial_id"] for trial in trials if trial["stage"] == "student")
+    return storage / "mine/checkpoints" / found / "student.safetensors"
+
+
+@pytest.mark.slow
 def test_from_a_folder_to_a_trained_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way that the README shows, by its own commands and study; the names of classes are corrected in between."""
     monkeypatch.chdir(tmp_path)
     write_synthetic("camvid", tmp_path / "camvid", 6, size=SIZE)
     in_colours(tmp_path / "camvid", tmp_path / "photographs")
-    section = DOCUMENTS["kdtune/datasets/README.md"].split("\n## A folder of your own\n")[1].split("\n## ")[0]
-    study = next(block for block in fences(section, "yaml") if "stages:" in block)
-    assert "kdtune data init photographs -o photographs.yaml" in section
+    study = next(block for block in fences(SECTION, "yaml") if "stages:" in block)
+    assert "kdtune data init photographs -o photographs.yaml" in SECTION
     told = run("data", "init", "photographs", "-o", "photographs.yaml")
     assert "6 images for train in img_dir/train, masks in ann_dir/train" in told
     assert "masks of colours: 12 different in 12 masks; pixels 64x48 (12)" in told
@@ -92,15 +107,28 @@ def test_from_a_folder_to_a_trained_network(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(found, AnyFolder)
     same_as_camvid(found, tmp_path / "camvid")
     (tmp_path / "mine.yaml").write_text(study)
-    small = ["--set", "recipe.num_steps=1", "--set", "recipe.crop=[32,32]", "--set", "recipe.batch_size=2"]
-    told = run("train", "mine.yaml", "--stage", "student", *small, "-o", "out")
-    (weights,) = (tmp_path / "out").rglob("student.safetensors")
-    assert "step 1/1: mIoU" in told
+    weights = launched(tmp_path / "mine.yaml", tmp_path / "runs")
     told = run("evaluate", weights, "--data", "photographs.yaml")
     assert "bicyclist" in told
     run("predict", weights, "photographs/img_dir/val", "-o", "predicted")
     shown = np.asarray(Image.open(next((tmp_path / "predicted/colour").iterdir())))
     assert {tuple(each) for each in shown.reshape(-1, 3)} <= {tuple(each) for each in COLOURS.tolist()}
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA_ROOT / "camvid").is_dir(), reason="no camvid/ in KDTUNE_DATA_ROOT or ../shared/data")
+def test_a_handful_of_camvid_is_launched(tmp_path: Path) -> None:
+    in_colours(DATA_ROOT / "camvid", tmp_path / "photographs", 4)
+    file = tmp_path / "photographs.yaml"
+    run("data", "init", tmp_path / "photographs", "-o", file)
+    corrected(file)
+    section = DOCUMENTS["kdtune/datasets/README.md"].split("\n## A folder of your own\n")[1].split("\n## ")[0]
+    (tmp_path / "mine.yaml").write_text(next(block for block in fences(section, "yaml") if "stages:" in block))
+    weights = launched(
+        tmp_path / "mine.yaml", tmp_path / "runs", "--stage", "student", "--set", "dataset.size=[90,120]"
+    )
+    assert weights.is_file()
 
 
 @pytest.mark.data

@@ -26,10 +26,12 @@ from kdtune.cli import main
 from kdtune.datasets.colours import palette_of
 from kdtune.datasets.demo import Demo
 from kdtune.loading.images import read_directly
+from kdtune.records.rows import NODES
 from kdtune.records.storage import Record, Storage
 from kdtune.report.facts import Contender
 from kdtune.report.page import POLICY
 from kdtune.report.panels import panels, predicted
+from kdtune.report.study import heading, written
 from kdtune.study.file import load_study
 from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import TrialConfig
@@ -92,6 +94,21 @@ def test_trials_are_the_parquets_to_the_last_digit(finished: tuple[Storage, list
     for name in numbers(trials):
         assert shown.floats(name) == trials[name].to_pylist(), name
     assert list(map(int, shown.column("step"))) == trials["step"].to_pylist()
+
+
+def test_headings_are_words() -> None:
+    """Of columns without a label, too; the files' own names stand in ``data-column``."""
+    wanted = {
+        "critic_lr_ho": "critic lr of HO",
+        "size_cirkd_memory_pixel": "size of mem-p",
+        "teacher_steps_run": "teacher steps run",
+        "spare_kwh": "spare [kWh]",
+    }
+    assert {column: heading(column) for column in wanted} == wanted
+    shown = "".join(written(pa.table({name: [1.0]}), "nodes") for name in [*NODES.names, "p_holm", "critic_lr_ho"])
+    heads = re.findall(r"<th scope=\"col\"[^>]*>([^<]*)</th>", shown)
+    assert len(heads) == len(NODES.names) + 1  # all but the study's
+    assert [head for head in heads if "_" in head] == []
 
 
 def test_costs_are_those_of_the_table(finished: tuple[Storage, list[Record]], page: Page) -> None:

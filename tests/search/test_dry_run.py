@@ -1,6 +1,7 @@
 """What ``--dry-run`` says of a study that has begun: what stands, what runs anew, in what time."""
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,11 @@ def test_the_time_of_a_step_measured_by_the_bench(tmp_path: Path, monkeypatch: p
         found, where
     )
     for config in found.templates().values():
-        step_times.keep(config, 0.5)
+        step_times.keep(config, step_times.Step(0.5, 1e-6))
+    text = forecast(found, where)
+    assert re.search(r"at most 2 min of one trial after the other, \S+ kWh, by the step times of `kdtune bench", text)
+    for config in found.templates().values():
+        step_times.keep(config, step_times.Step(0.5))
     text = forecast(found, where)
     assert (
         "at most 2 min of one trial after the other, energy not metered yet, by the step times of `kdtune bench" in text

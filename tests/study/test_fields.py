@@ -33,6 +33,12 @@ def test_every_key_has_a_line() -> None:
     assert wanted <= told
 
 
+def test_every_line_says_what_the_key_means_and_sends_nobody_to_what_is_not_there() -> None:
+    bare = [line for line in lines(None) if line.count("; ") < 2]
+    assert bare == []
+    assert [line for line in lines(None) if line.endswith("below") or "see below" in line] == []
+
+
 @pytest.mark.parametrize(
     ("path", "line"),
     [
@@ -42,7 +48,21 @@ def test_every_key_has_a_line() -> None:
             "halving.grace: number > 0 < 1; default 0.5; share of its steps before a trial can be stopped",
         ),
         ("stages.samples", "stages.samples: whole number > 0 or null; default null; trials of a random or TPE search"),
-        ("losses.pi.temperature", "base.losses.pi.temperature: number > 0; default 1.0"),
+        (
+            "losses.pi.temperature",
+            "base.losses.pi.temperature: number > 0; default 1.0; tau: distributions are those of values divided by it",
+        ),
+        ("stages.when.by", "stages.when.by: number >= 0; default 0.0; mIoU points; the gain is to be larger"),
+        (
+            "stages.weights",
+            "stages.weights: whole number > 0 or list of numbers > 0; default 5; "
+            "how many weights of each around the published one, or the factors on it",
+        ),
+        (
+            "base.dataset.ade20k",
+            "base.dataset.ade20k.name: ade20k; required; "
+            "ADE20K (Zhou et al. 2017), the 150 classes of the Scene Parsing Challenge 2016",
+        ),
     ],
 )
 def test_a_key_by_its_path(path: str, line: str) -> None:
@@ -70,6 +90,8 @@ def plain(cell: str) -> str:
     [
         (STUDY, "### The study", "StudySpec"),
         (STUDY, "### A stage", "Stage"),
+        (STUDY, "## A family of stages", "Family"),
+        (STUDY, "### `when`: a stage that has to be worth it", "When"),
         (STUDY, "### A range", "Range"),
         (STUDY, "### `scheduler` as a mapping", "SuccessiveHalving"),
         (STUDY, "### `halving`", "Halving"),

@@ -399,6 +399,29 @@ def test_weights_that_lead_in_a_circle_are_told_as_such(tmp_path: Path) -> None:
     assert any("is made by unknown stage 'other'" in fault for fault in faults(write(tmp_path, ("stages:\n", circle))))
 
 
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (  # a stage that starts from none that is there, and has a value that is none
+            [("start_from: [student, distill]", "start_from: [student, distil]\n    set: {recipe.lrr: 1}")],
+            ["start_from[1]: starts from unknown stage 'distil'", "set.recipe.lrr: unknown key"],
+        ),
+        (  # two stages of one name, and a value
+            [("- name: distill", "- name: student"), ("recipe.lr: [", "recipe.lr: [-1, ")],
+            ["name: 'student' is the name of two stages", "grid.recipe.lr: input should be greater than 0; got -1"],
+        ),
+        (  # a value of the base, and a name
+            [("lr: 1e-2", "lr: -1"), ("start_from: [student, distill]", "start_from: [student, distil]")],
+            ["base.recipe.lr: input should be greater than 0; got -1", "starts from unknown stage 'distil'"],
+        ),
+    ],
+)
+def test_no_fault_hides_another(tmp_path: Path, changes: list[tuple[str, str]], lines: list[str]) -> None:
+    found = faults(write(tmp_path, *changes))
+    assert len(found) == len(lines)
+    assert [words for words in lines if not any(words in line for line in found)] == []
+
+
 def test_all_faults_are_told_and_loading_tells_the_first(tmp_path: Path) -> None:
     path = write(tmp_path, ("lr: 1e-2", "lr: -1"), ("batch_size: 2", "batch_size: 0"))
     first, second = faults(path)

@@ -273,6 +273,18 @@ def test_ids_are_the_same_in_another_process(tmp_path: Path) -> None:
 # Replacing
 
 
+def test_templates_are_made_once_and_a_copy_has_its_own(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = spec.templates()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialConfig, "replace", None)  # it would be called
+        assert spec.templates() == made
+    spec.templates().clear()
+    assert spec.templates() == made
+    copied = spec.model_copy(update={"threads": 3})
+    assert {config.threads for config in copied.templates().values()} == {3}
+    assert copied.model_copy(update={"threads": spec.threads}) == spec
+
+
 def test_replace_leaves_the_original_alone(distilled: TrialConfig) -> None:
     before = distilled.model_dump_json()
     changed = distilled.replace({LR: 0.5, "losses.pi.temperature": 4, "student.width": 0.25})

@@ -10,9 +10,9 @@ import yaml
 from kdtune.base import UserError
 from kdtune.records.stored_study import StoredStudy
 from kdtune.study.file import load_study, read
+from kdtune.study.given_model import given_model
 from kdtune.study.loader import Ambiguous, Document, Loader
 from kdtune.study.settings import parse_set
-from kdtune.training.teacher_import import given_model
 
 STUDY = """{mark}name: {name}
 needs_gpu: false

@@ -9,14 +9,14 @@ from pathlib import Path
 
 HEAVY = ("torch", "torchvision", "ray", "matplotlib")
 
-PROGRAM = f"""
+PROGRAM = """
 import json, sys
 from click.testing import CliRunner
 from kdtune.cli import main
 found = []
 for words in json.loads(sys.argv[1]):
     done = CliRunner().invoke(main, words)
-    loaded = [name for name in {HEAVY} if name in sys.modules]
+    loaded = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
     found.append([done.exit_code, len(done.output.splitlines()), loaded])
 print(json.dumps(found))
 """
@@ -28,13 +28,16 @@ class Ended:
 
     code: int
     lines: int  # that it printed
-    imported: list[str]  # of ``HEAVY``, until then
+    imported: list[str]  # of those that were asked for, until then
 
 
 def after(
-    commands: Sequence[Sequence[str]], cwd: Path | None = None, env: Mapping[str, str] | None = None
+    commands: Sequence[Sequence[str]],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    heavy: Sequence[str] = HEAVY,
 ) -> list[Ended]:
     """Commands of kdtune, one after the other in one process."""
-    words = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    words = [sys.executable, "-c", PROGRAM, json.dumps(commands), json.dumps(heavy)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=cwd, env=env)
     return [Ended(*each) for each in json.loads(done.stdout)]
