@@ -28,7 +28,7 @@ from kdtune.bench.synthetic_study import fill, synthetic_study
 from kdtune.datasets.synth import write_synthetic
 from kdtune.datasets.voc import Voc
 from kdtune.filesystem.lock import Held
-from kdtune.records import status, study_list
+from kdtune.records import status, status_lines, study_list
 from kdtune.records.journal_files import decoded, encoded
 from kdtune.records.logbook import Launched, read_launch, write_launch
 from kdtune.records.progress import Reporter
@@ -104,7 +104,7 @@ def before_a_launch(where: Storage) -> None:
 def look(place: Place) -> None:
     """All that reads a study."""
     where = place.storage
-    gently(lambda: status.lines(status.status_of(where)))
+    gently(lambda: status_lines.lines(status.status_of(where)))
     gently(lambda: forecast(STUDY, where))
     gently(lambda: before_a_launch(where))
     gently(lambda: study_list.lines(study_list.listed(str(place.root))))

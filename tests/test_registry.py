@@ -15,7 +15,8 @@ from kdtune.losses import LOSSES
 from kdtune.losses.catalogue import loss_lines
 from kdtune.losses.pixel_wise import PixelWise
 from kdtune.records.rows import trials_schema
-from kdtune.records.status import lines, status_of
+from kdtune.records.status import status_of
+from kdtune.records.status_lines import lines
 from kdtune.records.storage import Storage
 from kdtune.search.changes import versions
 from kdtune.study.file import load_study

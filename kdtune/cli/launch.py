@@ -204,7 +204,7 @@ def status(study: str, storage: str | None, address: str | None, form: str) -> N
     import json
 
     from kdtune import remote
-    from kdtune.records.status import lines
+    from kdtune.records.status_lines import lines
 
     found = remote.status(study, storage, address)
     text = json.dumps(dataclasses.asdict(found), indent=1) if form == "json" else "\n".join(lines(found))

@@ -19,7 +19,8 @@ from kdtune.cli import main
 from kdtune.filesystem.lock import LEASE, locked
 from kdtune.records.holder import holder
 from kdtune.records.logbook import Launched, write_launch
-from kdtune.records.status import lines, status_of
+from kdtune.records.status import status_of
+from kdtune.records.status_lines import lines
 from kdtune.records.storage import Record, Storage
 from kdtune.records.trouble import Trouble, write
 from tests.support.tiny import finished, study, write_tables
@@ -92,6 +93,14 @@ def test_every_way_to_end_counts(storage: Storage) -> None:
     (stage,) = [stage for stage in status_of(storage).stages if stage.name == "student"]
     assert (stage.completed, stage.stopped, stage.diverged, stage.failed, stage.finished) == (1, 1, 1, 1, 4)
     assert stage.best == 10.0  # of completed trials alone
+
+
+def test_a_best_by_a_term_that_is_our_reconstruction_is_told_as_such(storage: Storage) -> None:
+    put(storage, {"teacher": [trial("teacher", 40.0, 0.05)], "student": [trial("student", 31.5, 0.1, method="csc")]})
+    told = lines(status_of(storage))
+    assert [" 31.50†  student-" in line for line in told].count(True) == 1
+    assert [" 40.00  teacher-" in line for line in told].count(True) == 1
+    assert told.count("†: our reconstruction of the term, not the authors'") == 1
 
 
 def test_the_journals_of_finished_trials_are_not_read(storage: Storage) -> None:

@@ -13,7 +13,8 @@ from kdtune.answers.query import summary
 from kdtune.answers.rendering import FORMATS, render, render_comparison
 from kdtune.answers.tables import NAMES, table
 from kdtune.base import UserError
-from kdtune.records.status import lines, status_of
+from kdtune.records.status import status_of
+from kdtune.records.status_lines import lines
 from kdtune.records.storage import Storage
 from tests.support import report_study, study_states
 from tests.support.html_page import Page
