@@ -69,7 +69,10 @@ def test_the_job_the_trials_and_their_metrics_are_there_while_it_runs(tmp_path: 
         (now,) = {_title(trial_id, tmp_path) for trial_id in running(tmp_path)}
         assert now not in first["name"]
         assert [process.cmdline()[0] for process in workers(process.pid)] == [f"ray::{now}"]
-        assert now in {task["name"] for task in _listed(dashboard, "tasks") if task["state"] == "RUNNING"}
+        until(
+            lambda: (now, "RUNNING") in {(task["name"], task["state"]) for task in _listed(dashboard, "tasks")},
+            every=0.5,
+        )
     finally:
         end(process)
 
