@@ -201,7 +201,7 @@ def test_a_launch_that_fails_at_once_changes_nothing(again: Path, tmp_path: Path
     before = contents()
     refusals = {
         "--address 127.0.0.1:9: no Ray cluster answers": ("--address", "127.0.0.1:9"),
-        "country_iso_code 'XXX'": ("--country", "XXX"),
+        "--country 'XXX': codecarbon knows no such country": ("--country", "XXX"),
         "no such file 'nowhere.pt'": ("--teacher", "nowhere.pt"),
     }
     for told, words in refusals.items():
