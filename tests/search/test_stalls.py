@@ -82,7 +82,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_once_more(study: Path, tmp_path: 
     assert process.returncode == 1, errors  # other trials would have gone on, but there is no other
     (line,) = [line for line in errors.splitlines() if line.startswith("kdtune: ")]
     assert line.startswith("kdtune: stage 'student': its only trial failed; stalled twice: no step for")
-    assert f"kdtune logs tiny --storage {tmp_path} --trial {trial}" in line
+    assert f"kdtune logs {study} --storage {tmp_path} --trial {trial}" in line
     assert errors.count(f"warning: trial {trial} is stalled: no step for") == 2
     record = journals(tmp_path)[trial]
     assert (record["row"]["status"], record["attempt"]) == ("failed", 3)  # the last claim is the driver's
