@@ -94,10 +94,10 @@ def launch(
     from kdtune.search.options import Options, adjusted
 
     options = Options(**{**given, "settings": parse_set(given["settings"])} if "settings" in given else given)
+    as_asked = adjusted(spec, options)  # a wrong option is told before Ray is imported
     if dry_run:
         for line in kept_searches(spec, options.changes):
             say(f"note: {line}", err=True)
-        as_asked = adjusted(spec, options)
         find_builders(as_asked, options.stages)
         lacking = _missing(as_asked, options.stages, data_root, address or os.environ.get("RAY_ADDRESS"))
         where_it_is = Storage(storage_root(storage), spec.name, study)
@@ -120,7 +120,7 @@ def launch(
             _ask_without_a_gpu(spec, options, where_to)
             where = api.launch(spec, **where_to, options=options, given=study, reporter=Lines(), command=again)
         except UserError as error:
-            _say_what_else_is_missing(adjusted(spec, options), options.stages, where_to, error)
+            _say_what_else_is_missing(as_asked, options.stages, where_to, error)
             raise
         with contextlib.suppress(UserError, BrokenPipeError):  # the study is complete, whoever reads of it
             click.echo(summary(where, sys.stdout.isatty()), nl=False)  # its cells are filtered, its marks are ours

@@ -22,6 +22,7 @@ from tests.support.imported import Ended, after
 UNKNOWN = [
     ["launch", "nosuch"],
     ["launch", "demo", "--storage", "s3:/x"],
+    ["launch", "demo", "--set", "recipe.lrr=1"],
     ["train", "nosuch"],
     ["teacher", "train", "nosuch"],
     ["teacher", "entropy", "nosuch"],
