@@ -135,8 +135,8 @@ def _optimal(data: pa.Table, plan: PlannedStudy, trials: pa.Table) -> pa.Table:
             own = trials.filter(pc.equal(trials["stage"], name))
             found = {axis: own[axis].drop_null().to_pylist() for axis in stage.axes if axis in own.column_names}
             axes[name] = {axis: (*values, *found.get(axis, ())) for axis, values in stage.axes.items()}
-    borders = [border(row, axes.get(row["stage"], {})) for row in rows]
-    return data.append_column("border", pa.array(borders, pa.string()))
+    borders = [{"border": border(row, axes.get(row["stage"], {}))} for row in rows]
+    return data.append_column("border", typed(borders, ["border"])["border"])
 
 
 def _cost(trials: pa.Table, tables: Tables, study: str) -> pa.Table:

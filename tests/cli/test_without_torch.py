@@ -27,13 +27,14 @@ def test_a_study_is_read_checked_forecast_and_told_of_without_torch_and_ray(tmp_
     assert [(done.code, done.imported) for done in after(commands)] == [(0, [])] * len(commands)
 
 
-def test_a_status_needs_no_pandas(tmp_path: Path) -> None:
+def test_status_and_results_need_no_pandas(tmp_path: Path) -> None:
     """Pyarrow imports it for times, and wherever Python's values become a table: 0.2 s."""
     study = synthetic_study(4)
     fill(where := Storage(str(tmp_path), study.name), study)
     where.write_energy("launch", [{"node": "a", "energy_kwh": 1, "co2_kg": 0.5}])
-    (done,) = after([["status", study.name, "--storage", str(tmp_path)]], heavy=[*HEAVY, "pandas"])
-    assert (done.code, done.imported) == (0, [])
+    words = [[command, study.name, "--storage", str(tmp_path)] for command in ("status", "results")]
+    done = after(words, heavy=[*HEAVY, "pandas"])
+    assert [(each.code, each.imported) for each in done] == [(0, []), (0, [])]
     assert where.energy() == {"launch": [{"node": "a", "energy_kwh": 1, "co2_kg": 0.5}]}
     where.write_energy("launch", [{"node": "a", "energy_kwh": 1}])
     assert where.energy() == {}
