@@ -115,14 +115,20 @@ def test_from_a_folder_to_a_trained_network(tmp_path: Path, monkeypatch: pytest.
     assert {tuple(each) for each in shown.reshape(-1, 3)} <= {tuple(each) for each in COLOURS.tolist()}
 
 
+def described(folder: Path, images: int) -> Path:
+    """The description of so many images of CamVid, their masks in colours, in that folder."""
+    in_colours(DATA_ROOT / "camvid", folder, images)
+    file = folder.with_suffix(".yaml")
+    run("data", "init", folder, "-o", file)
+    corrected(file)
+    return file
+
+
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA_ROOT / "camvid").is_dir(), reason="no camvid/ in KDTUNE_DATA_ROOT or ../shared/data")
 def test_a_handful_of_camvid_is_launched(tmp_path: Path) -> None:
-    in_colours(DATA_ROOT / "camvid", tmp_path / "photographs", 4)
-    file = tmp_path / "photographs.yaml"
-    run("data", "init", tmp_path / "photographs", "-o", file)
-    corrected(file)
+    described(tmp_path / "photographs", 4)
     section = DOCUMENTS["kdtune/datasets/README.md"].split("\n## A folder of your own\n")[1].split("\n## ")[0]
     (tmp_path / "mine.yaml").write_text(next(block for block in fences(section, "yaml") if "stages:" in block))
     weights = launched(
@@ -134,10 +140,7 @@ def test_a_handful_of_camvid_is_launched(tmp_path: Path) -> None:
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA_ROOT / "camvid").is_dir(), reason="no camvid/ in KDTUNE_DATA_ROOT or ../shared/data")
 def test_camvid_as_colour_masks(tmp_path: Path) -> None:
-    in_colours(DATA_ROOT / "camvid", tmp_path / "colours", 30)
-    file = tmp_path / "colours.yaml"
-    run("data", "init", tmp_path / "colours", "-o", file)
-    corrected(file)
+    file = described(tmp_path / "colours", 30)
     found = dataset_named(str(file))
     assert isinstance(found, AnyFolder)
     assert set(found.class_names) == set(CLASSES)
