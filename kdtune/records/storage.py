@@ -230,18 +230,8 @@ class Storage(Journals):
 
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
-        names = [
-            "trial_id",
-            "stage",
-            "method",
-            "status",
-            "miou",
-            "step",
-            "steps_total",
-            "train_seconds",
-            "images_per_second",
-        ]
-        names += ["finished_at", "start", "config_id", "seed", "energy_kwh"]
+        names = ["trial_id", "stage", "start", "config_id", "seed", "method", "status", "miou", "step", "steps_total"]
+        names += ["train_seconds", "images_per_second", "finished_at", "energy_kwh"]
         table = self.table_if_there("trials", columns=names)
         if table is None:
             return {}
