@@ -84,15 +84,20 @@ class Looking:
         if before and not after:
             ids = self._ids(stage)
         if ids is None:  # nothing on record, or it cannot be compared
-            return Outlook(size, perhaps=len(before), after=after)
+            named = sum(map(self._named, before))
+            return Outlook(size, anew=named, perhaps=len(before) - named, after=after)
         rule = self.study.scheduler_of(stage)
-        anew = {id_ for id_ in ids if id_ in self.rows and any(fnmatch.fnmatch(id_, each) for each in self.again)}
+        anew = {id_ for id_ in ids if id_ in self.rows and self._named(id_)}
         done = [id_ for id_ in ids if id_ in self.rows and id_ not in anew and self._stands(id_, ids, rule)]
         trials = max(size, len(ids)) if stage.search == "tpe" or stage.longer else len(ids)
         if len(done) >= trials:
             self._decide(stage, ids)
         begun = len(self._begun(stage, ids) - anew - {*done})
         return Outlook(trials, len(done), begun, len(anew), len({*before} - {*ids}))
+
+    def _named(self, id_: str) -> bool:
+        """Whether ``--again`` names it."""
+        return any(fnmatch.fnmatch(id_, each) for each in self.again)
 
     def _as_it_is(self, stage: Stage) -> Outlook:
         ids = self._plan.get(stage.name, [])

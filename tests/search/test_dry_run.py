@@ -70,6 +70,11 @@ def test_a_value_more_runs_alone_and_what_follows_stands_perhaps(where: Storage)
     assert "what is left takes at most 8 min of one trial after the other, 0.0018 kWh" in text
 
 
+def test_a_trial_that_again_names_does_not_stand_perhaps(where: Storage) -> None:
+    told = of("final", forecast(study({"recipe.lr": [0.1, 0.2, 0.3]}), where, again=["final-*-s12"]))
+    assert "2 to run (1 anew as --again says); 1 on record, which stand if student comes" in told
+
+
 def test_a_value_less_leaves_its_trial(where: Storage) -> None:
     text = forecast(study({"recipe.lr": [0.2]}), where)
     assert of("student", text).startswith(

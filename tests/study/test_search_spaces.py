@@ -241,7 +241,7 @@ TERMS = {  # weights of each term, groups of terms, trials in all
     "cityscapes-resnet-terms": (5, 10, 374),
     "voc-resnet-terms": (5, 10, 374),
     "ade20k-resnet-terms": (5, 10, 374),
-    "camvid-terms": (3, 0, 216),
+    "camvid-terms": (3, 10, 276),
     "demo-terms": (1, 1, 111),
 }
 
