@@ -18,6 +18,10 @@ from kdtune.study.names import FINAL
 UNITS = {"seconds": "train_seconds", "kwh": "energy_kwh"}
 _WORDS = {"train_seconds": "training [s]", "energy_kwh": "training [kWh]"}
 _RUN = ("method", "start", "config_id", "seed", "status", "miou", "step", "steps_total")
+_MEASURED = {
+    "train_seconds": "time: of a training as it ran, less where it found stored what the teacher makes",
+    "energy_kwh": "energy: of a training with a teacher of its own",
+}
 _SPENT = ("train_seconds", "energy_kwh", "energy_alone_kwh")
 
 
@@ -69,8 +73,7 @@ def per_cost_blocks(data: pa.Table) -> list[Block]:
         "unbeaten: no other method reaches more for no more",
         "means over seeds; each interval is of one method alone (t), for a comparison see --table final",
     ]
-    if column == "energy_kwh":
-        remarks.append("energy: of a training with a teacher of its own")
+    remarks.append(_MEASURED[column])
     if all(row[column] is None for row in rows):
         remarks.append("nothing was measured")
     return [Block("mIoU against what a training takes, the cheapest first", header, lines, remarks=remarks)]

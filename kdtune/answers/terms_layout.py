@@ -15,7 +15,8 @@ NOTES = [
     "S, + T: student alone and distilled, mIoU [%]",
     "basis: of the implementation, published code, the paper's equations, or ours",
     "factor: of the published weights",
-    "s and kWh: of a trial, with a teacher of its own",
+    "s: of a trial as it ran, less where it found stored what the teacher makes",
+    "kWh: of a trial with a teacher of its own",
 ]
 
 

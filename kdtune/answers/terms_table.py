@@ -23,8 +23,8 @@ def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
 
     ``final``: the table ``final``, whose students without a teacher stand beside each method. Weights are those of the
     method's best configuration, in each term's own unit and as its publication prints them; ``factor`` is their common
-    ratio to the published ones, if they have one. Seconds and energy are means of the runs of stage ``final``, the
-    energy that of a training with a teacher of its own.
+    ratio to the published ones, if they have one. Seconds and energy are means of the runs of stage ``final``: the
+    seconds as they ran, fewer where what the teacher makes was found stored, the energy with a teacher of its own.
     """
     rows: list[Row] = final.to_pylist()
     alone = {f"miou_{row['method']}": row["miou_mean"] for row in rows if not is_distilled(row["method"])}

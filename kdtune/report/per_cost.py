@@ -27,7 +27,8 @@ SIGNS = ("o", "D", "P", "X", "<", ">")  # as many as have no divisor in common w
 _TITLES = {"seconds": "mIoU and time", "kwh": "mIoU and energy"}
 _AXES = {"seconds": "training [s]", "kwh": "training [kWh]"}
 _MEASURED = {
-    "seconds": "the seconds of a training, without its evaluations",
+    "seconds": "the seconds of a training as it ran (fewer where it found stored what the teacher makes), without its "
+    "evaluations",
     "kwh": "the energy of a training with a teacher of its own, without its evaluations",
 }
 _LACKING = {"seconds": "No time of these trainings", "kwh": "No energy of these trainings"}

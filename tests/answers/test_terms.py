@@ -221,6 +221,9 @@ def test_what_methods_reach_against_what_they_take() -> None:
     assert block.header[:2] == ["method", "training [s]"]
     assert [cell.text for cell in block.rows[0][:2]] == ["L_CE", "1"]
     assert [row[-1].text for row in block.rows] == ["x", "x", "x", "", "x", ""]
+    (of_energy,) = per_cost_blocks(per_cost(table("final", given, "s"), trials_table(trials), "kwh"))
+    assert block.remarks[-1] == "time: of a training as it ran, less where it found stored what the teacher makes"
+    assert of_energy.remarks[-1] == "energy: of a training with a teacher of its own"
 
 
 def test_a_student_of_another_kind_is_a_method_without_terms() -> None:

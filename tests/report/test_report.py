@@ -116,7 +116,8 @@ def test_costs_are_those_of_the_table(finished: tuple[Storage, list[Record]], pa
         expected = per_cost(tables.table("final", stored(finished[0]), "demo"), finished[0].table("trials"), unit)
         assert page.tables[f"per-{unit}"].floats(column) == expected[column].to_pylist()
         assert f"per-{unit}" in page.figures
-    assert "the seconds of a training, without its evaluations, on a processor: means over seeds" in page.words
+    assert "the seconds of a training as it ran (fewer where it found stored what the teacher makes)" in page.words
+    assert "teacher makes), without its evaluations, on a processor: means over seeds" in page.words
     assert "a training with a teacher of its own, without its evaluations, on a processor" in page.words
 
 
