@@ -6,10 +6,12 @@ whom, from the variables that their own documentation names.
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 
@@ -22,15 +24,18 @@ REPORTED = (  # of a trial's row and of its last evaluation
     *("loss", "lr_now"),
 )
 
+_log = logging.getLogger("kdtune")
+
 NameOf = Callable[[Any], str]  # a trial of Tune's -> our name of it
 
 
 def folder_of(study: Folder) -> Path:
     """Where TensorBoard's files of a study lie: beside its tables, or on this machine where those lie elsewhere."""
-    local = study.local
-    if local is not None:
-        return local / "tensorboard"
-    return Path.home() / ".cache" / "kdtune" / "tensorboard" / study.uri.rstrip("/").rsplit("/", 1)[-1]
+    return study.local / "tensorboard" if study.local is not None else _elsewhere("tensorboard", study)
+
+
+def _elsewhere(tool: str, study: Folder) -> Path:
+    return Path.home() / ".cache" / "kdtune" / tool / study.uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def callbacks(names: Sequence[str], study: Folder, study_name: str, name_of: NameOf) -> list[Any]:
@@ -42,7 +47,7 @@ def callbacks(names: Sequence[str], study: Folder, study_name: str, name_of: Nam
     makers: dict[str, Callable[[], Any]] = {
         "tensorboard": lambda: TensorBoard(folder_of(study), name_of),
         "mlflow": lambda: _mlflow(study_name),
-        "wandb": lambda: _wandb(study_name),
+        "wandb": lambda: _wandb(study, study_name),
     }
     return [makers[name]() for name in names]
 
@@ -88,23 +93,45 @@ def _mlflow(study: str) -> tune.Callback:
         raise UserError("--log mlflow needs the package mlflow: pip install 'kdtune[mlflow]'") from None
 
 
-def _wandb(study: str) -> tune.Callback:
+def _wandb(folder: Folder, study: str) -> tune.Callback:
     import os
 
     from ray.air.integrations.wandb import WandbLoggerCallback
 
+    # Not in the trial's folder, which Tune copies to the storage before the processes that write runs have ended.
+    kept = Path(os.environ.get("WANDB_DIR") or folder.local or _elsewhere("wandb", folder))  # below it, in `wandb`
+
     class ByStage(WandbLoggerCallback):  # type: ignore[misc]
-        """Tune's logger, whose group is the trial's stage."""
+        """Tune's logger: its group is the trial's stage, and it tells of runs that were not written."""
 
         def log_trial_start(self, trial: Any) -> None:
             self.group = f"{study}/{trial.config['stage']}"
             super().log_trial_start(trial)
 
+        def _cleanup_logging_actor(self, trial: Any) -> None:
+            wrong = _wrong(self._trial_logging_futures[trial])
+            if wrong is not None:
+                _log.warning("--log wandb: %s: %s; what was written is in %s", trial, wrong, kept / "wandb")
+            super()._cleanup_logging_actor(trial)
+
     try:
-        made = ByStage(project=os.environ.get("WANDB_PROJECT", "kdtune"), group=study)
+        kept.mkdir(parents=True, exist_ok=True)
+        made = ByStage(project=os.environ.get("WANDB_PROJECT", "kdtune"), group=study, dir=str(kept))
         made.setup()  # says now, not in the middle of the stage, that there is no key
     except RuntimeError:
         raise UserError("--log wandb needs the package wandb: pip install 'kdtune[wandb]'") from None
     except ValueError as error:
         raise UserError(f"--log wandb: {str(error).splitlines()[0]}; or set WANDB_MODE=offline") from None
     return made
+
+
+def _wrong(writing: ray.ObjectRef) -> str | None:
+    """Why a process did not write its run to the end, in one line; none where it did."""
+    if not ray.wait([writing], timeout=0)[0]:
+        return "its upload has not ended, and is waited for no longer"
+    try:
+        ray.get(writing)
+    except ray.exceptions.RayError as error:
+        reason = str(getattr(error, "cause", None) or error).strip()
+        return f"its run was not written: {reason.splitlines()[0]}"
+    return None

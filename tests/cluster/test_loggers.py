@@ -60,5 +60,20 @@ def test_all_of_them_in_one_launch(tmp_path: Path) -> None:
         assert runs[name].data.tags["stage"] == "student"
         assert float(runs[name].data.params["recipe.lr"]) == record["row"]["lr"]
 
-    offline = list((tmp_path / "tiny" / ".ray").rglob("offline-run-*/*.wandb"))
-    assert len(offline) == len(records)
+    files = [path.read_bytes() for path in (tmp_path / "tiny" / "wandb").glob("offline-run-*/*.wandb")]
+    for name, record in records.items():  # strings lie in them as they are
+        (run,) = [content for content in files if name.encode() in content]
+        for entry in record["history"]:
+            assert str(entry["miou"]).encode() in run, f"{name}: step {entry['step']} of its run is not in its file"
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "1"}
+    words = ("--storage", tmp_path, "--stage", "teacher", "--log", "wandb")
+    done = kdtune("launch", write_study(tmp_path), *words, env=nobody | {"WANDB_MODE": "online"})
+    assert done.returncode == 0, done.stderr
+    (name,) = journals(tmp_path)
+    assert f"--log wandb: {name}: its run was not written: " in done.stderr
+    assert f"what was written is in {tmp_path}/tiny/wandb" in done.stderr
