@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from kdtune.answers.cells import loss_symbol, scientific
+from kdtune.answers.cells import loss_symbol, parameter, parameter_words, scientific
 from kdtune.answers.columns import rounded
 from kdtune.answers.planned_grid import Value
 from kdtune.answers.ranking import Row
+from kdtune.losses.marks import term
 
 _NAMES = {"lr": "learning rate", "weight_decay": "weight decay", "temperature": "temperature"}
 
@@ -28,9 +29,23 @@ def _of_axis(name: str, best: Value, values: Sequence[Value]) -> str | None:
     beyond = _next(*tried[-2:]) if highest else _next(tried[1], tried[0])
     if beyond is None:
         return None
-    called = _NAMES.get(name, f"weight of {loss_symbol(name)}")
-    side = "highest" if highest else "lowest"
-    return f"{called} {scientific(best)} is the {side} tried: add {scientific(float(f'{beyond:.2g}'))}"
+    called = _NAMES.get(name) or parameter_words(name) or f"weight of {loss_symbol(name)}"
+    told = f"{called} {scientific(best)} is the {'highest' if highest else 'lowest'} tried"
+    further = float(f"{beyond:.2g}")
+    return f"{told}: add {scientific(further)}" if _may_be(name, further) else told
+
+
+def _may_be(column: str, value: float) -> bool:
+    """Whether a term's parameter may have this value, as far as the term is known here."""
+    found = parameter(column)
+    kind = term(found[0]) if found else None
+    if found is None or kind is None:
+        return True
+    try:
+        kind.plain(**{found[1]: value})
+    except ValueError:
+        return False
+    return True
 
 
 def _next(inner: float, outer: float) -> float | None:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from kdtune.answers.formats import Cell, Mark
 from kdtune.answers.ranking import Row
 from kdtune.answers.term_facts import in_order, symbol
+from kdtune.losses import LOSSES
+from kdtune.records.schemas import is_parameter
 from kdtune.study.names import VARIANTS, is_distilled
 
 _PAPER_LOSSES = ("pi", "pa", "ho", "ifv")
@@ -27,6 +29,21 @@ def number(value: float | None, form: str = "g") -> str:
 def loss_symbol(column: str) -> str:
     """``PI`` of the column ``lambda_pi``."""
     return symbol(column.removeprefix("lambda_")).removeprefix("L_")
+
+
+def parameter(column: str) -> tuple[str, str] | None:
+    """Term and field of a column ``critic_lr_ho``; none of another column, or of a term that is not known here."""
+    if not is_parameter(column):
+        return None
+    term = max((name for name in LOSSES.names() if column.endswith(f"_{name}")), key=len, default="")
+    return (term, column.removesuffix(f"_{term}")) if term else None
+
+
+def parameter_words(column: str) -> str | None:
+    """``critic lr of HO`` of the column ``critic_lr_ho``; none of a column that is no parameter of a term."""
+    if (found := parameter(column)) is not None:
+        return f"{found[1].replace('_', ' ')} of {loss_symbol(found[0])}"
+    return column.replace("_", " ") if is_parameter(column) else None
 
 
 def _mark(row: Row) -> Mark:

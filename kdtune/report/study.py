@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdtune.answers import published, significance, tables
-from kdtune.answers.cells import loss_symbol
+from kdtune.answers.cells import loss_symbol, parameter, parameter_words
 from kdtune.answers.columns import loss_columns
 from kdtune.answers.comparison import compare
 from kdtune.answers.final_tables import comparison_plan
@@ -16,9 +16,7 @@ from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import Gain
 from kdtune.base import UserError
-from kdtune.losses import LOSSES
 from kdtune.losses.marks import marked
-from kdtune.records.schemas import is_parameter
 from kdtune.records.storage import Storage
 from kdtune.report import facts
 from kdtune.report.facts import ALONE, Contender
@@ -216,10 +214,8 @@ class Study:
 
 def heading(column: str) -> str:
     """A column that has no label of its own, in words: ``critic lr of HO`` for a parameter of a term."""
-    if is_parameter(column):
-        term = max((name for name in LOSSES.names() if column.endswith(f"_{name}")), key=len, default="")
-        if term:
-            return f"{column.removesuffix(f'_{term}').replace('_', ' ')} of {loss_symbol(term)}"
+    if parameter(column) is not None:
+        return parameter_words(column) or column
     words, _, last = column.rpartition("_")
     return f"{words.replace('_', ' ')} [{UNITS[last]}]" if words and last in UNITS else column.replace("_", " ")
 

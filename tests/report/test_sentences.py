@@ -171,6 +171,12 @@ def test_without_a_stopped_trial_nothing_is_said_of_them(tmp_path: Path) -> None
             "temperature 8e+0 is the highest tried: add 1.1e+1",
         ),
         ({"lambda_pa": 10.0}, {"lambda_pa": (0.1, 1.0, 10.0)}, "weight of PA 1e+1 is the highest tried: add 1e+2"),
+        (
+            {"temperature_cwd": 8.0},
+            {"temperature_cwd": (1, 2, 4, 8)},
+            "temperature of CWD 8e+0 is the highest tried: add 1.6e+1",
+        ),
+        ({"masked_mgd": 0.75}, {"masked_mgd": (0.25, 0.5, 0.75)}, "masked of MGD 7.5e-1 is the highest tried"),  # of 1
         ({"lr": 1e-2}, {"lr": (5e-2, 1e-2, 5e-3)}, None),
         ({"lr": 1e-2}, {"lr": (1e-2,)}, None),
         ({"weight_decay": 0.0}, {"weight_decay": (0.0, 1e-4)}, None),  # there is nothing below 0
