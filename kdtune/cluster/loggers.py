@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.logger import LoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 
 from kdtune.base import UserError
@@ -59,8 +60,52 @@ def reported(row: dict[str, Any], last: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in (known | terms).items() if value is not None}
 
 
-class TensorBoard(TBXLoggerCallback):  # type: ignore[misc]
+class Guarded(LoggerCallback):  # type: ignore[misc]
+    """Has an error of a tool said, once: the launch and its trials go on without it.
+
+    Tune takes one that is raised when a trial has completed for a failure of the trial, and runs it again.
+    """
+
+    tool = ""
+    _said = False
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """As the others: Tune's, guarded."""
+        self._guard(super().on_trial_start, iteration, trials, trial, **info)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._guard(super().on_trial_result, iteration, trials, trial, result, **info)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._guard(super().on_trial_complete, iteration, trials, trial, **info)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._guard(super().on_trial_error, iteration, trials, trial, **info)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Of those that the launch has cut off nothing was said before."""
+        self._guard(self.cut_off)
+        self._guard(super().on_experiment_end, trials, **info)
+
+    def cut_off(self) -> None:
+        """Ends what is open of trials that go on at another launch."""
+
+    def _guard(self, call: Callable[..., None], *given: Any, **named: Any) -> None:
+        try:
+            call(*given, **named)
+        except Exception as error:
+            if not self._said:
+                self._said = True
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                _log.warning("--log %s: %s; what it has may be incomplete", self.tool, reason)
+
+
+class TensorBoard(Guarded, TBXLoggerCallback):  # type: ignore[misc]
     """Tune's logger, with a folder per trial under our name of it: Tune's own folders are moved when a stage ends."""
+
+    tool = "tensorboard"
 
     def __init__(self, folder: Path, name_of: NameOf) -> None:
         super().__init__()
@@ -80,12 +125,27 @@ class TensorBoard(TBXLoggerCallback):  # type: ignore[misc]
 def _mlflow(study: str) -> tune.Callback:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    class ByStage(MLflowLoggerCallback):  # type: ignore[misc]
+    class ByStage(Guarded, MLflowLoggerCallback):  # type: ignore[misc]
         """Tune's logger, whose tags are those of the trial's stage."""
+
+        tool = "mlflow"
 
         def log_trial_start(self, trial: Any) -> None:
             self.tags = {"study": study, "stage": trial.config["stage"]}
             super().log_trial_start(trial)
+            self._open[trial] = self._trial_runs[trial]
+
+        def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+            self._open.pop(trial, None)
+            super().log_trial_end(trial, failed)
+
+        def setup(self, *args: Any, **given: Any) -> None:
+            self._open: dict[Any, str] = {}  # trial -> its run
+            super().setup(*args, **given)
+
+        def cut_off(self) -> None:
+            for run in self._open.values():
+                self.mlflow_util.end_run(run_id=run, status="KILLED")
 
     try:
         return ByStage(experiment_name=study)
@@ -101,8 +161,14 @@ def _wandb(folder: Folder, study: str) -> tune.Callback:
     # Not in the trial's folder, which Tune copies to the storage before the processes that write runs have ended.
     kept = Path(os.environ.get("WANDB_DIR") or folder.local or _elsewhere("wandb", folder))  # below it, in `wandb`
 
-    class ByStage(WandbLoggerCallback):  # type: ignore[misc]
+    class ByStage(Guarded, WandbLoggerCallback):  # type: ignore[misc]
         """Tune's logger: its group is the trial's stage, and it tells of runs that were not written."""
+
+        tool = "wandb"
+
+        def cut_off(self) -> None:
+            for trial in self._trial_logging_actors:  # waited for, half an hour long, until they are told of the end
+                self._signal_logging_actor_stop(trial)
 
         def log_trial_start(self, trial: Any) -> None:
             self.group = f"{study}/{trial.config['stage']}"

@@ -57,6 +57,7 @@ def follow(
     may be written over. A trial whose loss is not finite ends as ``diverged``, one that raises ends as ``failed``,
     each with the reason in its row; bad input (``UserError``) is raised, for it would end every other trial too.
     ``note`` is told of damaged states. ``spent`` tells the energy that this process has used for the trial.
+    A trial that has come to its end is told once more, and not run: whoever asks has not heard of it.
 
     Raises:
         UserError: bad input.
@@ -64,7 +65,27 @@ def follow(
         Overtaken: another process has claimed the trial.
         OSError: storage is away, or full.
     """
-    record, saved = _resumed(planned, storage, note)
+    before = storage.record(planned.trial_id)
+    fits = before is not None and before["row"].get("numerics") == NUMERICS
+    if before is not None and fits and before["row"]["status"] in ("completed", "diverged"):
+        yield before
+        return
+    record, saved = _resumed(planned, before, storage, note, fits=fits)
+    yield from _claimed(planned, record, saved, site, storage, trainer, spent, last_try=last_try)
+
+
+def _claimed(
+    planned: Planned,
+    record: Record,
+    saved: dict[str, Any] | None,
+    site: Site,
+    storage: Storage,
+    trainer: Trainer,
+    spent: Spent,
+    *,
+    last_try: bool,
+) -> Iterator[Record]:
+    """Runs a trial from this state on."""
     record.pop("traceback", None)  # of an earlier attempt
     record["row"] |= _place() | {"status": "running", "error": None}
     record["row"]["started_at"] = record["row"]["started_at"] or time.time()
@@ -127,14 +148,14 @@ def _gpu_is_lost() -> bool:
     return False
 
 
-def _resumed(planned: Planned, storage: Storage, note: Callable[[str], None]) -> tuple[Record, dict[str, Any] | None]:
+def _resumed(
+    planned: Planned, record: Record | None, storage: Storage, note: Callable[[str], None], *, fits: bool
+) -> tuple[Record, dict[str, Any] | None]:
     """The trial's journal with its last good state, the journal cut where that state is; a new one if there is none.
 
-    What other numerics have begun begins anew: half of each would be neither.
+    What other numerics have begun (it does not ``fit``) begins anew: half of each would be neither.
     """
     trial_id = planned.trial_id
-    record = storage.record(trial_id)
-    fits = record is not None and record["row"].get("numerics") == NUMERICS
     for i, state in enumerate(record["states"] if record and fits else []):
         saved = storage.read_state(trial_id, state)
         if record is not None and saved is not None:

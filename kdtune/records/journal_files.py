@@ -118,13 +118,16 @@ class Journals(StoredStudy):
         """Whether another process has claimed the trial since."""
         return (self.folder / "journal").exists(_name(record["row"]["trial_id"], record["attempt"] + 1))
 
-    def write_record(self, record: Record) -> None:
-        """Replaces the journal of this attempt. Of a trial that has ended it is one file again."""
+    def write_record(self, record: Record, changed: int | None = None) -> None:
+        """Replaces the journal of this attempt. Of a trial that has ended it is one file again.
+
+        ``changed``: the evaluation from which on it is to be written anew; none: what has been added.
+        """
         journal, history = self.folder / "journal", record["history"]
         beside, full = [*_parts(record)], 0
         if record["row"]["status"] == "running":
             full = len(history) // PART
-            for n in range(len(beside), full):
+            for n in range(min(len(beside), len(beside) if changed is None else changed // PART), full):
                 journal.write(_part(record, n), encoded({"history": history[n * PART : (n + 1) * PART]}))
             if full:
                 record["parts"] = full

@@ -19,6 +19,7 @@ from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
 from kdtune.study import graph
 from kdtune.study.faults import told as told_of
+from kdtune.study.names import stage_of
 from kdtune.study.rungs import rungs_of
 from kdtune.study.spec import StudySpec
 
@@ -169,13 +170,27 @@ def _state(holder: Holder, launch: Launched | None) -> tuple[State, str]:
 def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage], float]:
     """Every stage, and the steps per second since the launch began.
 
-    Trials that ended are in the table; journals are read for the others only, since there may be thousands.
+    Trials that ended are in the table; journals are read for the others only, since there may be thousands: of those
+    with a later attempt than the table has, too, for they run again.
     """
     plan, gone = where.plan(), where.read_left_out()
-    table = where.finished()
-    final = {id_ for id_, row in table.items() if row["status"] in FINAL}
-    open_ = {id_ for ids in plan.values() for id_ in ids} - final
-    records = where.records(open_)
+    table, files = where.finished(), where.attempts()
+    final = {
+        id_
+        for id_, row in table.items()
+        if row["status"] in FINAL and max(files.get(id_, {}).values(), default=0) <= (row["attempt"] or 0)
+    }
+    planned_ids = {id_ for ids in plan.values() for id_ in ids}
+    drawn = {stage.name for stage in study.stages if stage.search == "tpe"}
+    unplanned = [id_ for id_ in files if id_ not in planned_ids and stage_of(id_) in drawn]  # until they have ended
+    open_ = [*(planned_ids - final), *unplanned]
+    records = {
+        record["row"]["trial_id"]: record for record in where.each_of([files[id_] for id_ in open_ if id_ in files])
+    }
+    for id_ in unplanned:
+        row = records[id_]["row"] if id_ in records else {}
+        if row.get("status") == "running" and row["started_at"] >= began:  # else the search may have been another
+            plan = plan | {stage_of(id_): [*plan.get(stage_of(id_), []), id_]}
     rows = table | {id_: record["row"] for id_, record in records.items()}
     waiting = {id_ for id_, record in records.items() if record["history"] and "rung_cut" not in record["history"][-1]}
     names = dict.fromkeys([*plan, *(stage.name for stage in study.stages)])

@@ -231,7 +231,7 @@ class Storage(Journals):
     def finished(self) -> dict[str, Row]:
         """What ``trials`` as it was last written says of how its trials ended, by id; times as a journal has them."""
         names = ["trial_id", "stage", "start", "config_id", "seed", "method", "status", "miou", "step", "steps_total"]
-        names += ["train_seconds", "images_per_second", "finished_at", "energy_kwh"]
+        names += ["train_seconds", "images_per_second", "finished_at", "energy_kwh", "attempt"]
         table = self.table_if_there("trials", columns=names)
         if table is None:
             return {}

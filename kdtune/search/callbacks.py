@@ -2,7 +2,8 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ended by itself, stopped by the scheduler, or cut off because the launch ends."""
+        with self._ends_launch():
+            self._completed(trial)
+
+    def _completed(self, trial: Any) -> None:
         result = trial.last_result or {}
         record = self._storage.record(result["trial"]) if "trial" in result else None
         running = record is not None and record["row"]["status"] == "running"
@@ -79,13 +84,24 @@ class Watch(Unread, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process was lost once too often."""
-        if self._halt.reason is not None:
-            return
+        if self._halt.reason is None:
+            with self._ends_launch():
+                self._lost(trial)
+
+    def _lost(self, trial: Any) -> None:
         planned = self._planned(trial.config)
         record = self._storage.record(planned.trial_id) or new_record(planned)
         cause = self._stalls.cause(planned.trial_id) or f"{_cause(trial)} (after {RETRIES} retries)"
         self._done(fail(record, cause, self._storage))
         self._over(trial.config["stage"], trial.config["id"])
+
+    @contextlib.contextmanager
+    def _ends_launch(self) -> Iterator[None]:
+        """An error ends the launch: Tune would take it for one of the trial, and run that again."""
+        try:
+            yield
+        except Exception as error:
+            self._halt.end("refused", error)
 
     def _done(self, record: Record) -> None:
         self._stalls.ended(record["row"]["trial_id"])

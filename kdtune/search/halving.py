@@ -23,6 +23,15 @@ def nothing(trial: str, rung: int, cut: float, goes_on: bool) -> bool:
     return False
 
 
+def looked_at(history: Sequence[Mapping[str, Any]], rung: int) -> int | None:
+    """Which evaluation a trial is judged by at a rung: the last until then; without one, the first after it.
+
+    The rungs of a study may change once its trials have begun, so that one was evaluated after the new rung alone.
+    """
+    until = sum(entry["step"] <= rung for entry in history)
+    return max(until - 1, 0) if history else None
+
+
 class Halves:
     """The trials of one stage, for its course. Rungs are steps."""
 
@@ -134,6 +143,7 @@ class Halves:
         record = self._record(trial)
         status = record["row"]["status"] if record else "running"
         if record is not None and (status == "completed" or self._step(trial) >= rung):
-            past = [entry["miou"] for entry in record["history"] if entry["step"] <= rung]
-            return WORST if not past or past[-1] is None else float(past[-1])
+            at = looked_at(record["history"], rung)
+            miou = None if at is None else record["history"][at]["miou"]
+            return WORST if miou is None else float(miou)
         return WORST if trial in self._out or status in ("failed", "diverged") else None

@@ -85,15 +85,23 @@ class Ledger:
             del self.records[id_]  # it runs again where its journal cannot be read
             self._tables.forget(id_)
         self._read(back)
-        for id_ in ids:
-            record = self.records.get(id_)
-            if record is not None and record["row"]["start"] != starts.get(id_, record["row"]["start"]):
-                self._read([id_])
+        self._move(id_ for id_ in ids if id_ in self.records)
         gone = [id_ for id_ in self._plan.get(name, []) if id_ not in planned and id_ in self.records]
         self._gone |= {name: len(gone)} if gone else {}
         self._plan_changed |= self._plan.get(name) != ids
         self._plan[name] = ids
         self._write_plan()
+
+    def _move(self, trial_ids: Iterable[str]) -> None:
+        """Has records say from which start their trials are; read anew, for the tables want all of a history."""
+        rows_of = {id_: self.records[id_]["row"] for id_ in trial_ids}
+        others = [id_ for id_, row in rows_of.items() if row["start"] != self._starts.get(id_, row["start"])]
+        newest = {id_: max(self._attempts.get(id_, {}).values(), default=0) for id_ in others}
+        before = [id_ for id_ in others if newest[id_] == self.records[id_]["attempt"]]
+        self._read(before)
+        for id_ in set(others).difference(before):  # attempts of this launch among them
+            if (record := self.storage.record(id_)) is not None:
+                self._keep(record)
 
     def past(self, name: str) -> dict[str, Record]:
         """The records of a stage's plan."""

@@ -95,9 +95,9 @@ class Opening:
         past = self.ledger.past(name)
         kept = self.judging.kept(stage, past, self.plans.ids(name))
         left = {id_: point for id_, point in points.items() if id_ not in kept}
-        more = bool(left) or (drawn and len(kept) < (stage.samples or 0))
-        if more:
+        if more := bool(left) or (drawn and len(kept) < (stage.samples or 0)):
             self._prepare(context, left if not drawn else {i: point_of(past[i], stage) for i in past}, past)
+            past = self.ledger.past(name)  # those that run again have begun anew
         self._report(stage, starts, len(kept) if drawn else len(kept & points.keys()))
         return self._source(context, left, self.plans.ids(name), past) if more else Listed()
 
@@ -203,7 +203,7 @@ class Opening:
             compared = {k: r for k, r in self.ledger.past_with_histories(stage.name).items() if r["history"]}
             self.rules[stage.name] = early_stopping.scheduler(rule, self.study, steps, compared)
         if stage.search == "tpe":
-            return searchers.FromOptuna(context, self.study.seed, past, stage.samples or 0, offer)
+            return searchers.FromOptuna(context, self.study.seed, past, self.judging.kept(stage, past, together), offer)
         return Listed(deque(offer(trial_id, point) for trial_id, point in order.items()))
 
     def _restart(self, context: StageContext, points: Mapping[str, Point], past: Mapping[str, Record]) -> None:

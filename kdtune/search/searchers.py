@@ -2,7 +2,7 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -10,7 +10,6 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.base import RunError, UserError
 from kdtune.cluster.halt import Halt
-from kdtune.records.rows import FINISHED
 from kdtune.records.storage import Record
 from kdtune.search.course import Course, Offer
 from kdtune.search.stage_context import SCORE, WORST, Point, StageContext, point_of
@@ -53,7 +52,7 @@ class FromCourse(Unread, Searcher):  # type: ignore[misc]
 class FromOptuna(OptunaSearch):  # type: ignore[misc]
     """Optuna's TPE through Ray's OptunaSearch; its study is filled from the journal, so that it survives a restart.
 
-    Unfinished points of an earlier launch come first. No trial is run twice. The space is a function (Optuna's
+    Points of an earlier launch that are to run come first. No trial is run twice. The space is a function (Optuna's
     define-by-run), since a temperature is only drawn where its term has a weight.
     """
 
@@ -62,13 +61,14 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
         context: StageContext,
         seed: int,
         past: Mapping[str, Record],
-        samples: int,
+        kept: Collection[str],
         offer: Callable[[str, Point], Offer],
     ) -> None:
+        """``kept``: the trials of ``past`` that do not run again; the points of the others come first."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._context, self._samples, self._offer = context, samples, offer
+        self._context, self._samples, self._offer = context, context.stage.samples or 0, offer
         self.left = True  # whether there may be another point
         self._asked: dict[str, str] = {}  # Tune's id -> the id under which Optuna knows the point
         self._given: set[str] = set()
@@ -77,7 +77,7 @@ class FromOptuna(OptunaSearch):  # type: ignore[misc]
         axes = context.stage.distributions()
         for trial_id, record in past.items():
             point = {path: value for path, value in point_of(record, context.stage).items() if path in axes}
-            if record["row"]["status"] not in FINISHED:
+            if trial_id not in kept:
                 left.append(point)
                 continue
             score = record["row"]["miou"] if record["row"]["miou"] is not None else WORST

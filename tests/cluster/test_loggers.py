@@ -1,13 +1,15 @@
 """Tools that follow experiments hear of every evaluation; each is run for real, none needs a network."""
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdtune.base import UserError
-from kdtune.cluster.loggers import callbacks, folder_of, reported
+from kdtune.cluster.loggers import Guarded, callbacks, folder_of, reported
 from kdtune.filesystem.folder import Folder
-from tests.support.launching import journals, kdtune, write_study
+from tests.support.launching import STUDY, end, journals, kdtune, start, until, write_study
 
 
 def test_numbers_that_there_are_none_of_are_left_out() -> None:
@@ -77,3 +79,41 @@ def test_a_run_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (name,) = journals(tmp_path)
     assert f"--log wandb: {name}: its run was not written: " in done.stderr
     assert f"what was written is in {tmp_path}/tiny/wandb" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_launch_that_is_cut_off_ends_at_once_and_so_do_its_runs(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    env = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "WANDB_MODE": "offline"}
+    longer = STUDY.replace("num_steps: 6,", "num_steps: 6000,")
+    words = ("--storage", tmp_path, "--stage", "student", "--log", "mlflow", "--log", "wandb")
+    process = start("launch", write_study(tmp_path, longer), *words, env=env)
+    try:
+        until(lambda: any(entry["history"] for entry in journals(tmp_path).values()))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)  # not the half hour that Tune's callback waits
+    finally:
+        end(process)
+    assert "interrupted; nothing finished is lost" in errors
+    assert "--log" not in errors.replace(" --log mlflow --log wandb", "")
+    client = mlflow.MlflowClient(tracking_uri=env["MLFLOW_TRACKING_URI"])
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert run.info.status == "KILLED"
+    (written,) = (tmp_path / "tiny" / "wandb").glob("offline-run-*/*.wandb")
+    (record,) = journals(tmp_path).values()
+    assert str(record["history"][0]["miou"]).encode() in written.read_bytes()
+
+
+def test_an_error_of_a_tool_is_said_once_and_goes_no_further(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Guarded):
+        tool = "broken"
+
+        def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+            raise ConnectionError("no route to its server\nand more")
+
+    callback = Broken()
+    for i in range(2):
+        callback.on_trial_result(i, [], None, {})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "--log broken: no route to its server; what it has may be incomplete"

@@ -317,6 +317,19 @@ def test_a_trial_that_fails_at_its_first_step_has_a_journal(tiny: TrialConfig, s
     assert storage.record(planned(which).trial_id) == record
 
 
+@pytest.mark.parametrize("rate", [0.05, 1e9])
+def test_a_trial_that_has_come_to_its_end_is_told_again_and_not_run(
+    tiny: TrialConfig, storage: Storage, rate: float
+) -> None:
+    """Its process was lost, or whoever heard of it, between its journal and the news of it."""
+    which = tiny.replace({"recipe.lr": rate})
+    *_, last = follow(planned(which), Site(), storage)
+    (told,) = follow(planned(which), Site(), storage)
+    assert told == json.loads(json.dumps(last))
+    assert told["row"]["status"] == ("completed" if rate < 1 else "diverged")
+    assert told["attempt"] == 1
+
+
 def test_bad_input_is_raised_and_leaves_no_journal(tmp_path: Path, storage: Storage) -> None:
     missing = {**teacher(tmp_path), "checkpoint": str(tmp_path / "none.pt")}
     which = config({"teacher": missing, "losses.pi": {"weight": 0.5}})

@@ -329,3 +329,33 @@ def test_a_study_of_which_nothing_is_known_is_not_called_finished(tmp_path: Path
     found = status_of(where)
     assert not found.done
     assert found.told == "not running; the last launch ended at 2026 UTC: lost"
+
+
+@pytest.mark.parametrize("status", ["stopped", "completed"])
+def test_a_trial_that_runs_again_is_under_way(storage: Storage, status: str) -> None:
+    """Its row stays in the table until it has ended."""
+    before = trial("student", 31.5, 0.1, status=status)
+    put(storage, {"student": [before, trial("student", 12.0, 0.01)]})
+    launched(storage)
+    student = next(stage for stage in status_of(storage).stages if stage.name == "student")
+    assert (student.finished, student.done) == (2, True)
+    storage.claim(trial("student", 20.0, 0.1, status="running", step=2, finished_at=None))
+    student = next(stage for stage in status_of(storage).stages if stage.name == "student")
+    assert [each.trial_id for each in student.under_way] == [before["row"]["trial_id"]]
+    assert (student.finished, student.done, student.best) == (1, False, 12.0)
+
+
+def test_a_trial_that_a_search_has_drawn_is_under_way_before_a_plan_has_it(storage: Storage) -> None:
+    put(storage, {"student": [trial("student", 31.5, 0.1)]})
+    stage = study().stage("student").model_copy(update={"search": "tpe", "samples": 3, "grid": {}})
+    ranges = {"recipe.lr": {"low": 1e-3, "high": 1.0, "log": True}}
+    data = study().model_dump(mode="json")
+    data["stages"] = [data["stages"][0], stage.model_dump(mode="json") | {"ranges": ranges}]
+    storage.write_study(type(study()).model_validate(data), VERSIONS)
+    launched(storage, 60)
+    now = {"status": "running", "step": 2, "finished_at": None}
+    storage.claim(trial("student", 12.0, 0.02, **now, started_at=time.time() - 30))
+    storage.claim(trial("student", 12.0, 0.03, **now, started_at=time.time() - 300))  # of another search, long ago
+    student = next(stage for stage in status_of(storage).stages if stage.name == "student")
+    assert [each.trial_id for each in student.under_way] == [trial("student", 12.0, 0.02)["row"]["trial_id"]]
+    assert (student.planned, student.completed) == (3, 1)

@@ -121,6 +121,19 @@ def test_the_last_that_is_left_does_not_pause() -> None:
     assert len(trials.lines) == 1
 
 
+def test_rungs_that_a_trial_was_never_looked_at_are_decided_by_what_came_next() -> None:
+    """The study's rungs have changed since the first two began."""
+    trials = Trials({"a": 30.0, "b": 20.0, "c": 25.0})
+    for trial in "ab":
+        trials.records[trial] = {"row": {"status": "running"}, "history": [{"step": 6, "miou": None}], "cuts": {}}
+        trials.records[trial]["history"][0]["miou"] = trials.values[trial]
+    finish(trials, 2)
+    assert {trial: trials.status(trial) for trial in "abc"} == {"a": "completed", "b": "stopped", "c": "stopped"}
+    assert [line for line in trials.lines if "step 4" in line] == [
+        "3 trials are at step 4: the 2 with an mIoU of at least 25.00 go on"
+    ]
+
+
 def test_all_fail() -> None:
     trials = Trials(VALUES)
     finish(trials, 2, fails=dict.fromkeys(VALUES, 2))

@@ -372,3 +372,9 @@ def test_other_searches(tmp_path: Path, search: str) -> None:
     again = kdtune("launch", tmp_path / "tiny.yaml", *args, "--scheduler", "none")
     assert again.returncode == 0, again.stderr
     assert rows_of(tmp_path) == rows
+    id_ = rows[0]["trial_id"]
+    anew = kdtune("launch", tmp_path / "tiny.yaml", *args, "--scheduler", "none", "--again", id_)
+    assert anew.returncode == 0, anew.stderr
+    now = {row["trial_id"]: row for row in rows_of(tmp_path)}
+    assert [row["trial_id"] for row in rows if now.pop(row["trial_id"])["attempt"] != row["attempt"]] == [id_]
+    assert not now

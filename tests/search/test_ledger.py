@@ -109,3 +109,21 @@ def test_a_table_that_is_none_and_has_no_digest_is_one_line(storage: Storage) ->
     with pytest.raises(UserError, match=r"trials\.parquet: damaged; launched again"):
         storage.finished()
     assert set(ledger(storage).records) == set(storage.records())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_trial_that_two_starts_come_to_keeps_its_last_attempt(tmp_path: Path, before: bool) -> None:
+    """Whether or not an earlier launch had begun it."""
+    where = Storage(str(tmp_path), "tiny")
+    record = finished("student", 9.0)
+    id_ = record["row"]["trial_id"]
+    if before:
+        where.claim(finished("student", None, status="running"))
+        record["attempt"] = 1
+    found = ledger(where)
+    found.set_plan("student", [id_], {id_: "one"})
+    where.claim(record)
+    found.ended(record)
+    found.set_plan("student", [id_], {id_: "other"})
+    kept = found.records[id_]
+    assert (kept["row"]["status"], kept["row"]["start"], kept["attempt"]) == ("completed", "other", 1 + before)
