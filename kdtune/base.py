@@ -150,7 +150,8 @@ class LossTerm(Config):
 
     A term that reads the networks' weights gets the networks in ``build``. It keeps them in a tuple,
     ``self.networks = (student,)``: a module that is assigned by itself becomes part of the term, is saved with it and
-    trained twice. If it reads a classifier it declares ``needs_classifier``.
+    trained twice. If it reads a classifier it declares ``needs_classifier``. If it runs what follows a tap by itself
+    (``SegNet.after``), it names that tap as ``runs_after``: a student that cannot is refused before the launch.
     """
 
     symbol: ClassVar[str]  # as papers write it, e.g. "L_PI"
@@ -162,6 +163,7 @@ class LossTerm(Config):
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_classifier: ClassVar[bool] = False  # the student's
+    runs_after: ClassVar[Tap | None] = None  # the student's tap that it gives to ``SegNet.after``
     needs_image: ClassVar[bool] = False  # it finds it in ``SegOutput.image`` of both networks, but in no ``digest``
     draws: ClassVar[bool] = False
     owns: ClassVar[str] = ""  # what it trains or keeps from step to step, if anything: "a critic with its optimiser"

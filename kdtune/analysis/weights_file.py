@@ -9,6 +9,7 @@ from kdtune.study.given_model import model_from, network_named
 from kdtune.training.built import built
 from kdtune.training.hub_folder import chooses_code
 from kdtune.training.weights import WeightsRecord, read_record, read_weights
+from kdtune.training.weights_classes import classes_told
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,13 @@ def opened_network(checkpoint: str, model: str | None) -> Opened:
     """The network of a checkpoint with its weights, on this machine's device; see ``named_network``.
 
     Raises:
-        UserError: as ``named_network``, and weights that do not fit, or a file that says not how many classes it has.
+        UserError: as ``named_network``, and weights that do not fit, or that do not tell how many classes there are.
     """
     file, record, found = named_network(checkpoint, model)
-    if record is None:
-        raise UserError(
-            f"{file}: says not which classes it tells apart: convert it with `kdtune teacher import {file} -o "
-            "OUT.safetensors --layout kdtune --dataset NAME`, or another layout"
-        )
-    network = built(found, record.num_classes, read_weights(file), file)
+    weights = read_weights(file)
+    if record is None:  # its classes then have no names
+        record = WeightsRecord(model=found.model_dump(mode="json"), num_classes=classes_told(found, weights, file))
+    network = built(found, record.num_classes, weights, file)
     return Opened(file, found, record, network.to(compute_device()).eval().requires_grad_(False))
 
 

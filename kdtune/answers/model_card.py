@@ -14,6 +14,7 @@ from kdtune.answers.winner import Winner
 from kdtune.base import SegmentationDataset
 from kdtune.datasets.files import says_its_place
 from kdtune.losses.marks import DAGGER, FOOTNOTE, marked
+from kdtune.study.holdout import VAL
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig
 from kdtune.text import printable
 
@@ -56,7 +57,9 @@ def _head(given: Given) -> str:
 
 def _score(given: Given) -> Iterator[str]:
     found, dataset = given.winner, given.config.dataset
-    yield f"mIoU **{found.row['miou']:.2f} %** on the validation images of {as_markdown(dataset.name)}."
+    held_out = given.config.evaluated_on != VAL
+    images = "images of the training split, held out," if held_out else "validation images"
+    yield f"mIoU **{found.row['miou']:.2f} %** on the {images} of {as_markdown(dataset.name)}."
     seeds = ", ".join(str(row["seed"]) for row in found.seeds)
     told = []
     if found.deviation is not None and found.interval is not None:
@@ -75,7 +78,10 @@ def _score(given: Given) -> Iterator[str]:
         told += [f"no interval for other images: {as_markdown(found.over)}"]
     if found.gain is not None and found.gain.difference is not None:
         told += [f"against the tuned student alone: {_gain(given)}"]
-    told += ["the same validation images chose the hyperparameters: on images that chose nothing it may be lower"]
+    if held_out or given.config.select_on == VAL:
+        told += ["the same images chose the hyperparameters: on images that chose nothing it may be lower"]
+    else:
+        told += ["other images, held out of the training split, chose the hyperparameters"]
     yield _points(told)
     yield _classes(dataset, found.row["per_class_iou"])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdtune.records.schemas import is_parameter
-from kdtune.study.names import MOST_TRIALS, column_at
+from kdtune.study.names import MOST_TRIALS, TEACHER, column_at
 
 Value = float | str | None  # of a column
 
@@ -56,6 +56,7 @@ class PlannedStudy:
     student: str | None = None
     stages: Mapping[str, PlannedStage] = field(default_factory=dict)
     held_out: float | None = None  # share of the training images on which its choices were taken; none: on validation
+    on_val: tuple[str, ...] = ()  # in such a study, the stages that are measured on the validation images
     left_out: frozenset[str] = frozenset()  # stages whose ``when`` was not met, and those that start from them alone
 
     @property
@@ -63,10 +64,16 @@ class PlannedStudy:
         """What a reader must know of its choices; none if they were taken on the validation images."""
         if self.held_out is None:
             return None
+        names = ", ".join(self.on_val) or "no stage"
         return (
-            f"chosen on {self.held_out:.0%} of the training images, on which no trial trains; stages that repeat a "
-            "choice are measured on the validation images, all others on these"
+            f"chosen on {self.held_out:.0%} of the training images, on which no trial trains; measured on the "
+            f"validation images: {names}; on these: all other stages"
         )
+
+    def images(self, stage: str) -> str:
+        """On which images a stage is measured, in words."""
+        held_out = self.held_out is not None and stage not in self.on_val
+        return "training images that are held out" if held_out else "validation images"
 
 
 def planned_study(study: str, data: Mapping[str, Any] | None, left_out: Sequence[str] = ()) -> PlannedStudy:
@@ -84,7 +91,16 @@ def _planned(study: str, data: Mapping[str, Any]) -> PlannedStudy:
     stages = {stage["name"]: _stage(stage, base["recipe"]) for stage in data["stages"]}
     choice = data.get("select_on")
     held_out = float(choice["holdout"]) if isinstance(choice, Mapping) else None
-    return PlannedStudy(study, base["dataset"]["name"], student.get("backbone", student["name"]), stages, held_out)
+    network = student.get("backbone", student["name"])
+    return PlannedStudy(study, base["dataset"]["name"], network, stages, held_out, _on_val(data) if held_out else ())
+
+
+def _on_val(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages that are measured on the validation images; of a teacher from a file no stage stands there."""
+    found = [stage["name"] for stage in data["stages"] if stage["set"].get("evaluated_on", "val") == "val"]
+    taught = any(each.get("teacher") for each in (data["base"], *(stage["set"] for stage in data["stages"])))
+    given = taught and TEACHER not in (stage["name"] for stage in data["stages"])
+    return (*([TEACHER] if given else []), *found)
 
 
 def _stage(stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> PlannedStage:

@@ -1,9 +1,10 @@
 """What tables tell of a loss term: its symbol, whose it is, its published weight."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from kdtune.losses import LOSSES
 from kdtune.losses.marks import DAGGER, reconstructed, term
@@ -36,6 +37,16 @@ def facts(name: str) -> Facts:
     published = kind.published_weight
     weight, printed = (published.weight, published.printed or published.weight) if published else (None, None)
     return Facts(publication, _BASIS[kind.confidence], weight, printed)
+
+
+UNITS = ("convention", "tap")  # fields of terms that change what a weight multiplies
+
+
+def published_for(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether the published weight of a term is one for how this trial computes it."""
+    fields = getattr(term(name), "model_fields", {})
+    given = ((row.get(f"{unit}_{name}"), fields[unit].default) for unit in UNITS if unit in fields)
+    return all(value is None or value == usual for value, usual in given)
 
 
 @cache

@@ -14,7 +14,7 @@ from kdtune.answers.literature import reported
 from kdtune.answers.planned_grid import PlannedStudy
 from kdtune.answers.ranking import Row
 from kdtune.answers.significance import ALONE
-from kdtune.answers.term_facts import basis, facts
+from kdtune.answers.term_facts import UNITS, basis, facts, published_for
 from kdtune.study.names import FINAL, is_distilled
 
 
@@ -53,6 +53,7 @@ def terms_table(final: pa.Table, trials: pa.Table, plan: PlannedStudy) -> pa.Tab
 def _runs(trials: pa.Table, lambdas: Sequence[str]) -> dict[str, list[Row]]:
     """Method -> its trials of stage ``final``."""
     wanted = ["method", "start", "config_id", "seed", "status", "miou", "step", "steps_total"]
+    wanted += [name for name in trials.column_names if name.startswith(tuple(f"{unit}_" for unit in UNITS))]
     spent = [name for name in ("train_seconds", "energy_kwh", "energy_alone_kwh") if name in trials.column_names]
     found: dict[str, list[Row]] = {}
     for row in trials.filter(pc.equal(trials["stage"], FINAL)).select([*wanted, *spent, *lambdas]).to_pylist():
@@ -66,7 +67,8 @@ def _of_terms(method: str, runs: Sequence[Row], lambdas: Sequence[str]) -> Row:
     told = {term: facts(term) for term in terms}
     weights = {name: runs[0][name] for name in lambdas if runs and runs[0][name] is not None}
     found = {term: weights[f"lambda_{term}"] for term in terms if f"lambda_{term}" in weights}
-    ratios = {term: weight / told[term].weight if told[term].weight else None for term, weight in found.items()}
+    known = {term: told[term].weight if published_for(term, runs[0]) else None for term in found}
+    ratios = {term: weight / theirs if (theirs := known[term]) else None for term, weight in found.items()}
     printed = {term: told[term].printed for term in terms}
     as_published = [_words(None if r is None else r * (printed[t] or 0.0)) for t, r in ratios.items()]
     distinct = {None if ratio is None else float(f"{ratio:.4g}") for ratio in ratios.values()}

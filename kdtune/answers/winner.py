@@ -14,11 +14,10 @@ from kdtune.answers.significance import ALONE, Gain
 from kdtune.answers.simultaneous import CONFIDENCE
 from kdtune.answers.tables import Tables
 from kdtune.records.rows import best_config
-from kdtune.study.names import FINAL
+from kdtune.study.names import FINAL, TEACHER
 from kdtune.text import did_you_mean
 
 ABLATION = "initialization"  # the stage that shows what other weights at the start cost
-TEACHER = "teacher"
 
 Interval = tuple[float, float]
 

@@ -59,17 +59,24 @@ def _dataset(name: str, settings: tuple[str, ...] = ()) -> Any:
 
 def _own_folder(dataset: Any, name: str, root: str | None, *, made: bool = False) -> Any:
     """Where it lies; ``name``: as it was given, a file for a folder of one's own. ``made``: it need not be there."""
+    import os
     from pathlib import Path
 
     if root is not None:
         return Path(root).expanduser()
-    if not Path(dataset.folder).is_absolute():
-        if "." in name:
-            raise BadInput(f"{name}: its `root` is relative: needs --root DIR, the dataset's own folder")
-        raise BadInput(f"dataset '{name}' needs --root DIR, its own folder")
-    if not made and not Path(dataset.folder).is_dir():
-        raise BadInput(f"{dataset.folder}: no such folder: correct `root` in {name}")
-    return Path(dataset.folder)
+    own, above = Path(dataset.folder), os.environ.get("KDTUNE_DATA_ROOT")
+    of_file, how = "." in name, f"correct `root` in {name}"
+    if not own.is_absolute():
+        which = f"{name}: its `root` is relative: needs" if of_file else f"dataset '{name}' needs"
+        if made or not above:
+            whose = "the dataset's" if of_file else "its"
+            other = "" if made else f", or KDTUNE_DATA_ROOT, the folder in which {own} lies"
+            raise BadInput(f"{which} --root DIR, {whose} own folder{other}")
+        own = Path(above).expanduser() / own
+        how = f"correct {'`root` or ' if of_file else ''}KDTUNE_DATA_ROOT, or give --root DIR"
+    if not made and not own.is_dir():
+        raise BadInput(f"{own}: no such folder: {how}")
+    return own
 
 
 @data.command("init", epilog="Example: kdtune data init photographs -o photographs.yaml")
@@ -104,7 +111,7 @@ def data_init(folder: str, output: str, force: bool) -> None:
 
 @data.command("pack", epilog="Example: kdtune data pack cityscapes --root data/cityscapes")
 @click.argument("name")
-@click.option("--root", metavar="DIR", help="The dataset's own folder, DATA_ROOT/NAME of a launch.")
+@click.option("--root", metavar="DIR", help="The dataset's own folder; default: its place in $KDTUNE_DATA_ROOT.")
 @click.option(
     "--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset, as a study has it."
 )
@@ -124,7 +131,7 @@ def data_pack(name: str, root: str | None, settings: tuple[str, ...]) -> None:
 
 @data.command("check", epilog="Example: kdtune data check voc --root data/voc --set split=train_aug")
 @click.argument("name")
-@click.option("--root", metavar="DIR", help="The dataset's own folder.")
+@click.option("--root", metavar="DIR", help="The dataset's own folder; default: its place in $KDTUNE_DATA_ROOT.")
 @click.option("--strict", is_flag=True, help="Another number of images than published is a fault.")
 @click.option("--set", "settings", metavar="PATH=VALUE", multiple=True, help="A field of the dataset.")
 def data_check(name: str, root: str | None, strict: bool, settings: tuple[str, ...]) -> None:

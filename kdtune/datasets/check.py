@@ -110,6 +110,8 @@ def _list(dataset: SegmentationDataset, split: Split, root: Path, report: Report
             samples = dataset.samples(split, root)
     except UserError as error:
         faults = [error]
+    if not samples and not faults:
+        faults = [BadFile(root, f"no images for {split}: {dataset.obtain}")]
     known = {str(fault) for fault in report.faults}  # a folder that both splits miss
     report.faults += [fault for fault in faults if str(fault) not in known]
     report.contents[split].images = len(samples)

@@ -159,7 +159,10 @@ def _photograph(image: Image.Image, path: Path, label: Size | None = None) -> Im
 
 
 def load(path: Path, grey: int = 1) -> Image.Image:
-    """A decoded file; a PNG in grey with fewer than ``grey`` bits is refused, and so is one with 16."""
+    """A decoded file; a PNG in grey with fewer than ``grey`` bits is refused, and so is one with 16.
+
+    8 is for labels, whose values are what they mean.
+    """
     try:
         with signs.reading(path), path.open("rb") as file:
             head = file.read(26)
@@ -174,9 +177,14 @@ def load(path: Path, grey: int = 1) -> Image.Image:
     if head.startswith(PNG):
         bits, colour = head[24], head[25]
         if bits > 8:  # Pillow would drop the lower eight without a word
-            raise BadFile(path, f"has {bits} bits per channel, but only 8 are read: convert it to 8 bits")
+            kept = (
+                " and keep the values" if grey == 8 else ", and if it is a mask, keep the values" if not colour else ""
+            )
+            raise BadFile(path, f"has {bits} bits per channel, but only 8 are read: convert it to 8 bits{kept}")
         if colour == 0 and 1 < bits < grey:  # Pillow would stretch its values to 0..255
-            raise BadFile(path, f"is grey with {bits} bits, but labels have 8: convert it to 8 bits")
+            raise BadFile(
+                path, f"is grey with {bits} bits, but labels have 8: convert it to 8 bits and keep the values"
+            )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a telephone's JPEG with a preview beside
         raise BadFile(path, f"is an animation of {frames} images: save one of them as a file of its own")

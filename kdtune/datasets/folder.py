@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from kdtune.base import IGNORE, Config, Sample, Seed, Split
-from kdtune.datasets import files
+from kdtune.datasets import files, pairing
 from kdtune.datasets.colours import Colour, enough
 from kdtune.datasets.decode import read_coloured, read_pair
-from kdtune.datasets.patterns import Below, Pattern, fixed_part, found_below, leads_out
+from kdtune.datasets.pairing import Named
+from kdtune.datasets.patterns import Below, Pattern, found_below, leads_out, may_meet
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 RGB = tuple[Byte, Byte, Byte]
@@ -65,7 +66,7 @@ class AnyFolder(files.FolderDataset):
     """Images and masks that are found by patterns below ``root``, one mask for each image.
 
     A mask is a PNG that belongs to the image of the same name, but for what ``image_ending`` and ``mask_ending`` say.
-    Where names repeat in several folders, the folders below the pattern's fixed part must be the same, too.
+    Where names repeat in several folders, the folders that the patterns' signs stand for must be the same, too.
     """
 
     published: ClassVar[Mapping[Split, int]] = {}
@@ -163,55 +164,67 @@ class AnyFolder(files.FolderDataset):
     def find(self, split: Split, root: Path | None) -> files.Found:
         """See ``FolderDataset.find``."""
         base, found = files.folder(self, root, ["."]), files.Found()
-        image_pattern, mask_pattern = getattr(self.images, split), getattr(self.masks, split)
-        masks = found_below(base, mask_pattern, (".png",), self.follow_links, found)
-        masks = [path for path in masks if path.stem.endswith(self.mask_ending)]
-        images = found_below(base, image_pattern, files.IMAGES, self.follow_links, found)
-        beside = set(masks)  # in one folder with the images
-        images = [path for path in images if path.stem.endswith(self.image_ending) and path not in beside]
-        stems = [path.stem.removesuffix(self.image_ending) for path in images]
-        alone = len(set(stems)) == len(stems)
-
-        def key(path: Path, pattern: str, ending: str) -> str:
-            stem = path.stem.removesuffix(ending)
-            below = path.parent.relative_to(base / fixed_part(pattern))
-            return stem if alone else (below / stem).as_posix()
-
-        pictures = {key(path, image_pattern, self.image_ending): path for path in images}
-        known = {key(path, mask_pattern, self.mask_ending): path for path in masks}
-        for name, path in pictures.items():
-            if name not in known:
-                wanted = f"{path.stem.removesuffix(self.image_ending)}{self.mask_ending}.png"
-                found.faults.append(files.BadFile(path, f"has no mask {wanted}: add the mask or remove the image"))
+        masks = self._masks(split, base, found)
+        images = self._images(split, base, masks, found)
+        fits = pairing.masks_of(images, masks, (self.image_ending, self.mask_ending), found)
+        others = self._others(split, base, masks)
         if self.split is None or self.split.share is not None:
-            lonely = [path for name, path in known.items() if name not in pictures]
-            found.faults += [files.BadFile(each, "is a mask without an image: remove it") for each in lonely]
-        chosen = self._chosen(split, base, sorted(pictures), found)
-        found.samples += [Sample(name, (pictures[name], known[name])) for name in chosen if name in known]
+            found.faults += pairing.lonely(masks, images, others, fits)
+        if self.split is None and self.masks.train == self.masks.val:
+            found.faults += pairing.taken_twice(fits, pairing.masks_of(others, masks, ("", ""), files.Found()))
+        chosen = self._chosen(split, base, images, found)
+        found.faults += pairing.in_both(base, chosen, others or self._listed_for_other(split, base, images))
+        short = pairing.differ(images)
+        named = {each.name if short else each.below: each.path for each in chosen if each.path in fits}
+        found.samples += [Sample(name, (path, fits[path])) for name, path in sorted(named.items())]
+        if not found.samples and not found.faults:
+            how = "correct `split`" if self.split is not None else "correct the pattern"
+            found.faults.append(files.BadFile(base, f"no images for {split}, of {len(images)} that are there: {how}"))
         return found
 
-    def _chosen(self, split: Split, base: Path, names: Sequence[str], found: files.Found) -> list[str]:
-        """Those of the names that belong to a split."""
+    def _masks(self, split: Split, base: Path, found: files.Found) -> list[Named]:
+        pattern = getattr(self.masks, split)
+        paths = found_below(base, pattern, (".png",), self.follow_links, found)
+        return pairing.named(pairing.ending_in(paths, self.mask_ending), base, pattern, self.mask_ending, found)
+
+    def _images(self, split: Split, base: Path, masks: Sequence[Named], found: files.Found) -> list[Named]:
+        pattern, beside = getattr(self.images, split), {each.path for each in masks}  # in one folder with the images
+        paths = found_below(base, pattern, files.IMAGES, self.follow_links, found)
+        images = [path for path in pairing.ending_in(paths, self.image_ending) if path not in beside]
+        return pairing.named(images, base, pattern, self.image_ending, found)
+
+    def _others(self, split: Split, base: Path, masks: Sequence[Named]) -> list[Named]:
+        """The images of the other split, where they could be the same or have the same masks: else nobody looks."""
+        shared = self.masks.train == self.masks.val
+        if self.split is not None or not (shared or may_meet(self.images.train, self.images.val)):
+            return []
+        other: Split = "val" if split == "train" else "train"
+        unheard = files.Found()  # its faults are told with its split
+        return self._images(other, base, masks if shared else self._masks(other, base, unheard), unheard)
+
+    def _listed_for_other(self, split: Split, base: Path, images: Sequence[Named]) -> list[Named]:
+        """The images of the other split, where lists tell the splits apart."""
+        if self.split is None or self.split.share is not None:
+            return []
+        try:
+            return self._chosen("val" if split == "train" else "train", base, images, files.Found())
+        except files.BadFile:
+            return []  # that list cannot be read, which is told with its split
+
+    def _chosen(self, split: Split, base: Path, images: Sequence[Named], found: files.Found) -> list[Named]:
+        """Those of the images that belong to a split."""
         if self.split is None:
-            return list(names)
+            return list(images)
         if self.split.share is not None:
-            count = min(len(names), max(1, round(self.split.share * len(names))))
-            drawn = set(random.Random(f"{self.split.seed}").sample(names, count))
-            return [name for name in names if (name in drawn) == (split == "val")]
+            short = pairing.differ(images)
+            images = sorted(images, key=lambda each: each.name if short else each.below)
+            count = min(len(images), max(1, round(self.split.share * len(images))))
+            drawn = set(random.Random(f"{self.split.seed}").sample(range(len(images)), count))
+            return [each for i, each in enumerate(images) if (i in drawn) == (split == "val")]
         listed = base / str(getattr(self.split, split))
         if not self.follow_links and (leads := leads_out(listed, base)):
             raise files.BadFile(listed, f"is a link to {leads}, outside of the dataset's root: copy the file")
-        known = {name.rsplit("/", 1)[-1]: name for name in names} | {name: name for name in names}
-        chosen: dict[str, None] = {}
-        for line in filter(None, map(str.strip, files.lines_of(listed, "correct split"))):
-            words = (files.bare(each).removesuffix(self.image_ending) for each in (line, line.split()[0]))
-            tried = [each for word in words for each in (word.lstrip("/"), word.rsplit("/", 1)[-1])]
-            name = next((known[each] for each in tried if each in known), None)
-            if name is None:
-                found.faults.append(files.BadFile(listed, f"names '{line}', but no such image is there"))
-            else:
-                chosen[name] = None
-        return sorted(chosen)
+        return pairing.chosen_of(listed, files.lines_of(listed, "correct split"), images, self.image_ending, found)
 
     def read(self, split: Split, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) and label (H, W), uint8; raises as ``SegmentationDataset.read``."""

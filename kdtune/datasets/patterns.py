@@ -1,7 +1,10 @@
 """Patterns of files below a folder, as the description of a dataset may have them: none leads out of it."""
 
+import glob
+import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -9,6 +12,8 @@ from pydantic import AfterValidator
 
 from kdtune import signs
 from kdtune.datasets.files import BadFile, Found, is_text
+
+_ITSELF = re.compile(r"\[([*?[])\]")  # [*], [?] and [[] stand for the sign itself
 
 
 def _below(text: str) -> str:
@@ -26,14 +31,37 @@ def _pattern(text: str) -> str:
 
 
 Below = Annotated[str, AfterValidator(_below)]  # a file
-Pattern = Annotated[str, AfterValidator(_pattern)]  # files: * and ? in a name, ** for any folders
+Pattern = Annotated[str, AfterValidator(_pattern)]  # files: *, ? and [abc] in a name, ** for any folders
+
+
+def escaped(place: str) -> str:
+    """A path as a pattern that stands for nothing else."""
+    return glob.escape(place)
 
 
 def fixed_part(pattern: str) -> PurePosixPath:
     """The folders of a pattern before its first sign."""
-    parts = PurePosixPath(pattern).parts[:-1]
-    signs_at = [i for i, part in enumerate(parts) if set(part) & set("*?[")]
-    return PurePosixPath(*parts[: signs_at[0] if signs_at else len(parts)])
+    folders = PurePosixPath(pattern).parts[:-1]
+    return PurePosixPath(*(_ITSELF.sub(r"\1", part) for part in folders[: _fixed(folders)]))
+
+
+def stood_for(pattern: str, path: PurePosixPath) -> tuple[str, ...]:
+    """The folders of a file, from the first to the last that the pattern's signs stand for."""
+    folders, own = PurePosixPath(pattern).parts[:-1], path.parent.parts
+    before = _fixed(folders)
+    behind = _fixed(reversed(folders[before:]))
+    return own[before : len(own) - behind]
+
+
+def may_meet(one: str, other: str) -> bool:
+    """Whether two patterns could find the same file."""
+    folders = fixed_part(one), fixed_part(other)
+    return folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0])
+
+
+def _fixed(folders: Iterable[str]) -> int:
+    """How many come before the first with a sign."""
+    return sum(1 for _ in itertools.takewhile(lambda part: not set(_ITSELF.sub("", part)) & set("*?["), folders))
 
 
 def found_below(base: Path, pattern: str, suffixes: Sequence[str], follow_links: bool, found: Found) -> list[Path]:
@@ -46,7 +74,8 @@ def found_below(base: Path, pattern: str, suffixes: Sequence[str], follow_links:
         shown = sorted(path for path in matched if not any(part[0] == "." for part in path.relative_to(base).parts))
     if not shown:
         wanted = ", ".join("*" + suffix for suffix in suffixes)
-        found.faults.append(BadFile(base / pattern, f"no {wanted} there: correct the pattern"))
+        itself = ", in which [[] stands for a [" if "[" in _ITSELF.sub("", pattern) else ""
+        found.faults.append(BadFile(base / pattern, f"no {wanted} there: correct the pattern{itself}"))
     inside: list[Path] = []
     for path in shown:
         leads = None if follow_links else leads_out(path, base)

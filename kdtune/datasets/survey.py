@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -12,7 +12,8 @@ import numpy as np
 from kdtune.base import Split, UserError
 from kdtune.datasets.bar import bar
 from kdtune.datasets.decode import colour_codes, load
-from kdtune.datasets.files import IMAGES
+from kdtune.datasets.files import IMAGES, BadFile
+from kdtune.datasets.pairing import one_form
 
 LOOKED_AT = 6  # files of a folder that tell what it holds
 MOST_COLOURS = 256  # of a mask; a photograph has more
@@ -37,6 +38,17 @@ class Pairs:
     image_ending: str
     mask_ending: str
     count: int
+    also: tuple[Place, ...] = ()  # other folders whose masks fit as well
+
+
+@dataclass
+class Surveyed:
+    """What a folder holds."""
+
+    pairs: list[Pairs]  # most images first
+    photographs: dict[Place, list[str]]  # by folder, names
+    masks: dict[Place, list[str]]
+    unread: list[str]  # what cannot be read, a line for each kind of file in a folder
 
 
 @dataclass
@@ -51,29 +63,29 @@ class Seen:
     palette: tuple[int, ...] = ()  # of masks that have one
 
 
-def pairs_in(root: Path) -> list[Pairs]:
-    """What belongs together in a folder, most pairs first.
+def surveyed(root: Path) -> Surveyed:
+    """What is in a folder, and what belongs together in it.
 
     Raises:
         UserError: no such folder, too many files, or nothing that belongs together.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
-    folders = _folders(root)
-    kinds = {place: _kind(root, place, names) for place, names in folders.items()}
-    photographs = {place: _of_kind(kinds[place], names, "photographs") for place, names in folders.items()}
-    masks = {place: _of_kind(kinds[place], names, "masks") for place, names in folders.items()}
-    found = [
-        best
-        for place, names in photographs.items()
-        if names and (best := _best(place, names, {other: those for other, those in masks.items() if those}))
-    ]
-    if not found:
+    found = Surveyed([], {}, {}, [])
+    for place, names in _folders(root).items():
+        kinds = _kinds(root, place, names, found.unread)
+        for kind, there in (("photographs", found.photographs), ("masks", found.masks)):
+            if those := [name for name in names if kinds.get(_group(name)) == kind]:
+                there[place] = those
+    each = (_best(place, names, found.masks) for place, names in found.photographs.items())
+    found.pairs = sorted(filter(None, each), key=lambda pairs: (-pairs.count, str(pairs.images)))
+    if not found.pairs:
+        unread = f"; left out: {found.unread[0]}" if found.unread else ""
         raise UserError(
             f"{root}: no images and masks there that belong together: a mask is a PNG of at most {MOST_COLOURS} values "
-            "or colours, and is named as its image is, but for an ending"
+            f"or colours, and is named as its image is, but for an ending{unread}"
         )
-    return sorted(found, key=lambda each: (-each.count, str(each.images)))
+    return found
 
 
 def split_of(place: Place) -> Split | Literal["test"] | None:
@@ -129,12 +141,19 @@ def _folders(root: Path) -> dict[Place, list[str]]:
     return found
 
 
-def _kind(root: Path, place: Place, names: Sequence[str]) -> Mapping[str, Kind]:
-    """Suffix and ending -> what such files of a folder are, by a few of them."""
+def _kinds(root: Path, place: Place, names: Sequence[str], unread: list[str]) -> Mapping[str, Kind]:
+    """Suffix and ending -> what such files of a folder are, by a few of them; ``unread`` is told which cannot be."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         groups[_group(name)].append(name)
-    return {group: _looked_at(root / place, those) for group, those in groups.items()}
+    kinds = {}
+    for group, those in groups.items():
+        try:
+            kinds[group] = _looked_at(root / place, those)
+        except BadFile as error:
+            many = f"{len(those)} images" if len(those) > 1 else "1 image"
+            unread.append(f"{many} in {place}: {error.path.name} {error.message}")
+    return kinds
 
 
 def _group(name: str) -> str:
@@ -145,16 +164,29 @@ def _group(name: str) -> str:
 
 
 def _looked_at(folder: Path, names: Sequence[str]) -> Kind:
+    """What files are, by a few of them that can be read.
+
+    Raises:
+        BadFile: the first, if none can.
+    """
     if names[0].lower().endswith((".jpg", ".jpeg")):
         return "photographs"
     step = max(1, len(names) // LOOKED_AT)
+    faults, looked = [], 0
     for name in names[::step][:LOOKED_AT]:
-        image = load(folder / name)
+        try:
+            image = load(folder / name)
+        except BadFile as error:
+            faults.append(error)
+            continue
+        looked += 1
         if image.mode in ("P", "1"):
             continue
         colours = image.getcolors(MOST_COLOURS)
         if colours is None or (image.mode == "L" and _is_smooth(np.asarray(image))):
             return "photographs"
+    if not looked:
+        raise faults[0]
     return "masks"
 
 
@@ -163,14 +195,12 @@ def _is_smooth(grey: np.ndarray) -> bool:
     return bool((grey[:, 1:] != grey[:, :-1]).mean() > 0.5)
 
 
-def _of_kind(kinds: Mapping[str, Kind], names: Sequence[str], kind: Kind) -> list[str]:
-    return [name for name in names if kinds[_group(name)] == kind]
-
-
 def _best(place: Place, names: Sequence[str], masks: Mapping[Place, Sequence[str]]) -> Pairs | None:
     """The folder of masks of which most belong to these photographs; of equal ones that with the most alike path."""
     found = [each for other, those in masks.items() if (each := _paired(place, names, other, those))]
-    return max(found, key=lambda each: (each.count, _alike(place, each.masks)), default=None)
+    ranks = [(each.count, _alike(place, each.masks)) for each in found]
+    best = [each for each, rank in zip(found, ranks, strict=True) if rank == max(ranks)]
+    return replace(best[0], also=tuple(each.masks for each in best[1:])) if best else None
 
 
 def _alike(one: Place, other: Place) -> int:
@@ -178,8 +208,8 @@ def _alike(one: Place, other: Place) -> int:
 
 
 def _paired(place: Place, names: Sequence[str], other: Place, masks: Sequence[str]) -> Pairs | None:
-    stems = {Path(name).stem for name in names}
-    others = {Path(name).stem for name in masks}
+    stems = {one_form(Path(name).stem) for name in names}
+    others = {one_form(Path(name).stem) for name in masks}
     best: tuple[int, str, str] = (0, "", "")
     for ours, theirs in _endings(sorted(stems), sorted(others)):
         keys = {stem.removesuffix(ours) for stem in stems if stem.endswith(ours)}

@@ -42,6 +42,7 @@ class FeatureAugmented(LossTerm):
     confidence: ClassVar[Confidence] = "reconstruction"
     needs_labels: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = True
+    runs_after: ClassVar[Tap | None] = "psp"
     owns: ClassVar[str] = "means and covariances of the student's classes"
     taps: ClassVar[frozenset[Tap]] = frozenset({"psp"})
     teacher_taps: ClassVar[frozenset[Tap]] = frozenset()

@@ -7,6 +7,7 @@ to return a network, or if the user has vouched for its module.
 import importlib
 import os
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from kdtune.base import UserError
 from kdtune.text import did_you_mean
 
 VOUCHED = "KDTUNE_PY_MODULES"  # what ``--py-module`` named, for the processes that a launch starts
+IMPORT = importlib.__file__  # whose lines, as the frozen ones, stand in each traceback of an import
 
 
 def vouch(modules: Sequence[str]) -> None:
@@ -46,11 +48,30 @@ def vouch(modules: Sequence[str]) -> None:
 def _refuse_unknown(module: str) -> None:
     """Looks a module up by its name; of ``package.module`` the package is imported."""
     try:
-        reason = "" if find_spec(module) is not None else "no such module"
-    except Exception as error:  # a package of a user's own may raise anything
-        reason = first_line(error)
+        reason = "" if find_spec(module) is not None else "no such module; install it, or give its file or folder"
+    except (Exception, SystemExit) as error:  # a package of a user's own may raise anything
+        absent = f"{first_line(error)}; install it, or give its file or folder"
+        reason = absent if _is_absent(module, error) else _fault(error)
     if reason:
-        raise UserError(f"--py-module {module}: {reason}; install it, or give its file or folder")
+        raise UserError(f"--py-module {module}: {reason}")
+
+
+def _is_absent(module: str, error: BaseException) -> bool:
+    """Whether it is the module itself, or a package around it, that could not be found."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+
+
+def _fault(error: BaseException) -> str:
+    """What a module raised that is there, in which line of which file, and what to do."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}; mend that file"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith("<frozen ") and f.filename not in (__file__, IMPORT)]
+    place = f"{own[-1].filename}, line {own[-1].lineno}: " if own else ""
+    if isinstance(error, ModuleNotFoundError):
+        what = f"install '{error.name}', or name its file or folder with --py-module, too"
+        return f"{place}{first_line(error)}; {what}"
+    return f"{place}{first_line(error)}; mend that file"
 
 
 def vouched() -> dict[str, Path | None]:
@@ -78,11 +99,13 @@ def find(builder: str) -> Callable[..., Any]:
         raise UserError(f"builder {builder}: is part of Python itself, which has no networks; name another function")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # a module of a user's own may raise anything
-        raise UserError(
-            f"builder {builder}: cannot import '{module}': {first_line(error)}; install it, or name its file or "
-            "folder with --py-module, or put its folder on PYTHONPATH"
-        ) from error
+    except (Exception, SystemExit) as error:  # a module of a user's own may raise anything
+        absent = (
+            f"{first_line(error)}; install it, or name its file or folder with --py-module, or put its folder on "
+            "PYTHONPATH"
+        )
+        reason = absent if _is_absent(module, error) else _fault(error)
+        raise UserError(f"builder {builder}: cannot import '{module}': {reason}") from error
     for name in path.split("."):
         if not hasattr(found, name):
             raise UserError(f"builder {builder}: no '{name}' there{did_you_mean(name, dir(found))}")
@@ -117,6 +140,6 @@ def _returns_network(function: Callable[..., Any]) -> bool:
     return isinstance(returned, type) and issubclass(returned, nn.Module)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """``ValueError: what it says``, without what follows a line break."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")

@@ -34,7 +34,7 @@ def called(config: ExternalModel, num_classes: int) -> nn.Module:
             network = function(**{**config.arguments, config.classes_argument: num_classes})
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"{config.builder} raised {first_line(error)}; check arguments, and classes_argument "
             f"(now '{config.classes_argument}'), the builder's name for the number of classes"
@@ -42,6 +42,14 @@ def called(config: ExternalModel, num_classes: int) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise UserError(f"{config.builder} returns {type(network).__name__}, not a torch.nn.Module; give a builder")
     return network
+
+
+class OtherClasses(UserError):
+    """A network of another number of classes than it was asked for."""
+
+    def __init__(self, text: str, classes: int) -> None:
+        super().__init__(text)
+        self.classes = classes
 
 
 class External(SegNet):
@@ -69,9 +77,10 @@ class External(SegNet):
         found, read = self._look()
         classes = found.logits.shape[1]
         if classes != num_classes:
-            raise UserError(
+            raise OtherClasses(
                 f"{config.builder} gives logits of {classes} classes, the dataset has {num_classes}: they must agree; "
-                f"classes_argument (now '{config.classes_argument}') is the builder's name for the number"
+                f"classes_argument (now '{config.classes_argument}') is the builder's name for the number",
+                classes,
             )
         self.channels = {tap: value.shape[1] for tap, value in found.taps.items()}
         last = last_layers(network, found.logits)
@@ -182,17 +191,19 @@ class External(SegNet):
         """
         first = next(self.network.parameters(), torch.zeros(0))
         wanted = frozenset[Tap](self.config.tap_names)
-        error: Exception | None = None
+        error: Exception | SystemExit | None = None
         read: dict[str, list[Any]] = {}
         with self._reading(read), resting(self), torch.random.fork_rng(devices=[]):
             for side, recorded in itertools.product(SIZES, (True, False)):  # some refuse autograd
                 try:
                     with torch.set_grad_enabled(recorded):
-                        found = self(torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype), wanted)
+                        image = torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype)
+                        found = self(image, wanted)
+                        self._refuse_probabilities(found, image, wanted)
                     break
                 except UserError:
                     raise
-                except Exception as raised:
+                except (Exception, SystemExit) as raised:
                     error = error or raised
             else:
                 assert error is not None
@@ -203,6 +214,21 @@ class External(SegNet):
             path = self.config.taps[tap]
             raise UserError(f"{self.config.builder}: taps.{tap}: the network does not call '{path}'; name another")
         return found, read
+
+    def _refuse_probabilities(self, found: SegOutput, image: Tensor, taps: frozenset[Tap]) -> None:
+        """Logits that are probabilities would go through a softmax twice. What looks so is tried on noise, too."""
+        if not any(map(_are_probabilities, (found.logits, found.aux))):
+            return
+        again = self(torch.randn_like(image), taps)
+        pairs = {"output": (found.logits, again.logits), "aux_output": (found.aux, again.aux)}
+        for field, pair in pairs.items():
+            if all(map(_are_probabilities, pair)):
+                which = "logits" if field == "output" else "auxiliary logits"
+                raise UserError(
+                    f"{self.config.builder} gives probabilities, with the sum 1 over the classes, as its {which}: have "
+                    "it leave out the softmax (of segmentation_models_pytorch: activation: null), or name what comes "
+                    f"before it with {field}, if it returns that, too"
+                )
 
     @contextmanager
     def _reading(self, read: dict[str, list[Any]]) -> Iterator[None]:
@@ -219,6 +245,14 @@ class External(SegNet):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _are_probabilities(values: Tensor | None) -> bool:
+    """Whether these (N, K, h, w) are none below 0, with the sum 1 at each cell; not told without values."""
+    if values is None or values.is_meta or values.shape[1] == 0:
+        return False
+    sums = values.detach().float().sum(dim=1)
+    return bool((values >= 0).all()) and bool(((sums - 1).abs() <= 1e-4).all())
 
 
 def _is_last(module: nn.Module, num_classes: int) -> bool:

@@ -34,7 +34,7 @@ def listed(network: SegNet, size: Sequence[int], modules: bool) -> Iterator[str]
             made = network(torch.zeros(1, 3, *size), frozenset[Tap](network.channels))
     except UserError:
         raise
-    except Exception as error:  # a network of another package may raise anything
+    except (Exception, SystemExit) as error:  # a network of another package may raise anything
         raise UserError(f"it takes no image of {size[0]} x {size[1]} pixels: {first_line(error)}") from error
     finally:
         for hook in hooks:

@@ -17,7 +17,8 @@ from kdtune.records.rows import Row
 from kdtune.records.schemas import joined
 from kdtune.records.settled import Settled
 from kdtune.records.storage import Storage
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.names import TEACHER
+from kdtune.study.spec import StudySpec
 
 EVERY = 10.0  # seconds between two writings, at least
 SHARE = 20  # times as long as the last writing took, at least: all of them together take less than 5 % of a launch

@@ -15,7 +15,8 @@ from kdtune.records.further import COLUMN, told, varied
 from kdtune.records.parameters import Row as Row
 from kdtune.records.parameters import as_texts, text_columns
 from kdtune.records.schemas import is_parameter
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.names import TEACHER
+from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE
 
 FINISHED = ("completed", "stopped", "diverged", "failed")

@@ -15,8 +15,7 @@ from kdtune.report.next_steps import next_steps
 from kdtune.report.page import Section, escape, grid, note, number, paragraph, tile
 from kdtune.report.per_cost import against_cost
 from kdtune.report.study import Study
-from kdtune.study.names import is_distilled
-from kdtune.study.spec import TEACHER
+from kdtune.study.names import TEACHER, is_distilled
 
 WHAT = (
     "Semantic segmentation gives every pixel of an image a class, such as road or person. How well a network does is "

@@ -20,7 +20,8 @@ from kdtune.report.study import Study
 from kdtune.report.svg import drawing
 from kdtune.study.file import load_study
 from kdtune.study.loader import Document
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.names import TEACHER
+from kdtune.study.spec import StudySpec
 
 
 def report(where: Storage, stored: tables.Tables, data_root: str | None) -> str:

@@ -21,8 +21,7 @@ from kdtune.answers.significance import Gain
 from kdtune.losses.marks import marked
 from kdtune.records.rows import best_config
 from kdtune.study.names import FINAL as FINAL
-from kdtune.study.names import VARIANTS, is_distilled
-from kdtune.study.spec import TEACHER
+from kdtune.study.names import TEACHER, VARIANTS, is_distilled
 from kdtune.study.trial_config import TrialConfig
 
 if TYPE_CHECKING:

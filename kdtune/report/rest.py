@@ -37,7 +37,10 @@ def _classes(study: Study) -> str:
         figure(inline_svg(each, f"classes-{i}", f"IoU of {table.num_rows} classes of {told}"), f"classes-{i}")
         for i, each in enumerate(drawn)
     ]
-    words = paragraph(f"IoU on the validation images, sorted. {told[0].upper() + told[1:]}.")
+    of = {each.role: study.planned.images(each.stage) for each in study.contenders}
+    images = " and ".join(f"{on} ({', '.join(r for r in of if of[r] == on)})" for on in dict.fromkeys(of.values()))
+    images = images if len(set(of.values())) > 1 else next(iter(of.values()))
+    words = paragraph(f"IoU on the {images}, sorted. {told[0].upper() + told[1:]}.")
     return grid(svgs) + words + details("data", written(table, "classes"))
 
 

@@ -182,7 +182,9 @@ def _curves(study: Study) -> str:
         drawn.append(
             f"<div>{_curves_of(f'curves-{i}', stage, rows, shown[stage], lines, cuts.get(stage, []))}{data}</div>"
         )
-    words = paragraph("mIoU on the validation images during training; each panel has its own scale.")
+    images = {study.planned.images(stage) for stage in study.stages}
+    on = f"the {images.pop()}" if len(images) == 1 else "the images that the stage is measured on"
+    words = paragraph(f"mIoU on {on} during training; each panel has its own scale.")
     if not with_data:
         words += note(
             f"{history.num_rows:,} evaluations are too many for a page; their numbers are in history.parquet."

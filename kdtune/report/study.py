@@ -171,6 +171,11 @@ class Study:
             found.setdefault(row["stage"], []).append(row)
         return found
 
+    @property
+    def planned(self) -> PlannedStudy:
+        """What the study planned, as far as its file can be read."""
+        return self.stored.planned.get(self.name, PlannedStudy(self.name))
+
     @cached_property
     def contenders(self) -> list[Contender]:
         """Student, distilled student, teacher."""
@@ -180,8 +185,7 @@ class Study:
     @cached_property
     def primary(self) -> significance.Family | None:
         """The comparison of each method with the student alone; none before stage ``final`` has a trial."""
-        plan = comparison_plan(self.stored.planned.get(self.name, PlannedStudy(self.name)))
-        found = significance.families(self.stored.trials, plan)
+        found = significance.families(self.stored.trials, comparison_plan(self.planned))
         return next((family for family in found if family.reference == ALONE), None)
 
     @property

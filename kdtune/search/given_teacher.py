@@ -1,6 +1,7 @@
 """A teacher that is given as a file: not trained but evaluated, before the first stage that needs it."""
 
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.names import TEACHER
+from kdtune.study.spec import StudySpec
 from kdtune.study.stage import Stage
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, WarmStart
 

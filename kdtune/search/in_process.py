@@ -12,8 +12,9 @@ from kdtune.records.trial_record import Planned
 from kdtune.search.options import Options, adjusted
 from kdtune.study.faults import told
 from kdtune.study.file import load_study
+from kdtune.study.names import TEACHER
 from kdtune.study.settings import kept_searches
-from kdtune.study.spec import TEACHER, StudySpec
+from kdtune.study.spec import StudySpec
 from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.training.energy_counter import check_country
 from kdtune.training.numerics import NUMERICS

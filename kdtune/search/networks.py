@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kdtune.base import Model, UserError
+from kdtune.base import Model, Tap, UserError
 from kdtune.models import MODELS, builders
 from kdtune.study.spec import StudySpec
 
@@ -22,19 +22,40 @@ class Named:
     crop: tuple[int, int]  # height, width in training [pixels]
     stages: tuple[str, ...]
     read_by: str  # the first term that reads its classifier, if any
+    run_by: tuple[tuple[str, Tap], ...] = ()  # terms that run what follows a tap by itself, each with that tap
 
     def built(self) -> "SegNet":
         """The network, its weights random.
 
         Raises:
-            UserError: it is not what the study says of it, or a term reads a classifier that it does not have.
+            UserError: it is not what the study says of it, or a term reads a classifier that it does not have, or runs
+                what cannot be run by itself.
         """
         network = self.model.model_copy(update={"init": "random"}).build(self.num_classes)  # nothing is downloaded
         try:
             _ = self.read_by and network.classifier  # which says if there is none
         except UserError as error:
             raise UserError(f"losses.{self.read_by} reads the student's classifier: {error}") from None
+        for name, tap in self.run_by:
+            try:
+                _run_after(network, tap)
+            except UserError as error:
+                raise UserError(f"losses.{name} runs what follows the student's tap '{tap}': {error}") from None
         return network
+
+
+def _run_after(network: "SegNet", tap: Tap) -> None:
+    """Runs what follows a tap on one cell of zeros.
+
+    Raises:
+        UserError: it cannot be run by itself.
+    """
+    import torch
+
+    from kdtune.models.external_network import resting
+
+    with resting(network), torch.no_grad():
+        network.after(tap, next(network.parameters()).new_zeros(1, network.channels[tap], 1, 1))
 
 
 def _is_ours(model: Model) -> bool:
@@ -43,17 +64,20 @@ def _is_ours(model: Model) -> bool:
 
 def named_networks(study: StudySpec, only: Sequence[str] = (), *, external: bool = False) -> list[Named]:
     """The different networks of these stages (none: all); ``external``: those of other packages alone."""
-    found: dict[tuple[str, str, int, str], Named] = {}
+    found: dict[tuple[object, ...], Named] = {}
     for stage, config in study.templates().items():
-        reader = next((name for name, term in config.active_losses.items() if term.needs_classifier), "")
+        terms = config.active_losses
+        reader = next((name for name, term in terms.items() if term.needs_classifier), "")
+        runners = tuple((name, term.runs_after) for name, term in terms.items() if term.runs_after is not None)
         teacher = config.teacher.model if config.uses_teacher and config.teacher else None
-        for part, model, read_by in (("student", config.student, reader), ("teacher", teacher, "")):
+        asked = (("student", config.student, reader, runners), ("teacher", teacher, "", ()))
+        for part, model, read_by, run_by in asked:
             if model is None or (only and stage not in only) or (external and _is_ours(model)):
                 continue
             classes = config.dataset.num_classes
-            key = (part, model.model_dump_json(), classes, read_by)
+            key = (part, model.model_dump_json(), classes, read_by, run_by)
             before = found[key].stages if key in found else ()
-            found[key] = Named(part, model, classes, config.recipe.crop, (*before, stage), read_by)
+            found[key] = Named(part, model, classes, config.recipe.crop, (*before, stage), read_by, run_by)
     return [*found.values()]
 
 

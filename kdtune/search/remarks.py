@@ -3,7 +3,7 @@
 from kdtune.records import rows
 from kdtune.search.ledger import Ledger
 from kdtune.search.stage_context import recorded
-from kdtune.study.spec import TEACHER
+from kdtune.study.names import TEACHER
 
 
 def absent_classes(stage: str, ledger: Ledger, named: set[str]) -> str | None:
@@ -25,7 +25,9 @@ def weak_teacher(stage: str, ledger: Ledger) -> str | None:
     best = rows.mean_std([row["miou"] for row in student])[0]
     if teacher[0]["miou"] > best:
         return None
+    alike = recorded(teacher[0]).evaluated_on == recorded(student[0]).evaluated_on
+    other = "" if alike else " (on the validation images the one, on held-out training images the other)"
     return (
-        f"the teacher's mIoU of {teacher[0]['miou']:.2f} does not beat the student's {best:.2f}: check its "
+        f"the teacher's mIoU of {teacher[0]['miou']:.2f} does not beat the student's {best:.2f}{other}: check its "
         "checkpoint, its preprocessing and its recipe before believing any distilled result"
     )

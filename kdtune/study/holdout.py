@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from kdtune.base import Config, Seed
+from kdtune.study.names import TEACHER
 
 VAL: Literal["val"] = "val"
 USUAL = 0.1  # share that is held out where only the word is given
@@ -43,7 +44,8 @@ SelectOn = Annotated[
 def with_holdout(data: Any) -> Any:
     """A study as a file has it, each of its configurations told where it is trained and evaluated.
 
-    What repeats a choice, as ``final`` does, is evaluated on the validation split, all else on what is held out.
+    What repeats a choice, as ``final`` does, is evaluated on the validation split, and so is a teacher that nothing is
+    chosen of: tables have it beside those. All else is evaluated on what is held out.
     """
     stages = data.get("stages") if isinstance(data, Mapping) else None
     if not isinstance(stages, list | tuple) or is_val(data.get("select_on", VAL)):
@@ -56,7 +58,8 @@ def with_holdout(data: Any) -> Any:
         return data
     told = []
     for stage in stages:
-        searches = any(stage.get(key) for key in ("grid", "ranges", "together")) or not stage.get("start_from")
+        searches = any(stage.get(key) for key in ("grid", "ranges", "together"))
+        searches |= not stage.get("start_from") and stage.get("name") != TEACHER
         given = stage.get("set") or {}
         where = {"evaluated_on": "holdout" if searches else VAL}
         told.append({**stage, "set": {**given, **where}} if isinstance(given, dict) else stage)

@@ -13,6 +13,7 @@ ALONE = "student"  # the method of the student without a teacher
 LONGER = "longer"  # the student without a teacher, trained as long as the dearest method
 VARIANTS = {"untuned": "untuned", LONGER: "trained longer"}  # further methods without one -> in words
 
+TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
 FINAL = "final"  # the stage that compares methods over new seeds
 SHARED = "training, teacher shared"  # phase of `emissions`: a distilled training as it was, others ran the teacher
 

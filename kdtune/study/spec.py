@@ -33,8 +33,6 @@ from kdtune.study.trial_config import STAGE_REFERENCE, TrialConfig, Value
 from kdtune.study.widening import all_beyond
 from kdtune.text import did_you_mean
 
-TEACHER = "teacher"  # the stage that trains the teacher, or whose row holds a given teacher's own mIoU
-
 REST = 0.01  # of a GPU that shares of two digits may leave over
 
 

@@ -14,11 +14,17 @@ def built(model: Model, num_classes: int, weights: Weights, source: str) -> SegN
     Raises:
         UserError: the weights are those of another architecture.
     """
-    model = model.model_copy(update={"init": "random"})
-    if model.name != "external":  # other packages' code may need values, and no file chooses it
-        with torch.device("meta"):
-            empty = model.build(num_classes)
-        fitting(empty, weights, source)
-    network = model.build(num_classes)
+    if model.name != "external":
+        fitting(plain(model, num_classes), weights, source)
+    network = model.model_copy(update={"init": "random"}).build(num_classes)
     load_weights(network, weights, source)
     return network
+
+
+def plain(model: Model, num_classes: int) -> SegNet:
+    """The network to be looked at, without values; with random ones where other packages' code may need values."""
+    start = model.model_copy(update={"init": "random"})
+    if model.name == "external":  # no file chooses that code
+        return start.build(num_classes)
+    with torch.device("meta"):
+        return start.build(num_classes)

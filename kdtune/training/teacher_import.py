@@ -1,12 +1,12 @@
 """Published checkpoints made kdtune's own: ``kdtune teacher import``."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-
-from torch import Tensor
+import shlex
+from collections.abc import Callable, Iterator
 
 from kdtune.base import Model, Preprocessing, SegmentationDataset, UserError
 from kdtune.filesystem.folder import Folder, read_file
+from kdtune.models import builders
 from kdtune.models.published import from_semseg, from_skd, layout_of
 from kdtune.study.file import dataset_named
 from kdtune.study.given_model import given_model, model_from
@@ -14,8 +14,10 @@ from kdtune.training.asked_import import Import as Import
 from kdtune.training.asked_import import check
 from kdtune.training.built import built
 from kdtune.training.checkpoint_layouts import INFER, NETWORKS, Layout
-from kdtune.training.teachers import in_yaml, preprocessing_words
+from kdtune.training.hub_folder import chooses_code
+from kdtune.training.teachers import as_written, in_yaml, preprocessing_words
 from kdtune.training.weights import Weights, WeightsRecord, read_weights, unwrapped, weights_bytes
+from kdtune.training.weights_classes import classes_told
 
 # SKD reads with OpenCV, which gives BGR, and only subtracts: train_and_eval.py, IMG_MEAN.
 CAFFE = Preprocessing(order="bgr", mean=(104.00698793, 116.66876762, 122.67891434), std=(1.0, 1.0, 1.0))
@@ -37,7 +39,7 @@ def import_weights(asked: Import) -> Iterator[str]:
     if asked.layout == "skd":
         fields = {"preprocessing": CAFFE.model_dump(), **fields}
     model = model_from(fields, f"--model {asked.model}" if asked.model else asked.file)
-    classes = _num_classes(model, state, asked)
+    classes = classes_told(model, state, asked.file)
     dataset = _dataset(asked.dataset, asked.file, classes)
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     network = built(model, classes, state, asked.file)
@@ -57,7 +59,17 @@ def import_weights(asked: Import) -> Iterator[str]:
     yield f"classes: {classes}{f', {asked.dataset}' if asked.dataset else ''}"
     yield f"preprocessing: {preprocessing_words(model.preprocessing)}"
     yield f"weights: {asked.output}"
-    yield f"next: kdtune launch STUDY --teacher {asked.output}"
+    yield f"next: {_next(record, model, asked.output)}"
+
+
+def _next(record: WeightsRecord, model: Model, output: str) -> str:
+    """How the file becomes a study's teacher: another package's network only where the user names it again."""
+    plain = f"kdtune launch STUDY --teacher {output}"
+    if not (model.name == "external" and chooses_code(record.model)):
+        return plain
+    places = [str(path or name) for name, path in builders.vouched().items()]
+    modules = "".join(f" --py-module {shlex.quote(place)}" for place in places)
+    return f"write {as_written(model)} in the study, then {plain}{modules}"
 
 
 def _renamed(weights: Weights, asked: Import) -> Weights:
@@ -74,7 +86,8 @@ def _renamed(weights: Weights, asked: Import) -> Weights:
     }
     if looks != wanted and not (looks is None and asked.model is not None):
         key = _unexpected(weights, wanted)
-        like = f"it looks like {NETWORKS[looks]}: --layout {looks}" if looks else "it looks like none that is known"  # type: ignore[index]
+        none = "it looks like none that is known: say its network as a study does, with --model"
+        like = f"it looks like {NETWORKS[looks]}: --layout {looks}" if looks else none  # type: ignore[index]
         raise UserError(f"{asked.file}: '{key}' is no key of {NETWORKS[wanted]}; {like}")
     try:
         return convert[wanted](weights)
@@ -107,15 +120,3 @@ def _dataset(name: str | None, file: str, classes: int) -> SegmentationDataset |
     if found.num_classes != classes:
         raise UserError(f"{file}: tells {classes} classes apart, dataset '{name}' has {found.num_classes}")
     return found
-
-
-def _num_classes(model: Model, state: Mapping[str, Tensor], asked: Import) -> int:
-    """From the last layer of the network."""
-    last = "classifier.weight" if model.name == "pspnet" else f"network.{getattr(model, 'classifier', None)}.weight"
-    for key in (last, last.removeprefix("network.")):
-        if key in state:
-            return int(state[key].shape[0])
-    raise UserError(
-        f"{asked.file}: has no '{last}', from whose shape the number of classes would be told; name the last "
-        "convolution with `classifier` in --model"
-    )

@@ -116,9 +116,11 @@ def _check(config: TrialConfig, known: dict[str, WeightsRecord | None]) -> None:
     if record is None:
         return
     check_classes(file, record, config.dataset)
-    theirs = _comparable(model_from(record.model, f"{file}: its kdtune record"))
-    ours = _comparable(model)
-    for field in theirs.keys() | ours.keys():
+    given = model_from(record.model, f"{file}: its kdtune record")
+    if given.name != model.name:
+        raise UserError(_another_kind(file, given, model))
+    theirs, ours = _comparable(given), _comparable(model)
+    for field in ("builder", *sorted(theirs.keys() | ours.keys())):
         if theirs.get(field) != ours.get(field):
             raise UserError(
                 f"teacher {file} has {field}={theirs.get(field)!r}, the study's teacher.model {field}="
@@ -131,6 +133,21 @@ def _check(config: TrialConfig, known: dict[str, WeightsRecord | None]) -> None:
             f"teacher {file} was trained with {preprocessing_words(said)}, the study's teacher.model.preprocessing is "
             f"{preprocessing_words(named)}; remove it from the study, or give the right file"
         )
+
+
+def _another_kind(file: str, given: Model, ours: Model) -> str:
+    """The line for a network of another package where the study has kdtune's own, or the other way round."""
+    builder = getattr(given, "builder", None)
+    what = f"a network of another package ({builder})" if builder else f"a network of name '{given.name}'"
+    return (
+        f"teacher {file} holds {what}, the study's teacher is {ours.label}: give the right file, or write "
+        f"{as_written(given)} in the study"
+    )
+
+
+def as_written(model: Model) -> str:
+    """The key of a study's file that makes this network its teacher's."""
+    return f"`teacher.model: {in_yaml({'name': model.name, **model.model_dump(mode='json', exclude_defaults=True)})}`"
 
 
 def _check_layout(file: str, model: Model) -> None:

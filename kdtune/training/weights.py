@@ -220,7 +220,7 @@ def fitting(network: SegNet, weights: Weights, source: str, part: str = "all") -
     if part == "backbone":
         target, given = network.backbone, _of_backbone(network, weights)
     else:
-        target, given = network, _own_names(weights, network.state_dict())
+        target, given = network, own_names(weights, network.state_dict())
     own = target.state_dict()
     optional = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in given and key not in optional]
@@ -239,7 +239,7 @@ def fitting(network: SegNet, weights: Weights, source: str, part: str = "all") -
     return target, given
 
 
-def _own_names(weights: Weights, own: Weights) -> Weights:
+def own_names(weights: Weights, own: Weights) -> Weights:
     """The weights under the network's own keys, as far as they can be told.
 
     A file of another package's network has its keys without kdtune's ``network.``, one of a training framework has all

@@ -107,6 +107,19 @@ def test_a_weight_stands_in_both_units_where_they_differ(found: dict[str, dict[s
     assert (found["nfd"]["weights"], found["nfd"]["weights_as_published"], found["nfd"]["factor"]) == ("10", "-", None)
 
 
+@pytest.mark.parametrize(("convention", "factor", "as_published"), [("paper", 0.1, "0.1"), ("skd", None, "-")])
+def test_a_published_weight_is_for_the_convention_of_its_term(
+    convention: str, factor: float | None, as_published: str
+) -> None:
+    """SKD's L_PI of 10 is its published weight, and no tenfold one."""
+    given = study()
+    rows = [row | {"convention_pi": convention} for row in given.trials.to_pylist() if row["method"] == "pi"]
+    others = [row for row in given.trials.to_pylist() if row["method"] != "pi"]
+    shown = table("terms", replace(given, trials=trials_table([*rows, *others])), "s").to_pylist()
+    (row,) = [row for row in shown if row["method"] == "pi"]
+    assert (row["weights"], row["factor"], row["weights_as_published"]) == ("0.1", factor, as_published)
+
+
 def test_what_the_publication_reports_stands_beside(found: dict[str, dict[str, Any]]) -> None:
     assert (found["mgd"]["miou_student_published"], found["mgd"]["miou_mean_published"]) == (69.85, 73.63)
     assert (found["pi"]["miou_student_published"], found["pi"]["miou_mean_published"]) == (None, None)

@@ -19,6 +19,7 @@ from kdtune.loading.pack import open_split
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own data."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KDTUNE_DATA_ROOT", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")  # that standard error is no terminal counts for more
 
 
@@ -89,7 +90,15 @@ def test_what_is_drawn_needs_neither() -> None:
 @pytest.mark.parametrize("command", ["check", "fetch"])
 def test_bad_words(command: str) -> None:
     assert refused(command, "vok", "--root", "x").startswith("unknown dataset 'vok' (did you mean 'voc'?); there are:")
-    assert refused(command, "voc") == "dataset 'voc' needs --root DIR, its own folder"
+    other = ", or KDTUNE_DATA_ROOT, the folder in which voc lies" if command == "check" else ""
+    assert refused(command, "voc") == f"dataset 'voc' needs --root DIR, its own folder{other}"
+
+
+def test_check_finds_its_folder_in_the_data_root(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTUNE_DATA_ROOT", ".")
+    assert kdtune("check", "voc").stdout.startswith(f"voc in {root}: 21 classes\ntrain: 2 images")
+    monkeypatch.setenv("KDTUNE_DATA_ROOT", "away")
+    assert refused("check", "voc") == "away/voc: no such folder: correct KDTUNE_DATA_ROOT, or give --root DIR"
 
 
 def test_check_of_nothing() -> None:

@@ -6,7 +6,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from kdtune.base import UserError
 from kdtune.cli import main
+from kdtune.search.checkpoints import check_networks
+from kdtune.study.file import load_study
 from tests.models.test_external import LRASPP, OWN
 from tests.support.small_study import write
 
@@ -53,12 +56,31 @@ def test_a_network_that_is_not_what_the_study_says(tmp_path: Path) -> None:
     assert line.endswith("taps.psp: no submodule 'secnd' (did you mean 'second'?)")
 
 
+def with_fakd(path: Path) -> Path:
+    """The study with L_FAKD in the place of L_PI."""
+    text = path.read_text().replace("losses.pi: {weight: 0.1, temperature: 1.0}", "losses.fakd: {weight: 1}")
+    path.write_text(text.replace("losses.pi.temperature: [1, 2]", "recipe.lr: [1, 2]"))
+    return path
+
+
 @pytest.mark.parametrize("command", [("models", "check"), ("studies", "validate")])
 def test_a_term_that_reads_a_classifier_which_is_not_there(tmp_path: Path, command: tuple[str, str]) -> None:
     path = of_student(tmp_path, **{key: value for key, value in LRASPP.items() if key != "classifier"})
-    path.write_text(path.read_text().replace("losses.pi: {weight: 0.1, temperature: 1.0}", "losses.fakd: {weight: 1}"))
-    path.write_text(path.read_text().replace("losses.pi.temperature: [1, 2]", "recipe.lr: [1, 2]"))
-    code, (*_, line) = run(*command, path)
+    code, (*_, line) = run(*command, with_fakd(path))
     assert code == 2
     assert "losses.fakd reads the student's classifier" in line
     assert line.endswith("no single 1x1 convolution; name the last one with classifier: PATH")
+
+
+@pytest.mark.parametrize("command", [("models", "check"), ("studies", "validate")])
+def test_a_term_that_runs_what_cannot_be_run_by_itself(tmp_path: Path, command: tuple[str, str]) -> None:
+    path = with_fakd(of_student(tmp_path, **OWN | {"taps": {"psp": "first"}, "aux_output": None}))
+    code, (*_, line) = run(*command, path)
+    assert code == 2
+    assert "losses.fakd runs what follows the student's tap 'psp': " in line
+    assert "only the classifier can be run by itself, and it does not read 'psp'; name the submodule" in line
+    with pytest.raises(UserError, match=r"losses\.fakd runs what follows"):  # as a launch does before its first trial
+        check_networks(load_study(path), [])
+    path = with_fakd(of_student(tmp_path, **OWN | {"taps": {"psp": "second"}, "aux_output": None}))
+    code, _ = run(*command, path)
+    assert code == 0

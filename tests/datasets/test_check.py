@@ -161,3 +161,10 @@ def test_a_bar_that_moves_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     os.close(ours)
     assert b"checking: 8 of 8" in shown
     assert b"\x1b[" in shown
+
+
+def test_a_split_without_images_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Foreign, "samples", lambda *_: [])
+    report = check.check(Foreign(name="foreign"), tmp_path)
+    expected = [f"{tmp_path}: no images for {split}: {Foreign.obtain}" for split in ("train", "val")]
+    assert [str(fault) for fault in report.faults] == expected

@@ -242,8 +242,9 @@ def test_init_says_what_it_does_not_find(tmp_path: Path) -> None:
     assert "d.yaml: is there already; --force replaces it" in told
 
 
-def test_a_folder_that_is_not_there_is_told_by_its_description(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_told_by_its_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not where to unpack published data: nobody else has it."""
+    monkeypatch.delenv("KDTUNE_DATA_ROOT", raising=False)
     text = (
         'name: folder\nroot: ROOT\nimages: {train: "a/*.png", val: "b/*.png"}\n'
         'masks: {train: "c/*.png", val: "d/*.png"}\nclasses: [road, sky]\n'
@@ -261,7 +262,11 @@ def test_a_folder_that_is_not_there_is_told_by_its_description(tmp_path: Path) -
         dataset_named(str(file)).samples("train", gone)
     assert str(caught.value) == f"folder: no folder {gone}: {correct}"
     file.write_text(text.replace("ROOT", "photographs"))
-    assert "mine.yaml: its `root` is relative: needs --root DIR" in run("data", "check", file, status=2)
+    told = run("data", "check", file, status=2)
+    assert told == (
+        f"kdtune: {file}: its `root` is relative: needs --root DIR, the dataset's own folder, or KDTUNE_DATA_ROOT, the "
+        "folder in which photographs lies\n"
+    )
     with pytest.raises(UserError, match=r"DIR/photographs; or give an absolute `root` where it is described\."):
         dataset_root(dataset_named(str(file)), None)
     with pytest.raises(UserError) as caught:

@@ -128,6 +128,39 @@ def test_what_is_no_module_is_one_line(given: str) -> None:
         vouch([given])
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("lacking", "import os\nimport no_such_thing\n", "line 2: ModuleNotFoundError: .*; install 'no_such_thing'"),
+        ("misspelling", "\ndef x(:\n", "line 2: SyntaxError: .*; mend that file"),
+        ("exiting", "import sys\n\nsys.exit('not today')\n", "line 3: SystemExit: not today; mend that file"),
+        ("raising", "def f():\n    raise OSError('a\\nb')\nf()\n", "line 2: OSError: a; mend that file"),
+    ],
+)
+def test_a_module_that_is_there_and_fails_says_where(tmp_path: Path, name: str, text: str, says: str) -> None:
+    """Not to name it with --py-module, which was done."""
+    file = tmp_path / f"{name}_module.py"
+    file.write_text(text)
+    vouch([str(file)])
+    with pytest.raises(
+        UserError, match=f"builder {file.stem}:x: cannot import '{file.stem}': {file}, {says}"
+    ) as caught:
+        find(f"{file.stem}:x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_fails_around_a_module_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_around").mkdir()
+    (tmp_path / "failing_around" / "__init__.py").write_text("import no_such_thing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"__init__\.py, line 1: ModuleNotFoundError: .* install 'no_such_thing'"):
+        vouch(["failing_around.inner"])
+    with pytest.raises(
+        UserError, match=r"--py-module no_such_thing\.inner: .*; install it, or give its file or folder"
+    ):
+        vouch(["no_such_thing.inner"])
+
+
 STUDY = """\
 name: theirs
 base:

@@ -205,6 +205,58 @@ class Refusing(Small):
         return super().forward(image)
 
 
+def exiting(num_classes: int) -> nn.Module:
+    raise SystemExit(3)
+
+
+class Exiting(Small):
+    """It ends the process when it is run."""
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        raise SystemExit(3)
+
+
+class Soft(Small):
+    """Its ``side`` are probabilities, its ``main`` too unless it is told otherwise."""
+
+    def __init__(self, num_classes: int, soft: bool = True) -> None:
+        super().__init__(num_classes)
+        self.soft = soft
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        made = super().forward(image)
+        return {"main": made["main"].softmax(1) if self.soft else made["main"], "side": made["side"].softmax(1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"aux_output": None}, "as its logits: .* name what comes before it with output,"),
+        ({"arguments": {"soft": False}}, "as its auxiliary logits: .* name what comes before it with aux_output,"),
+    ],
+)
+def test_probabilities_are_no_logits(change: dict[str, Any], says: str) -> None:
+    fields = OWN | {"builder": f"{HERE}:Soft"} | change
+    with pytest.raises(UserError, match=f"Soft gives probabilities, with the sum 1 over the classes, {says}"):
+        built(fields)
+    with torch.device("meta"):  # nothing to be seen
+        assert built(fields).num_classes == CLASSES
+    assert built(fields | {"arguments": {"soft": False}, "aux_output": None}).num_classes == CLASSES
+
+
+class Even(Small):
+    """On a black image, which is 0 everywhere, its logits are all 1 / K; what is beside them is never below 0."""
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        made = image.mean(dim=1, keepdim=True).repeat(1, CLASSES, 1, 1) + 1 / CLASSES
+        return {"main": made, "side": self.side(self.first(image)).relu()}
+
+
+def test_logits_with_the_sum_1_on_a_black_image_alone() -> None:
+    fields: dict[str, Any] = OWN | {"builder": f"{HERE}:Even", "taps": {}, "classifier": None}
+    assert built(fields).num_classes == CLASSES
+
+
 @pytest.mark.parametrize("kind", ["Frozen", "Refusing"])
 @pytest.mark.parametrize(("classifier", "dtype"), [("last", torch.float32), (None, torch.bfloat16)])
 def test_what_autograd_does_not_tell_is_precise_where_it_is_named(
@@ -284,6 +336,8 @@ def test_it_can_be_hashed() -> None:
         ({"builder": f"{HERE}:Smal"}, ["no 'Smal' there", "did you mean 'Small'"]),
         ({"builder": f"{HERE}:CLASSES"}, ["is not a function"]),
         ({"builder": f"{HERE}:raising"}, ["raised RuntimeError: cannot build 5; check arguments"]),
+        ({"builder": f"{HERE}:exiting"}, [f"{HERE}:exiting raised SystemExit: 3; check arguments"]),
+        ({"builder": f"{HERE}:Exiting"}, [f"{HERE}:Exiting: its network raised SystemExit: 3"]),
         ({"builder": f"{HERE}:no_network"}, ["returns str, not a torch.nn.Module"]),
         ({"builder": f"{HERE}:stubborn"}, ["logits of 3 classes, the dataset has 5", "classes_argument"]),
         ({"classes_argument": "classes"}, ["raised TypeError", "unexpected keyword argument 'classes'"]),

@@ -8,6 +8,7 @@ import yaml
 
 from kdtune.answers.planned_grid import planned_study
 from kdtune.answers.rendering import render
+from kdtune.search.given_teacher import stages_to_run
 from kdtune.study.file import dump, read
 from kdtune.study.spec import StudySpec
 from kdtune.training.site import Site, load_splits
@@ -90,4 +91,21 @@ def test_results_say_it_in_a_line(tmp_path: Path) -> None:
     given = replace(tables(grid()), planned={"s": plan})
     told = render("grid", given, "s", "text")
     assert told.count("chosen on 20% of the training images, on which no trial trains") == 1
-    assert planned_study("s", yaml.safe_load(dump(small(tmp_path)))).chosen_on is None
+    assert "measured on the validation images: teacher, final; on these: all other stages" in told
+    assert [plan.images(name) for name in ("student", "final")] == [
+        "training images that are held out",
+        "validation images",
+    ]
+    usual = planned_study("s", yaml.safe_load(dump(small(tmp_path))))
+    assert (usual.chosen_on, usual.images("student")) == (None, "validation images")
+
+
+def test_a_teacher_is_measured_where_final_is(tmp_path: Path) -> None:
+    """Trained by a stage or given as a file; a search for one is a search."""
+    trained = "stages:\n  - name: teacher\n"
+    for more, images in (("", "val"), ("    grid: {recipe.lr: [0.1, 0.2]}\n", "holdout")):
+        study = small(tmp_path, (NAME, f"{NAME}select_on: holdout\n"), IMAGES, ("stages:\n", f"{trained}{more}"))
+        assert study.templates()["teacher"].evaluated_on == images
+    given = held(tmp_path)
+    assert [stage.set.get("evaluated_on") for stage in stages_to_run(given) if stage.name == "teacher"] == [None]
+    assert planned_study("s", yaml.safe_load(dump(given))).on_val == ("teacher", "final")

@@ -189,7 +189,7 @@ def with_nan(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (None, ["--model", "nonsense"], "needs a mapping"),
         (deeper, [], "has 2, 2, 2, 3 basic blocks in its four layers, a depth that kdtune does not have; there are: "),
         (lambda s: without(s, "layer1.0.conv1.weight"), [], "1 missing, first backbone.layer1.0.conv1.weight"),
-        (lambda s: without(s, "head.weight"), [], "has no 'classifier.weight'"),
+        (lambda s: without(s, "head.weight"), [], "1 missing, first classifier.weight"),
         (lambda s: s | {"layer1.0.odd": s["module.head.bias"]}, [], "1 unknown, first backbone.layer1.0.odd"),
         (lambda s: s | {"fc.weight": s["module.head.bias"]}, [], "'fc.weight' is no key of SKD's Res_pspnet"),
         (with_nan, [], "tensor 'layer1.0.bn1.weight' holds values that are not finite"),
