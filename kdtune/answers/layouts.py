@@ -97,9 +97,10 @@ def _beside(rows: Sequence[Row]) -> list[str]:
 
 
 def _published(column: str) -> str:
-    """The weight that a term's authors give it, in the term's own unit."""
-    weight = facts(column.removeprefix("lambda_")).weight
-    return f"λ_{loss_symbol(column)} {'not known' if weight is None else scientific(weight)}"
+    """The weight that a term's authors give it, in the term's own unit, which its convention may change."""
+    found = facts(column.removeprefix("lambda_"))
+    of = f" (convention: {found.convention})" if found.convention else ""
+    return f"λ_{loss_symbol(column)} {'not known' if found.weight is None else scientific(found.weight) + of}"
 
 
 def _initialization(data: pa.Table) -> list[Block]:

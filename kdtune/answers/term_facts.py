@@ -24,6 +24,7 @@ class Facts:
     basis: str = "unknown"  # of the implementation: code, paper, ours
     weight: float | None = None  # the published one in the term's own unit
     printed: float | None = None  # the same in the publication's
+    convention: str = ""  # that the weight is for, where a term has several
 
 
 @cache
@@ -36,7 +37,8 @@ def facts(name: str) -> Facts:
     publication = " ".join(found.groups()) if found else kind.source
     published = kind.published_weight
     weight, printed = (published.weight, published.printed or published.weight) if published else (None, None)
-    return Facts(publication, _BASIS[kind.confidence], weight, printed)
+    convention = kind.model_fields["convention"].default if "convention" in kind.model_fields else ""
+    return Facts(publication, _BASIS[kind.confidence], weight, printed, convention)
 
 
 UNITS = ("convention", "tap")  # fields of terms that change what a weight multiplies

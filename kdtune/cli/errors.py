@@ -116,8 +116,6 @@ def check_folder(output: str) -> None:
     Raises:
         BadInput: it cannot be.
     """
-    if "://" in output:  # a store is asked when it is written to
-        return
     folder = Path(output).expanduser()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

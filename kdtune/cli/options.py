@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kdtune.cli.errors import check_folder, check_output
+from kdtune.cli.errors import BadInput, check_folder, check_output
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,8 +92,17 @@ def writable_or_uri(context: click.Context, parameter: click.Parameter, output: 
 
 
 def writable_folder(_: Any, __: Any, output: str | None) -> str | None:
-    """The same of a folder."""
+    """The same of a folder of this machine."""
     if output is not None:
+        if "://" in output:
+            raise BadInput(f"{output}: is a URI: give a folder of this machine, and copy it there after")
+        check_folder(output)
+    return output
+
+
+def writable_storage(_: Any, __: Any, output: str | None) -> str | None:
+    """The same, or a URI: its store is asked when it is written to."""
+    if output is not None and "://" not in output:
         check_folder(output)
     return output
 

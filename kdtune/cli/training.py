@@ -16,8 +16,8 @@ from kdtune.cli.options import (
     settings_of,
     storage_option,
     threads_option,
-    writable_folder,
     writable_or_uri,
+    writable_storage,
 )
 from kdtune.cli.streams import say
 
@@ -35,7 +35,7 @@ from kdtune.cli.streams import say
     "-o",
     "--output",
     metavar="DIR",
-    callback=writable_folder,
+    callback=writable_storage,
     help="Where the trial's files go; default: ./kdtune-train.",
 )
 def train(
@@ -72,7 +72,7 @@ def teacher() -> None:
 @pack_option
 @module_option
 @click.option(
-    "-o", "--output", metavar="DIR", callback=writable_folder, help="Where the files go; default: ./kdtune-teacher."
+    "-o", "--output", metavar="DIR", callback=writable_storage, help="Where the files go; default: ./kdtune-teacher."
 )
 def teacher_train(study: str, data_root: str | None, settings: tuple[str, ...], pack: Any, output: str | None) -> None:
     """Train a study's teacher in this process, without Ray. Run again, it continues.

@@ -135,7 +135,12 @@ def package(study: StudySpec, folder: Path) -> dict[str, Any]:
     working.mkdir()
     (working / STUDY_FILE).write_text(dump(study), encoding="utf-8")
     own = builders.runtime_env()
-    return {**own, "working_dir": str(working), "py_modules": [str(code), *own.get("py_modules", [])]}
+    modules = [Path(path) for path in own.get("py_modules", [])]
+    for path in modules:
+        if path.is_file():  # Ray's client sends folders alone
+            shutil.copy(path, working)
+    folders = [str(path) for path in modules if path.is_dir()]
+    return {**own, "working_dir": str(working), "py_modules": [str(code), *folders]}
 
 
 def _notes(dashboard: str, storage: str) -> list[str]:

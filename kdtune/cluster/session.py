@@ -2,6 +2,7 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster import own_ray
@@ -52,7 +54,7 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
         own = None
         if address:
-            sent = builders.runtime_env()
+            sent = {} if _job_brings(builders.VOUCHED) else builders.runtime_env()
             environment = {**sent, "env_vars": {**TUNE_ENVIRONMENT, **sent.get("env_vars", {})}}
             context = ray.init(address=address, runtime_env=environment, **quiet)
         else:
@@ -82,6 +84,12 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
             ray.shutdown()
             if own is not None:
                 own.remove()
+
+
+def _job_brings(variable: str) -> bool:
+    """Whether this process is a job that was submitted with this variable: Ray refuses to be given it twice."""
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    return variable in ((job.get("runtime_env") or {}).get("env_vars") or {})
 
 
 def _watch(halt: Halt, done: threading.Event) -> None:

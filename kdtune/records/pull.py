@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute, leads_out
@@ -12,7 +13,7 @@ from kdtune.records.at_once import at_once
 from kdtune.records.rows import Row, best_config
 from kdtune.records.storage import WEIGHTS
 from kdtune.records.stored_study import DIGESTS, IMAGE_COUNTS, StoredStudy
-from kdtune.study.names import FINAL
+from kdtune.study.names import FINAL, TEACHER
 
 STUDY = "study.yaml"
 SHOWN = (".parquet", ".svg", ".png")  # tables and figures
@@ -58,7 +59,8 @@ def pull(
         UserError: no study there, a name that could lead out of ``dest``, or a link that leads out of its study.
     """
     target = Path(absolute(dest))
-    studies = _studies(Folder(absolute(uri)), study)
+    there = absolute(uri)
+    studies = _studies(Folder(there.rstrip("/") if "://" in there else there), study)
     kept = {name: _best(folder) for name, folder in studies.items()} if best else None
     files = _files(studies, checkpoints=checkpoints, kept=kept)
     for file in files:
@@ -106,14 +108,25 @@ def _studies(root: Folder, wanted: str | None) -> dict[str, Folder]:
 
 
 def _best(folder: Folder) -> set[str]:
-    """The trials of the best configuration of each stage and method, all seeds of it."""
+    """The trials of the best configuration of each stage and method that has run all of its seeds."""
     where, name = folder.split()
-    table = StoredStudy(where.uri, name).table("trials")
-    wanted = ("stage", "method", "start", "config_id", "trial_id", "status", "miou")
+    stored = StoredStudy(where.uri, name)
+    wanted = ["stage", "method", "start", "config_id", "seed", "trial_id", "status", "miou"]
+    table = stored.table_if_there("trials", columns=wanted)
+    seeds = _seeds_of(stored.read_study() or {})
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in table.select(wanted).to_pylist():
+    for row in table.to_pylist() if table is not None else []:  # none before its first trial has ended
         groups.setdefault((row["stage"], row["method"]), []).append(row)
-    return {row["trial_id"] for rows in groups.values() for row in best_config(rows)}
+    found = (best_config(rows, seeds.get(stage, 1)) for (stage, _), rows in groups.items())
+    return {row["trial_id"] for rows in found for row in rows}
+
+
+def _seeds_of(study: Mapping[str, Any]) -> dict[str, int]:
+    """How many seeds each stage has, as far as its file says; a given teacher is evaluated once."""
+    stages = study.get("stages")
+    known = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
+    named = {str(stage.get("name")): stage.get("seeds") for stage in known}
+    return {name: len(seeds) for name, seeds in named.items() if isinstance(seeds, list) and name != TEACHER}
 
 
 def _files(

@@ -8,9 +8,14 @@ from kdtune.base import Config
 PLAIN_WORDS = {  # pydantic's kind of error -> what a study's author reads
     "tuple_type": "needs a list, e.g. [1, 2]",
     "list_type": "needs a list, e.g. [1, 2]",
-    "dict_type": "needs a mapping, e.g. {recipe.lr: 0.01}",
+    "dict_type": "needs a mapping",
     "too_short": "needs at least one value",
     "missing": "is missing",
+}
+EXAMPLES = {  # of a mapping, by its key
+    "set": "{recipe.lr: 0.01}",
+    "grid": "{recipe.lr: [0.1, 0.01]}",
+    "labels": "{ray.io/accelerator-type: H100}",
 }
 
 
@@ -22,6 +27,8 @@ def told(fault: Mapping[str, Any]) -> str:
         message = f"needs a mapping of: {', '.join(_keys(fault['ctx']['class_name']))}"
     else:
         message = PLAIN_WORDS.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:])
+    if fault["type"] == "dict_type" and (example := EXAMPLES.get(str([*fault["loc"], ""][-2]))):
+        message += f", e.g. {example}"
     whole = fault["type"] == "missing" or isinstance(fault["input"], dict)  # too much to repeat
     return message if whole else f"{message}; got {fault['input']!r}"
 

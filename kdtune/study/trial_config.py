@@ -39,7 +39,8 @@ def _by_name(registry: Registry, base: type[Config]) -> Callable[[Any], Any]:
             return value
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             known = ", ".join(registry.names())
-            raise ValueError(f"needs a mapping with a 'name', one of: {known}; got {value!r}")
+            file = ", or its FILE.yaml" if base is SegmentationDataset else ""
+            raise ValueError(f"needs a mapping with a 'name', one of: {known}{file}; got {value!r}")
         try:
             cls = registry.resolve(value["name"])
         except ValueError as error:

@@ -77,7 +77,7 @@ class Stored:
 
     def outputs(self, step: int, batch: Batch, asked: Asked, taps: frozenset[Tap] | None = None) -> SegOutput:
         """See ``Teaching``."""
-        if taps:
+        if taps or step >= self._config.recipe.num_steps:  # before training a term may take more batches than it has
             return self._live.outputs(step, batch, asked, taps)
         block, i = divmod(step, STEPS)
         if block != self._block:

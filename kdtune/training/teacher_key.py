@@ -5,6 +5,8 @@ import hashlib
 import json
 import platform
 import re
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,9 @@ def key(config: TrialConfig, site: Site, device: torch.device) -> str:
         "numerics": NUMERICS,
         "format": FORMAT,
     }
+    builder = getattr(config.teacher.model, "builder", None) or type(config.teacher.model).__module__
+    if (module := builder.partition(":")[0]).partition(".")[0] != "kdtune":
+        told["code"] = _code(module)
     if isinstance(config.select_on, Holdout):  # other images are trained on
         told["select_on"] = _told(config.select_on)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -55,6 +60,25 @@ def key(config: TrialConfig, site: Site, device: torch.device) -> str:
 
 def _told(part: Config) -> Any:
     return part.model_dump(mode="json")
+
+
+@functools.cache
+def _code(module: str) -> dict[str, str]:
+    """What another package's network is computed by: the package's version, and the source of the module.
+
+    Of a package that is not installed, as one that ``--py-module`` names, the source of all of it.
+    """
+    top = module.partition(".")[0]
+    told = {name: metadata.version(name) for name in metadata.packages_distributions().get(top, ())}
+    spec = find_spec(module if told else top)
+    own = Path(spec.origin) if spec is not None and spec.origin else None
+    files = [own] if own is not None else []
+    if own is not None and not told and own.name == "__init__.py":
+        files = sorted(own.parent.rglob("*.py"))
+    source = hashlib.sha256()
+    for path in files:
+        source.update(path.read_bytes() if path.is_file() else b"")
+    return told | {"source": source.hexdigest()}
 
 
 @functools.lru_cache(maxsize=8)

@@ -77,6 +77,7 @@ def test_they_are_shown_where_a_stage_varied_them(root: str) -> None:
         "_cwd=cirkd, upsample_pi=false -",
     ]
     assert "parameters" in lines[1]
+    assert "published: λ_CWD 3e+0 (convention: paper)" in lines[-1]
     assert len([line for line in shown(root, "trials") if "convention_cwd=paper, upsample_pi=true" in line]) == 1
     (first, *_) = json.loads("\n".join(shown(root, "weights", "json")))
     assert (first["lambda_cwd"], first["parameters"]) == (3.0, "convention_cwd=paper, upsample_pi=false")

@@ -256,7 +256,10 @@ def test_submitted_watched_stopped_and_continued(nodes: RayCluster, tmp_path: Pa
     from kdtune.records.storage import Storage
 
     folder = Storage(str(storage), "tiny").folder
-    words = ("launch", study, "--storage", storage, *OPTIONS, "--address", nodes.dashboard, "--detach")
+    own = tmp_path / "own.py"
+    own.write_text("")  # a module of the user's own travels with the job
+    options = (*OPTIONS, "--py-module", own)
+    words = ("launch", study, "--storage", storage, *options, "--address", nodes.dashboard, "--detach")
 
     def status() -> dict[str, Any]:
         done = nodes.kdtune("status", "tiny", "--storage", storage, "--format", "json")

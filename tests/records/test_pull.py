@@ -83,6 +83,42 @@ def test_with_weights_and_one_study(source: Path, tmp_path: Path) -> None:
         assert not any(part in name for name in names(dest) for part in ("state-", "lock", "stop", "launch", "journal"))
 
 
+def test_a_uri_that_ends_in_a_slash_names_its_study(source: Path, tmp_path: Path) -> None:
+    done = pull(f"file://{source}/tiny/", tmp_path / "here", "--study", "tiny")
+    assert done.exit_code == 0, done.output
+    assert {name.split("/")[0] for name in names(tmp_path / "here")} == {"tiny"}
+    assert f"kdtune results tiny --storage {tmp_path / 'here'}" in done.stderr
+
+
+def test_it_copies_to_this_machine_alone(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = pull(source, "s3://bucket/results")
+    assert done.exit_code == 2
+    assert "s3://bucket/results: is a URI: give a folder of this machine" in done.stderr
+    assert not Path("s3:").exists()
+
+
+def test_the_best_has_run_all_of_its_seeds(tmp_path: Path) -> None:
+    """A study without tables, its first trial under way, holds up no other."""
+    storage = Storage(str(tmp_path / "storage"), "tiny")
+    given = [(0.1, 11, 51.0), (0.1, 12, 52.0), (0.01, 11, 60.0)]
+    records = [finished("final", miou, {"recipe.lr": lr, "seed": seed}) for lr, seed, miou in given]
+    known = {record["row"]["trial_id"]: record | {"attempt": 1} for record in records}
+    for record in known.values():
+        storage.write_record(record)
+        storage.write_weights(record["row"]["trial_id"], config().student.build(12))
+    plan = {"final": [*known]}
+    storage.write_study(study(), {"kdtune": "0.1.0"})
+    storage.write_plan(plan)
+    write_tables(storage, plan, known)
+    Storage(storage.root, "new").write_study(study().model_copy(update={"name": "new"}), {"kdtune": "0.1.0"})
+    done = pull(storage.root, tmp_path / "here", "--checkpoints", "--best")
+    assert done.exit_code == 0, done.output
+    found = {path.parent.name for path in (tmp_path / "here").rglob(WEIGHTS)}
+    assert found == {*list(known)[:2]}
+    assert (tmp_path / "here" / "new" / "study.yaml").is_file()
+
+
 def test_what_is_there_is_not_copied_again(source: Path, tmp_path: Path) -> None:
     dest = tmp_path / "here"
     assert pull(source / "tiny", dest, "--checkpoints").exit_code == 0

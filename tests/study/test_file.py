@@ -97,6 +97,11 @@ def faults(path: Path) -> list[str]:
         ),
         ("crop: [32, 48]", "crop: 32", "7: base.recipe.crop: needs a list, e.g. [1, 2]; got 32"),
         ("crop: [32, 48]", "crop: [32]", "7: base.recipe.crop[1]: is missing"),
+        (
+            "seeds: [11, 12]",
+            "labels: [a]",
+            "21: stages[final].labels: needs a mapping, e.g. {ray.io/accelerator-type: H100}; got ['a']",
+        ),
         ("ce: {weight: 1.0}", "ce: 1.0", "6: base.losses.ce: needs a mapping of: weight, aux_weight; got 1.0"),
         ("[student, distill]", "student", "20: stages[final].start_from: needs a list, e.g. [1, 2]; got 'student'"),
         ("seeds: [11, 12]", "seeds: 11", "21: stages[final].seeds: needs a list, e.g. [1, 2]; got 11"),
@@ -143,8 +148,8 @@ def faults(path: Path) -> list[str]:
         (
             "name: demo, size: [32, 48], num_train: 4, num_val: 2",
             "size: 3",
-            "3: base.dataset: needs a mapping with a 'name', one of: demo, camvid, cityscapes, voc, ade20k, folder; "
-            "got {'size': 3}",
+            "3: base.dataset: needs a mapping with a 'name', one of: demo, camvid, cityscapes, voc, ade20k, folder, or "
+            "its FILE.yaml; got {'size': 3}",
         ),
         (
             "{name: pspnet, backbone: resnet18, width: 0.125}",

@@ -551,6 +551,18 @@ def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path: Path) -> None:
         alone(place_of_compiled_code, str(tmp_path / "taken"), True)
 
 
+def graphs_of_eleven_networks() -> int:
+    torch.compile = functools.partial(torch.compile, backend="eager")
+    for width in range(1, 12):
+        compiled(torch.nn.Linear(width, 1))(torch.zeros(1, width))
+    return int(importlib.import_module("torch._dynamo.utils").counters["stats"]["unique_graphs"])
+
+
+def test_a_kept_worker_compiles_its_ninth_network_as_its_first() -> None:
+    """They share their forward's code, of which torch compiles eight variants by itself."""
+    assert alone(graphs_of_eleven_networks) == 11
+
+
 def plain_and_compiled(folder: Path) -> tuple[list, list, list, int]:
     """The evaluations of a run, of the same run compiled, of that once more, and the graphs that the last one made."""
     torch.set_num_threads(1)

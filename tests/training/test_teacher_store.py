@@ -2,19 +2,23 @@
 
 import errno
 import hashlib
+import itertools
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import Tensor
 
-from kdtune.base import UserError
+from kdtune.base import Loss, LossTerm, SegNet, SegOutput, UserError
 from kdtune.study.trial_config import TrialConfig
-from kdtune.training import stored_teaching, teacher_store, teaching
+from kdtune.training import stored_teaching, teacher_key, teacher_store, teaching
 from kdtune.training.loop import Run
 from kdtune.training.site import Site, TeacherStore
 from kdtune.training.teacher_store import Block, Store, default_limit, store_folder, write
@@ -117,6 +121,54 @@ def test_other_weights_are_another_key(distilled: TrialConfig, tmp_path: Path) -
     (tmp_path / "copy.safetensors").write_bytes(content)
     same = distilled.replace({"teacher.checkpoint": str(tmp_path / "copy.safetensors")})
     assert finished(same, stored())[1].asked.run == 0
+
+
+class Counting(LossTerm):
+    """Takes more batches than the trial has steps before it trains, and reads nothing of the teacher."""
+
+    symbol: ClassVar[str] = "L_N"
+    source: ClassVar[str] = "these tests"
+    needs_teacher: ClassVar[bool] = False
+
+    def build(self, student: SegNet, teacher: SegNet | None) -> Loss:
+        return CountingLoss()
+
+
+class CountingLoss(Loss):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def before_training(self, batches: Iterator[tuple[SegOutput | None, Tensor]]) -> None:
+        for _ in itertools.islice(batches, STEPS + 3):
+            self.get_buffer("seen").add_(1)
+
+    def forward(self, student: SegOutput, teacher: SegOutput | None, target: Tensor) -> Tensor:
+        return 0.0 * student.logits.mean()
+
+
+def test_more_batches_than_steps_before_training(distilled: TrialConfig) -> None:
+    which = distilled.model_copy(update={"losses": {**distilled.losses, "counting": Counting(weight=1.0)}})
+    weights, state = finished(which, stored())
+    assert state.losses["counting"].get_buffer("seen") == STEPS + 3
+    assert weights == finished(which, Site())[0]
+
+
+def test_other_code_of_a_network_is_another_key(
+    distilled: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of the user's own, and a package that is installed: its version counts."""
+    module = tmp_path / "ownnet.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = []
+    for number in ("1", "1", "2"):
+        module.write_text(f"SCALE = {number}\n")
+        teacher_key._code.cache_clear()
+        external = {"name": "external", "builder": "ownnet:build", "taps": {"psp": "head"}}
+        which = distilled.replace({"teacher": {"model": external, "checkpoint": distilled.teacher.checkpoint}})  # type: ignore[union-attr]
+        made.append(teacher_key.key(which, Site(), torch.device("cpu")))
+    assert made[0] == made[1] != made[2]
+    assert teacher_key._code("torchvision.models")["torchvision"] == version("torchvision")
 
 
 def test_a_longer_trial_goes_on_where_a_shorter_one_ended(distilled: TrialConfig) -> None:
