@@ -4,6 +4,8 @@ import copy
 import functools
 import importlib
 import os
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -549,6 +551,12 @@ def test_compiled_code_is_kept_where_nobody_else_writes(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match="is another user's, and compiled code is kept there: set TORCHINDUCTOR_CACHE"):
         alone(place_of_compiled_code, str(tmp_path / "taken"), True)
+
+
+def test_a_trial_that_compiles_nothing_imports_no_compiler() -> None:
+    """It takes seconds, in the driver and in each worker."""
+    look = "import sys, kdtune.search.worker; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
 def graphs_of_eleven_networks() -> int:
