@@ -89,7 +89,6 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "kdtune", *map(str, words)]
 
 
-PATIENCE = 900  # seconds for a command: a machine may be five times slower in one hour than in another
 PLAIN = {"KDTUNE_DASHBOARD": "0"}  # Ray starts sooner without, and nobody looks
 
 
@@ -97,9 +96,8 @@ def kdtune(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.
     """Runs a command to its end; with ``env`` in a new process, else in one that has imported what it needs."""
     environment = os.environ | PLAIN | (env or {})
     if env is None:
-        return forked.run([*map(str, words)], environment, PATIENCE)
-    given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PATIENCE, "env": environment}
-    return subprocess.run(command(*words), check=False, **given)
+        return forked.run([*map(str, words)], environment, 300)
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
 def start(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
