@@ -24,6 +24,7 @@ from kdtune.records.logbook import (
     read_launch,
     read_log,
     request_stop,
+    with_again,
     withdraw_stop,
     write_launch,
 )
@@ -93,6 +94,7 @@ def detach(
         command=command,
     )
     try:
+        launched = with_again(where.folder, launched) if options.again else launched
         found = read_launch(where.folder)
         if found is None or found.submission_id != job.id:  # else its driver is up already, and knows more
             write_launch(where.folder, launched)

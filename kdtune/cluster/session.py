@@ -2,7 +2,6 @@
 
 import kdtune.cluster.environment  # noqa: F401  # isort: skip  # before Ray, which reads it
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -12,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from kdtune.base import Lost, RunError, UserError
 from kdtune.cluster import own_ray
@@ -21,6 +19,7 @@ from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
 from kdtune.cluster.silence import Silence
 from kdtune.models import builders
+from kdtune.records.logbook import own_job
 
 DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
 
@@ -88,8 +87,7 @@ def cluster(address: str | None, study: str, halt: Halt) -> Iterator[str | None]
 
 def _job_brings(variable: str) -> bool:
     """Whether this process is a job that was submitted with this variable: Ray refuses to be given it twice."""
-    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
-    return variable in ((job.get("runtime_env") or {}).get("env_vars") or {})
+    return variable in ((own_job().get("runtime_env") or {}).get("env_vars") or {})
 
 
 def _watch(halt: Halt, done: threading.Event) -> None:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -50,6 +51,7 @@ class Launched:
     dashboard: str | None = None
     submission_id: str | None = None
     command: str | None = None  # that launches it again
+    again_since: str | None = None  # when --again was first asked for: launches that were cut off may lie between
     kdtune_version: str = kdtune.__version__
     ended_at: str | None = None
     outcome: str | None = None  # "finished", or why it ended before
@@ -82,10 +84,31 @@ def here(stages: Sequence[str], address: str | None, command: str | None) -> Lau
     )
 
 
+def with_again(folder: Folder, launched: Launched) -> Launched:
+    """A launch with ``--again``, told since when that is asked for.
+
+    The same command after a launch that did not come to its end goes on with what that was asked for: it is what such
+    a launch says to continue with.
+    """
+    before = read_launch(folder)
+    if before is not None:
+        submitted = bool(launched.submission_id) and before.submission_id == launched.submission_id
+        command = without_credentials(launched.command or "")
+        repeated = bool(command) and before.command == command and before.outcome != "finished"
+        if submitted or repeated:
+            return replace(launched, again_since=before.again_since or before.started_at)
+    return replace(launched, again_since=launched.started_at)
+
+
+def own_job() -> Mapping[str, Any]:
+    """What Ray hands a process that was submitted as a job: its metadata and environment; nothing to another."""
+    found: Mapping[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return found
+
+
 def own_submission_id() -> str | None:
-    """The id under which this process was submitted as a Ray job, or none: Ray hands it on with the job's metadata."""
-    given = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    found = json.loads(given).get("metadata", {}).get("job_submission_id") if given else None
+    """The id under which this process was submitted as a Ray job, or none."""
+    found = own_job().get("metadata", {}).get("job_submission_id")
     return str(found) if found else None
 
 
@@ -98,7 +121,8 @@ def read_launch(folder: Folder) -> Launched | None:
     try:
         told = {key: value for key, value in json_text.parsed(content).items() if key in known}
         launched = TypeAdapter(Launched).validate_python(told)
-        datetime.fromisoformat(launched.started_at)
+        for moment in (launched.started_at, launched.again_since):
+            datetime.fromisoformat(moment or launched.started_at)
         return launched
     except (ValueError, AttributeError):  # the next launch writes it anew
         logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)

@@ -189,7 +189,9 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     }
     for id_ in unplanned:
         row = records[id_]["row"] if id_ in records else {}
-        if row.get("status") == "running" and row["started_at"] >= began:  # else the search may have been another
+        if (
+            row.get("status") == "running" and (row["started_at"] or 0.0) >= began
+        ):  # else the search may have been another
             plan = plan | {stage_of(id_): [*plan.get(stage_of(id_), []), id_]}
     rows = table | {id_: record["row"] for id_, record in records.items()}
     waiting = {id_ for id_, record in records.items() if record["history"] and "rung_cut" not in record["history"][-1]}

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 
 from kdtune.base import UserError
 from kdtune.records.journal_files import Record
@@ -29,6 +30,14 @@ def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
             )
         found.update(matching)
     return found
+
+
+def begun_since(moment: str | None, rows: Iterable[Row]) -> set[str]:
+    """The trials of these rows that have begun since a moment (ISO 8601); none without one."""
+    if moment is None:
+        return set()
+    since = datetime.fromisoformat(moment).timestamp()
+    return {row["trial_id"] for row in rows if (row["started_at"] or 0.0) >= since}
 
 
 def restart(planned: Planned, before: Record, storage: Storage) -> Record:

@@ -26,6 +26,7 @@ from kdtune.records.logbook import (
     read_log,
     request_stop,
     stop_requests,
+    with_again,
     write_launch,
 )
 from kdtune.records.progress import Reporter, Several
@@ -224,3 +225,29 @@ def test_an_old_request_does_not_end_a_new_launch(folder: Folder, meant_for: str
     me = replace(here((), None, None), submission_id="tiny-1")
     with logbook(folder, me, Held("t"), Reporter()):
         assert folder.exists(STOP) is kept
+
+
+ASKED = "2026-01-02T03:00:00.000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("before", "since"),
+    [
+        ({"outcome": "interrupted; nothing finished is lost"}, "2026-01-02T03:04:05.000+00:00"),
+        ({"outcome": "interrupted", "again_since": ASKED}, ASKED),  # twice
+        ({}, "2026-01-02T03:04:05.000+00:00"),  # it ended without a word
+        ({"outcome": "finished", "again_since": ASKED}, "2026-01-03T00:00:00.000+00:00"),
+        ({"outcome": "interrupted", "command": "kdtune launch tiny"}, "2026-01-03T00:00:00.000+00:00"),
+        ({"submission_id": "tiny-1", "command": "as it was submitted", "again_since": ASKED}, ASKED),
+        (None, "2026-01-03T00:00:00.000+00:00"),
+    ],
+)
+def test_what_again_asks_for_outlives_a_launch_that_was_cut_off(
+    tmp_path: Path, before: dict[str, Any] | None, since: str
+) -> None:
+    folder, command = Folder(str(tmp_path)), "kdtune launch tiny --again 'final-*'"
+    if before is not None:
+        started = {"started_at": "2026-01-02T03:04:05.000+00:00", "command": command}
+        write_launch(folder, Launched(**started | before))
+    me = Launched(started_at="2026-01-03T00:00:00.000+00:00", command=command, submission_id="tiny-1")
+    assert with_again(folder, me).again_since == since

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -90,6 +91,35 @@ def test_kill_of_a_worker_and_of_the_driver(undisturbed: Path, launch: Callable,
     now = journals(tmp_path)
     assert all(now[name]["attempt"] > attempt for name, attempt in hit.items())  # each was gone on with
     assert all(now[name]["row"]["finished_at"] == at for name, at in finished_at.items())
+
+
+def test_what_again_names_runs_anew_once(tmp_path: Path) -> None:
+    """Interrupted and continued as the launch says: what has run anew stands, what has begun anew goes on."""
+    words = ("--storage", tmp_path, "--stage", "student", "--scheduler", "none", "--max-concurrent", "1")
+    study = write_study(tmp_path, SHORT)
+    assert kdtune("launch", study, *words).returncode == 0
+    before = {name: entry["attempt"] for name, entry in journals(tmp_path).items()}
+
+    def anew() -> dict[str, float]:
+        found = {name: entry for name, entry in journals(tmp_path).items() if entry["attempt"] > before[name]}
+        return {name: e["row"]["finished_at"] for name, e in found.items() if e["row"]["status"] == "completed"}
+
+    process = start("launch", study, *words, "--again", "student-*")
+    try:
+        until(lambda: bool(anew()))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=240)
+    finally:
+        end(process)
+    stood = anew()
+    assert 1 <= len(stood) < len(before)
+    told = errors.splitlines()[-1].partition("; continue with: ")[2]
+    again = kdtune(*shlex.split(told)[1:])
+    assert again.returncode == 0, again.stderr
+    assert "of the trials that --again names have begun anew before" in again.stderr
+    now = anew()
+    assert now.keys() == before.keys()
+    assert {name: now[name] for name in stood} == stood
 
 
 def test_trials_that_are_judged_together(tmp_path: Path) -> None:
