@@ -1,6 +1,5 @@
 """``load_study``, ``launch`` and ``results``: what the command line does, as functions."""
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from kdtune.answers.query import gathered, study_name
 from kdtune.cluster.auth import require_token, use_token
 from kdtune.filesystem.lock import locked
 from kdtune.loading.pack import data_folder
+from kdtune.records.launched import here
 from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
 from kdtune.search.options import Options, adjusted
@@ -51,7 +51,7 @@ def launch(
         use_token()
     else:
         require_token()
-    from kdtune.records.logbook import here, logbook, with_again
+    from kdtune.records.logbook import logbook
     from kdtune.records.progress import Reporter
     from kdtune.search.kept_teacher import teacher_store
     from kdtune.search.launch import Launch  # Ray is imported now, not for --help
@@ -64,11 +64,10 @@ def launch(
     me = here(options.stages, address, command)
     where = Storage(storage_root(storage), study.name, None if me.submission_id else given)  # a job's file is Ray's
     where.check_writable()
-    with contextlib.ExitStack() as stack:
-        held = stack.enter_context(locked(where.folder))
-        me = with_again(where.folder, me) if options.again else me
-        publish = _publisher(me.submission_id)
-        told = stack.enter_context(logbook(where.folder, me, held, reporter or Reporter(), publish))
+    with (
+        locked(where.folder) as held,
+        logbook(where.folder, me, held, reporter or Reporter(), _publisher(me.submission_id)) as told,
+    ):
         for line in kept:
             told.note(line)
         site = Site(data_folder(data_root), pack=options.pack, own_root=bool(address) and not data_root, store=store)
@@ -83,7 +82,6 @@ def launch(
             trainer=trainer or train_and_evaluate,
             loggers=options.loggers,
             again=options.again,
-            again_since=me.again_since,
             mixed=options.mixed,
         ).run()
     return where

@@ -16,18 +16,8 @@ from kdtune.cluster.auth import use_token
 from kdtune.filesystem.folder import absolute
 from kdtune.filesystem.lock import LEASE
 from kdtune.records.holder import holder
-from kdtune.records.logbook import (
-    LOG_EVERY,
-    STOP,
-    Launched,
-    now,
-    read_launch,
-    read_log,
-    request_stop,
-    with_again,
-    withdraw_stop,
-    write_launch,
-)
+from kdtune.records.launched import Launched, asked, now, read_launch, write_launch
+from kdtune.records.logbook import LOG_EVERY, STOP, read_log, request_stop, withdraw_stop
 from kdtune.records.status import Status, status_of
 from kdtune.records.storage import Storage
 from kdtune.records.stored_study import storage_root
@@ -85,7 +75,7 @@ def detach(
 
     job = jobs.submit(study, words, address, where.root)
     job = replace(job, notes=(*kept, *needed_by_nodes(study), *job.notes))
-    launched = Launched(
+    me = Launched(
         started_at=now(),
         stages=list(options.stages),
         address=address,
@@ -94,10 +84,9 @@ def detach(
         command=command,
     )
     try:
-        launched = with_again(where.folder, launched) if options.again else launched
         found = read_launch(where.folder)
         if found is None or found.submission_id != job.id:  # else its driver is up already, and knows more
-            write_launch(where.folder, launched)
+            write_launch(where.folder, asked(where.folder, me))
     except OSError as error:
         told = f"{where.folder.uri} cannot be written from here ({error.strerror or error})"
         return replace(job, notes=(*job.notes, f"{told}: kdtune status, logs and stop need its job's id"))

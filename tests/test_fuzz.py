@@ -30,7 +30,7 @@ from kdtune.datasets.voc import Voc
 from kdtune.filesystem.lock import Held
 from kdtune.records import status, status_lines, study_list
 from kdtune.records.journal_files import decoded, encoded
-from kdtune.records.logbook import Launched, read_launch, write_launch
+from kdtune.records.launched import Launched, read_launch, write_launch
 from kdtune.records.progress import Reporter
 from kdtune.records.storage import IMAGE_COUNTS, Storage
 from kdtune.search.added_seeds import with_kept_seeds

@@ -19,7 +19,7 @@ from kdtune.cluster.environment import TUNE_ENVIRONMENT
 from kdtune.cluster.halt import Halt
 from kdtune.cluster.silence import Silence
 from kdtune.models import builders
-from kdtune.records.logbook import own_job
+from kdtune.records.launched import own_job
 
 DASHBOARD = "KDTUNE_DASHBOARD"  # 0: a Ray that is started here has none, which spares eleven processes
 

@@ -7,134 +7,29 @@ ends a launch.
 
 import contextlib
 import json
-import logging
-import os
 import platform
-import shlex
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import replace
 
-from pydantic import TypeAdapter
 from rich.console import Console
 
-import kdtune
 from kdtune.base import RunError, UserError
-from kdtune.filesystem import json_text
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import Held
+from kdtune.records.launched import Launched, asked, now, write_launch
 from kdtune.records.progress import Lines, Reporter, Several
 from kdtune.study.spec import StudySpec
 from kdtune.text import without_credentials
 
-LAUNCH, LOG, STOP = "launch.json", "launch.log", "stop.json"
+LOG, STOP = "launch.log", "stop.json"
 LOG_EVERY = 5.0  # seconds between writings of the log: an object store cannot append
 LOG_LINES = 5_000  # that are kept
 STOP_EVERY = 2.0  # seconds between looks for a request to end
 PUBLISH_EVERY = 5.0  # seconds between updates of the job's metadata
 
 Publish = Callable[[Mapping[str, str]], None]
-
-
-@dataclass(frozen=True)
-class Launched:
-    """``launch.json``. It holds no token, and no credentials of a URI."""
-
-    started_at: str  # UTC, ISO 8601
-    stages: Sequence[str] = ()  # only these; all, if empty
-    host: str | None = None  # none: submitted, and no driver of it has begun
-    pid: int | None = None
-    address: str | None = None  # of the Ray cluster, as the driver or the submitting machine knew it
-    dashboard: str | None = None
-    submission_id: str | None = None
-    command: str | None = None  # that launches it again
-    again_since: str | None = None  # when --again was first asked for: launches that were cut off may lie between
-    kdtune_version: str = kdtune.__version__
-    ended_at: str | None = None
-    outcome: str | None = None  # "finished", or why it ended before
-
-    @property
-    def again(self) -> str | None:
-        """The command, if it is a launch of kdtune's: a shell that is given it does nothing else, whoever wrote it."""
-        try:
-            words = shlex.split(self.command or "")
-        except ValueError:
-            return None
-        return shlex.join(words) if words[:2] == ["kdtune", "launch"] else None
-
-
-def now() -> str:
-    """The time as launch.json and launch.log have it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def here(stages: Sequence[str], address: str | None, command: str | None) -> Launched:
-    """This process as a launch."""
-    return Launched(
-        started_at=now(),
-        stages=list(stages),
-        host=platform.node(),
-        pid=os.getpid(),
-        address=address,
-        submission_id=own_submission_id(),
-        command=command,
-    )
-
-
-def with_again(folder: Folder, launched: Launched) -> Launched:
-    """A launch with ``--again``, told since when that is asked for.
-
-    The same command after a launch that did not come to its end goes on with what that was asked for: it is what such
-    a launch says to continue with.
-    """
-    before = read_launch(folder)
-    if before is not None:
-        submitted = bool(launched.submission_id) and before.submission_id == launched.submission_id
-        command = without_credentials(launched.command or "")
-        repeated = bool(command) and before.command == command and before.outcome != "finished"
-        if submitted or repeated:
-            return replace(launched, again_since=before.again_since or before.started_at)
-    return replace(launched, again_since=launched.started_at)
-
-
-def own_job() -> Mapping[str, Any]:
-    """What Ray hands a process that was submitted as a job: its metadata and environment; nothing to another."""
-    found: Mapping[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    return found
-
-
-def own_submission_id() -> str | None:
-    """The id under which this process was submitted as a Ray job, or none."""
-    found = own_job().get("metadata", {}).get("job_submission_id")
-    return str(found) if found else None
-
-
-def read_launch(folder: Folder) -> Launched | None:
-    """The latest launch of a study, or none."""
-    content = folder.read(LAUNCH)
-    if content is None:
-        return None
-    known = {field.name for field in fields(Launched)}
-    try:
-        told = {key: value for key, value in json_text.parsed(content).items() if key in known}
-        launched = TypeAdapter(Launched).validate_python(told)
-        for moment in (launched.started_at, launched.again_since):
-            datetime.fromisoformat(moment or launched.started_at)
-        return launched
-    except (ValueError, AttributeError):  # the next launch writes it anew
-        logging.getLogger("kdtune").warning("%s/%s: damaged, and skipped", folder.uri, LAUNCH)
-        return None
-
-
-def write_launch(folder: Folder, launched: Launched) -> None:
-    """Replaces ``launch.json``."""
-    facts = {
-        key: without_credentials(value) if isinstance(value, str) else value for key, value in asdict(launched).items()
-    }
-    folder.write(LAUNCH, json.dumps(facts, indent=1).encode())
 
 
 def read_log(folder: Folder) -> list[str]:
@@ -221,7 +116,7 @@ def logbook(
 
     ``publish`` is told stage and progress from time to time.
     """
-    launched = _as_submitted(folder, launched)
+    launched = asked(folder, launched)
     _clear_stop(folder, launched.submission_id)
     book = Logbook(folder, launched, held)
     book.record()
@@ -242,17 +137,6 @@ def logbook(
         if not held.lost.is_set():
             with contextlib.suppress(OSError):
                 folder.remove(STOP)
-
-
-def _as_submitted(folder: Folder, launched: Launched) -> Launched:
-    """The launch with what the machine that submitted it knew better: from where the cluster is reached, and how."""
-    if launched.submission_id is None:
-        return launched
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        before = read_launch(folder)
-        if before is not None and before.submission_id and before.submission_id == launched.submission_id:
-            return replace(launched, address=before.address, command=before.command)
-    return launched
 
 
 def _publishing(book: Logbook, publish: Publish | None) -> Callable[[], None]:

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from kdtune.base import UserError
 from kdtune.records import trouble
 from kdtune.records.holder import Holder, holder
-from kdtune.records.logbook import Launched, read_launch
+from kdtune.records.launched import Launched, read_launch
 from kdtune.records.progress import duration
 from kdtune.records.rows import FINISHED, Row
-from kdtune.records.storage import Storage
+from kdtune.records.storage import Record, Storage
 from kdtune.study import graph
 from kdtune.study.faults import told as told_of
 from kdtune.study.names import stage_of
@@ -173,26 +173,8 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     Trials that ended are in the table; journals are read for the others only, since there may be thousands: of those
     with a later attempt than the table has, too, for they run again.
     """
-    plan, gone = where.plan(), where.read_left_out()
-    table, files = where.finished(), where.attempts()
-    final = {
-        id_
-        for id_, row in table.items()
-        if row["status"] in FINAL and max(files.get(id_, {}).values(), default=0) <= (row["attempt"] or 0)
-    }
-    planned_ids = {id_ for ids in plan.values() for id_ in ids}
-    drawn = {stage.name for stage in study.stages if stage.search == "tpe"}
-    unplanned = [id_ for id_ in files if id_ not in planned_ids and stage_of(id_) in drawn]  # until they have ended
-    open_ = [*(planned_ids - final), *unplanned]
-    records = {
-        record["row"]["trial_id"]: record for record in where.each_of([files[id_] for id_ in open_ if id_ in files])
-    }
-    for id_ in unplanned:
-        row = records[id_]["row"] if id_ in records else {}
-        if (
-            row.get("status") == "running" and (row["started_at"] or 0.0) >= began
-        ):  # else the search may have been another
-            plan = plan | {stage_of(id_): [*plan.get(stage_of(id_), []), id_]}
+    gone, table = where.read_left_out(), where.finished()
+    plan, records = _open(where, study, table, began)
     rows = table | {id_: record["row"] for id_, record in records.items()}
     waiting = {id_ for id_, record in records.items() if record["history"] and "rung_cut" not in record["history"][-1]}
     names = dict.fromkeys([*plan, *(stage.name for stage in study.stages)])
@@ -206,6 +188,30 @@ def _stages(where: Storage, study: StudySpec, began: float) -> tuple[list[Stage]
     planned = [rows[id_] for ids in plan.values() for id_ in ids if id_ in rows]
     elapsed = time.time() - began
     return stages, sum(_made(row, began) for row in planned) / elapsed if elapsed > 0 else 0.0
+
+
+def _open(
+    where: Storage, study: StudySpec, table: Mapping[str, Row], began: float
+) -> tuple[dict[str, list[str]], dict[str, Record]]:
+    """The plan, and the journals of those of its trials whose row is not their last word.
+
+    A trial that a search has drawn is in no plan until it has ended. One that began before this launch may be another
+    search's.
+    """
+    plan, files = where.plan(), where.attempts()
+    drawn = {stage.name for stage in study.stages if stage.search == "tpe"}
+    planned = {id_ for ids in plan.values() for id_ in ids}
+    newest = {id_: max(attempts.values()) for id_, attempts in files.items()}
+    final = {
+        id_ for id_, row in table.items() if row["status"] in FINAL and newest.get(id_, 0) <= (row["attempt"] or 0)
+    }
+    wanted = [id_ for id_ in files if id_ not in final and (id_ in planned or stage_of(id_) in drawn)]
+    records = {record["row"]["trial_id"]: record for record in where.each_of([files[id_] for id_ in wanted])}
+    for id_ in records.keys() - planned:
+        row = records[id_]["row"]
+        if row["status"] == "running" and (row["started_at"] or 0.0) >= began:
+            plan.setdefault(row["stage"], []).append(id_)
+    return plan, records
 
 
 def _stage(

@@ -1,12 +1,15 @@
 """Trials that have ended and run anew: those that a user names, and those whose weights are damaged."""
 
 import fnmatch
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from kdtune.base import UserError
+from kdtune.filesystem.folder import Folder
 from kdtune.records.journal_files import Record
+from kdtune.records.launched import read_launch
 from kdtune.records.lengths import keep_length
+from kdtune.records.progress import Reporter
 from kdtune.records.rows import FINISHED, Row
 from kdtune.records.storage import Storage
 from kdtune.records.trial_record import Planned, new_record
@@ -32,12 +35,23 @@ def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
     return found
 
 
-def begun_since(moment: str | None, rows: Iterable[Row]) -> set[str]:
-    """The trials of these rows that have begun since a moment (ISO 8601); none without one."""
-    if moment is None:
-        return set()
-    since = datetime.fromisoformat(moment).timestamp()
-    return {row["trial_id"] for row in rows if (row["started_at"] or 0.0) >= since}
+def asked_anew(patterns: Sequence[str], rows: Mapping[str, Row], folder: Folder, reporter: Reporter) -> set[str]:
+    """The same of these rows, but for those that have begun since this command was first given.
+
+    A launch that was cut off says to continue with its own command: what it has run anew stands, or goes on.
+
+    Raises:
+        UserError: see ``named``.
+    """
+    found = named(patterns, rows.keys())
+    launched = read_launch(folder) if found else None
+    if launched is None or launched.asked_at is None:
+        return found
+    since = datetime.fromisoformat(launched.asked_at).timestamp()
+    begun = {id_ for id_ in found if (rows[id_]["started_at"] or 0.0) >= since}
+    if begun:
+        reporter.note(f"{len(begun)} of the trials that --again names have begun anew before, and stand or go on")
+    return found - begun
 
 
 def restart(planned: Planned, before: Record, storage: Storage) -> Record:

@@ -17,7 +17,7 @@ from kdtune.records.progress import Reporter
 from kdtune.records.storage import Storage
 from kdtune.search import kept_teacher
 from kdtune.search.added_seeds import with_kept_seeds
-from kdtune.search.anew import begun_since, named
+from kdtune.search.anew import asked_anew
 from kdtune.search.changes import differences, versions
 from kdtune.search.checkpoints import Checkpoints, check_networks
 from kdtune.search.conditions import Conditions
@@ -52,7 +52,6 @@ class Launch:
     trainer: Trainer = train_and_evaluate
     loggers: Sequence[str] = ()  # see ``cluster.loggers``
     again: Sequence[str] = ()  # trials that run anew, though they have ended: ids, or patterns of them
-    again_since: str | None = None  # when that was first asked for, see ``records.logbook``
     mixed: bool = False  # whether trials of other numerics may stand beside those of this kdtune
     halt: Halt = field(default_factory=Halt)
     ledger: Ledger = field(init=False)
@@ -77,7 +76,8 @@ class Launch:
         same = before is not None and not paths
         stages = [*self.stages.values()]
         self.ledger = Ledger(self.study, self.storage, stages, self.held, self.reporter, unchanged=same)
-        anew = self._anew()
+        past = {id_: each["row"] for name in self._running for id_, each in self.ledger.past(name).items()}
+        anew = asked_anew(self.again, past, self.storage.folder, self.reporter)
         if paths:
             self.reporter.changed(paths)
         self.checkpoints.locate(self.study, self.only)
@@ -170,16 +170,6 @@ class Launch:
         if self.study.scheduler_of(self.stages[stage.name]) != "halving":
             return stage
         return replace(stage, starts=dict.fromkeys(stage.starts, stage.stages))
-
-    def _anew(self) -> set[str]:
-        """The trials that ``--again`` names, but for those that have run anew since that was asked for."""
-        asked = named(self.again, [id_ for name in self._running for id_ in self.ledger.past(name)])
-        done = begun_since(self.again_since, [self.ledger.records[id_]["row"] for id_ in asked])
-        if done:
-            self.reporter.note(
-                f"{len(done)} of the trials that --again names have begun anew before, and go on or stand"
-            )
-        return asked - done
 
     @property
     def _running(self) -> list[str]:

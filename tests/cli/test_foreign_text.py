@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from kdtune.bench.synthetic_study import fill, synthetic_study
 from kdtune.cli import main
-from kdtune.records.logbook import LOG, Launched, write_launch
+from kdtune.records.launched import Launched, write_launch
+from kdtune.records.logbook import LOG
 from kdtune.records.storage import Storage
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\n| x | = |"

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdtune.cli import main
-from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.launched import Launched, write_launch
 from kdtune.records.storage import Storage
 
 TOKEN = "0123456789abcdef" * 4

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.cluster.jobs import Unreachable, entrypoint, package, state_of
-from kdtune.records.logbook import Launched, read_launch, write_launch
+from kdtune.records.launched import Launched, read_launch, write_launch
 from kdtune.study.file import load_study
 from tests.support.launching import AT_ONCE, journals, kdtune, same_as, under_way, until, write_study
 from tests.support.ray_cluster import RayCluster, ray_cluster

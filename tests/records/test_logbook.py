@@ -16,19 +16,8 @@ from kdtune.base import Interrupted
 from kdtune.filesystem.folder import Folder
 from kdtune.filesystem.lock import Held
 from kdtune.records import logbook as logbooks
-from kdtune.records.logbook import (
-    LOG_LINES,
-    STOP,
-    Launched,
-    here,
-    logbook,
-    read_launch,
-    read_log,
-    request_stop,
-    stop_requests,
-    with_again,
-    write_launch,
-)
+from kdtune.records.launched import Launched, asked, here, read_launch, write_launch
+from kdtune.records.logbook import LOG_LINES, STOP, logbook, read_log, request_stop, stop_requests
 from kdtune.records.progress import Reporter, Several
 from kdtune.text import without_credentials
 
@@ -234,15 +223,15 @@ ASKED = "2026-01-02T03:00:00.000+00:00"
     ("before", "since"),
     [
         ({"outcome": "interrupted; nothing finished is lost"}, "2026-01-02T03:04:05.000+00:00"),
-        ({"outcome": "interrupted", "again_since": ASKED}, ASKED),  # twice
+        ({"outcome": "interrupted", "asked_at": ASKED}, ASKED),  # twice
         ({}, "2026-01-02T03:04:05.000+00:00"),  # it ended without a word
-        ({"outcome": "finished", "again_since": ASKED}, "2026-01-03T00:00:00.000+00:00"),
+        ({"outcome": "finished", "asked_at": ASKED}, "2026-01-03T00:00:00.000+00:00"),
         ({"outcome": "interrupted", "command": "kdtune launch tiny"}, "2026-01-03T00:00:00.000+00:00"),
-        ({"submission_id": "tiny-1", "command": "as it was submitted", "again_since": ASKED}, ASKED),
+        ({"submission_id": "tiny-1", "command": "as it was submitted", "asked_at": ASKED}, ASKED),
         (None, "2026-01-03T00:00:00.000+00:00"),
     ],
 )
-def test_what_again_asks_for_outlives_a_launch_that_was_cut_off(
+def test_what_a_command_asks_for_outlives_a_launch_that_was_cut_off(
     tmp_path: Path, before: dict[str, Any] | None, since: str
 ) -> None:
     folder, command = Folder(str(tmp_path)), "kdtune launch tiny --again 'final-*'"
@@ -250,4 +239,4 @@ def test_what_again_asks_for_outlives_a_launch_that_was_cut_off(
         started = {"started_at": "2026-01-02T03:04:05.000+00:00", "command": command}
         write_launch(folder, Launched(**started | before))
     me = Launched(started_at="2026-01-03T00:00:00.000+00:00", command=command, submission_id="tiny-1")
-    assert with_again(folder, me).again_since == since
+    assert asked(folder, me).asked_at == since

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from kdtune.api import results
 from kdtune.cli import main
 from kdtune.filesystem.folder import Folder, leads_out
-from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.launched import Launched, write_launch
 from kdtune.records.storage import IMAGE_COUNTS, WEIGHTS, Storage
 from tests.support import report_study
 from tests.support.image_counts import drawn

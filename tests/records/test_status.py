@@ -18,7 +18,7 @@ from kdtune.base import UserError
 from kdtune.cli import main
 from kdtune.filesystem.lock import LEASE, locked
 from kdtune.records.holder import holder
-from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.launched import Launched, write_launch
 from kdtune.records.status import status_of
 from kdtune.records.status_lines import lines
 from kdtune.records.storage import Record, Storage

@@ -15,8 +15,8 @@ import torch
 from kdtune.answers.query import summary
 from kdtune.base import UserError
 from kdtune.filesystem.folder import Folder, absolute
+from kdtune.records.launched import read_launch
 from kdtune.records.live_tables import TableWriter
-from kdtune.records.logbook import read_launch
 from kdtune.records.rows import distillation_terms
 from kdtune.records.storage import WEIGHTS, Record, Storage
 from kdtune.records.stored_study import TABLES

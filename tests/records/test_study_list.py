@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from kdtune.cli import main
 from kdtune.filesystem.lock import NAME as LOCK
 from kdtune.filesystem.lock import locked
-from kdtune.records.logbook import Launched, write_launch
+from kdtune.records.launched import Launched, write_launch
 from kdtune.records.storage import Record, Storage
 from kdtune.records.study_list import Listed, lines, listed
 from tests.support.s3 import Proxy, Server, proxied, use
