@@ -61,7 +61,7 @@ def launch(
     before, study = study, adjusted(study, options)
     kept = [*kept_searches(before, options.changes), *(_networks(before, study) if options.teacher else ())]
     store = teacher_store(options.teacher_store, study)
-    me = here(options.stages, address, command)
+    me = here(options.stages, address, command, again=bool(options.again))
     where = Storage(storage_root(storage), study.name, None if me.submission_id else given)  # a job's file is Ray's
     where.check_writable()
     with (

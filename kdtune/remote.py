@@ -75,13 +75,15 @@ def detach(
 
     job = jobs.submit(study, words, address, where.root)
     job = replace(job, notes=(*kept, *needed_by_nodes(study), *job.notes))
+    began = now()
     me = Launched(
-        started_at=now(),
+        started_at=began,
         stages=list(options.stages),
         address=address,
         dashboard=job.dashboard,
         submission_id=job.id,
         command=command,
+        asked_at=began if options.again else None,
     )
     try:
         found = read_launch(where.folder)

@@ -33,7 +33,7 @@ class Launched:
     dashboard: str | None = None
     submission_id: str | None = None
     command: str | None = None  # that launches it again
-    asked_at: str | None = None  # when the command was first given: launches that were cut off may lie between
+    asked_at: str | None = None  # with --again: when it was first asked for; launches that were cut off may lie between
     kdtune_version: str = kdtune.__version__
     ended_at: str | None = None
     outcome: str | None = None  # "finished", or why it ended before
@@ -53,16 +53,18 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def here(stages: Sequence[str], address: str | None, command: str | None) -> Launched:
-    """This process as a launch."""
+def here(stages: Sequence[str], address: str | None, command: str | None, *, again: bool = False) -> Launched:
+    """This process as a launch; ``again``: it names trials that run anew."""
+    began = now()
     return Launched(
-        started_at=now(),
+        started_at=began,
         stages=list(stages),
         host=platform.node(),
         pid=os.getpid(),
         address=address,
         submission_id=own_submission_id(),
         command=command,
+        asked_at=began if again else None,
     )
 
 
@@ -107,16 +109,18 @@ def asked(folder: Folder, launched: Launched) -> Launched:
     """The launch with what the one before it knew better.
 
     Of one that was submitted: from where the cluster is reached, and how. Of one that repeats the command of a launch
-    that did not come to its end: since when that is asked for.
+    that did not come to its end: since when trials are to run anew. Others have nothing to ask the storage for.
     """
+    if launched.submission_id is None and launched.asked_at is None:
+        return launched
     before = None
     with contextlib.suppress(OSError, ValueError, TypeError):
         before = read_launch(folder)
     if before is None:
-        return replace(launched, asked_at=launched.started_at)
-    since = before.asked_at or before.started_at
+        return launched
+    since = before.asked_at or launched.asked_at
     if launched.submission_id and before.submission_id == launched.submission_id:
         return replace(launched, address=before.address, command=before.command, asked_at=since)
     command = without_credentials(launched.command or "")
     repeats = bool(command) and before.command == command and before.outcome != "finished"
-    return replace(launched, asked_at=since if repeats else launched.started_at)
+    return replace(launched, asked_at=since) if repeats else launched

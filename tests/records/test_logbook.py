@@ -216,19 +216,19 @@ def test_an_old_request_does_not_end_a_new_launch(folder: Folder, meant_for: str
         assert folder.exists(STOP) is kept
 
 
-ASKED = "2026-01-02T03:00:00.000+00:00"
+FIRST, NOW = "2026-01-02T03:00:00.000+00:00", "2026-01-03T00:00:00.000+00:00"
 
 
 @pytest.mark.parametrize(
     ("before", "since"),
     [
-        ({"outcome": "interrupted; nothing finished is lost"}, "2026-01-02T03:04:05.000+00:00"),
-        ({"outcome": "interrupted", "asked_at": ASKED}, ASKED),  # twice
-        ({}, "2026-01-02T03:04:05.000+00:00"),  # it ended without a word
-        ({"outcome": "finished", "asked_at": ASKED}, "2026-01-03T00:00:00.000+00:00"),
-        ({"outcome": "interrupted", "command": "kdtune launch tiny"}, "2026-01-03T00:00:00.000+00:00"),
-        ({"submission_id": "tiny-1", "command": "as it was submitted", "asked_at": ASKED}, ASKED),
-        (None, "2026-01-03T00:00:00.000+00:00"),
+        ({"outcome": "interrupted; nothing finished is lost"}, FIRST),
+        ({}, FIRST),  # it ended without a word
+        ({"outcome": "finished"}, NOW),
+        ({"outcome": "interrupted", "command": "kdtune launch tiny --again '*'"}, NOW),
+        ({"outcome": "interrupted", "command": "kdtune launch tiny", "asked_at": None}, NOW),
+        ({"submission_id": "tiny-1", "command": "as it was submitted"}, FIRST),
+        (None, NOW),
     ],
 )
 def test_what_a_command_asks_for_outlives_a_launch_that_was_cut_off(
@@ -236,7 +236,9 @@ def test_what_a_command_asks_for_outlives_a_launch_that_was_cut_off(
 ) -> None:
     folder, command = Folder(str(tmp_path)), "kdtune launch tiny --again 'final-*'"
     if before is not None:
-        started = {"started_at": "2026-01-02T03:04:05.000+00:00", "command": command}
-        write_launch(folder, Launched(**started | before))
-    me = Launched(started_at="2026-01-03T00:00:00.000+00:00", command=command, submission_id="tiny-1")
+        told = {"started_at": "2026-01-02T03:04:05.000+00:00", "command": command, "asked_at": FIRST}
+        write_launch(folder, Launched(**told | before))
+    me = Launched(started_at=NOW, asked_at=NOW, command=command, submission_id="tiny-1")
     assert asked(folder, me).asked_at == since
+    never = replace(me, asked_at=None, submission_id=None, command="kdtune launch tiny")
+    assert asked(folder, never) == never
