@@ -43,6 +43,8 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray's token, torch's and kdtune's caches
         patch.setenv("KDTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that wait must not keep the cores from other tests
+        # Ray runs its workers at nice 15: beside two busy processes, a launch of 37 s was not done after 300
+        patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported, by no process that would be started for it
         for name in ("KDTUNE_STORAGE", "KDTUNE_DATA_ROOT", "RAY_ADDRESS", "XDG_CACHE_HOME", "TORCH_HOME"):
             patch.delenv(name, raising=False)
@@ -60,6 +62,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
         place.parent.mkdir(exist_ok=True)
         with FileLock(f"{place}.lock"):
             if not place.with_suffix(".made").exists():
+                assert not place.exists(), f"{name} could not be made: see the test that asked for it first"
                 place.mkdir()
                 make(place)
                 place.with_suffix(".made").touch()

@@ -1,4 +1,4 @@
-"""``kdtune WORDS`` in a process that is forked from one which has imported torch, Ray and kdtune: three seconds less.
+"""``kdtune WORDS`` in a process that is forked from one which has imported torch, Ray and kdtune: five seconds less.
 
 The command itself is real, and so are its Ray, its workers and its exit status. It differs from a new process in what
 Python does when it starts and ends; ``launching.start`` and ``launching.kdtune`` with variables are new processes.

@@ -7,4 +7,5 @@ os.environ["RAY_AUTH_MODE"] = "token"
 import kdtune.api
 import kdtune.cli
 import kdtune.cluster.jobs
+import kdtune.search.experiment
 import kdtune.search.launch  # noqa: F401
