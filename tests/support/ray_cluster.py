@@ -24,7 +24,14 @@ from tests.support.launching import command
 PORT = 6379
 AT_MOST = 1800  # seconds that a cluster may live, should nobody end it
 SIOCSIFFLAGS, IFF_UP, IFF_RUNNING = 0x8914, 0x1, 0x40
-TRIES = 4  # a raylet gives up when its agents need more than 15 seconds, as they do on a busy machine
+# Ports of the first node, one more for each other. A raylet waits 15 seconds for an agent to tell a port, and gives up;
+# on a busy machine that is soon. A port that it is given is not waited for.
+AGENTS = {
+    "dashboard-agent-listen": 52365,
+    "dashboard-agent-grpc": 52465,
+    "runtime-env-agent": 52565,
+    "metrics-export": 52665,
+}
 ALIVE = "This command will now block forever"  # what ray start says once the node is known to the head
 HOLDER = f"""
 import fcntl, socket, struct, sys, time
@@ -56,6 +63,7 @@ class RayCluster:
             "RAY_TMPDIR": str(self._temporary),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_agent_register_timeout_ms": "240000",  # nor does it give up when an agent comes up late
         }
         words = [unshare, "--map-root-user", "--net", sys.executable, "-c", HOLDER]
         self._holder = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -74,7 +82,8 @@ class RayCluster:
         where = head if not number else [f"--address={self.address}"]
         limits = [f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 2**20}"]
         limits += [f"--labels={labels}"] if labels else []
-        others = ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={52365 + number}", "--block"]
+        others = ["--node-ip-address=127.0.0.1", "--block"]
+        others += [f"--{name}-port={port + number}" for name, port in AGENTS.items()]
         words = [
             sys.executable,
             "-m",
@@ -86,21 +95,20 @@ class RayCluster:
             "--disable-usage-stats",
         ]
         environment = os.environ | self._environment | (env or {})
-        for attempt in range(TRIES):
-            log = self._temporary / f"node-{number}-{attempt}.log"
-            with log.open("w") as output:
-                process = subprocess.Popen(
-                    self._inside("timeout", str(AT_MOST), *words),
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    env=environment,
-                )
-            while process.poll() is None:
-                if ALIVE in log.read_text():
-                    self._processes.append(process)
-                    return
-                time.sleep(0.1)
+        log = self._temporary / f"node-{number}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                self._inside("timeout", str(AT_MOST), *words),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+            )
+        while process.poll() is None:
+            if ALIVE in log.read_text():
+                self._processes.append(process)
+                return
+            time.sleep(0.1)
         raise RuntimeError(f"node {number} does not start: {log.read_text()[-2000:]}")
 
     def _environment_of(self, env: dict[str, str] | None, without: Collection[str]) -> dict[str, str]:
@@ -153,7 +161,8 @@ class RayCluster:
         """Ends every process that it started."""
         below = []
         for process in reversed(self._processes):
-            below += psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            with contextlib.suppress(psutil.NoSuchProcess):  # a node ends by itself when the head is gone
+                below += psutil.Process(process.pid).children(recursive=True)
             process.terminate()
         _, alive = psutil.wait_procs(below, timeout=3)
         for each in alive:
