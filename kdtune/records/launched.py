@@ -47,6 +47,11 @@ class Launched:
             return None
         return shlex.join(words) if words[:2] == ["kdtune", "launch"] else None
 
+    @property
+    def repeats(self) -> str | None:
+        """When a launch that was cut off was asked for the same; none if this is the first to be asked."""
+        return None if self.asked_at == self.started_at else self.asked_at
+
 
 def now() -> str:
     """The time as launch.json and launch.log have it."""
@@ -118,9 +123,9 @@ def asked(folder: Folder, launched: Launched) -> Launched:
         before = read_launch(folder)
     if before is None:
         return launched
-    since = before.asked_at or launched.asked_at
     if launched.submission_id and before.submission_id == launched.submission_id:
+        since = before.repeats or launched.asked_at
         return replace(launched, address=before.address, command=before.command, asked_at=since)
     command = without_credentials(launched.command or "")
     repeats = bool(command) and before.command == command and before.outcome != "finished"
-    return replace(launched, asked_at=since) if repeats else launched
+    return replace(launched, asked_at=before.asked_at or launched.asked_at) if repeats else launched

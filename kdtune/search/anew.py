@@ -36,18 +36,19 @@ def named(patterns: Sequence[str], trial_ids: Collection[str]) -> set[str]:
 
 
 def asked_anew(patterns: Sequence[str], rows: Mapping[str, Row], folder: Folder, reporter: Reporter) -> set[str]:
-    """The same of these rows, but for those that have begun since this command was first given.
+    """The same of these rows, but for those that have begun since this command was first given, if it is given again.
 
-    A launch that was cut off says to continue with its own command: what it has run anew stands, or goes on.
+    A launch that was cut off says to continue with its own command: what it has run anew stands, or goes on. The first
+    time nothing is compared, for the clocks of nodes may differ from this machine's.
 
     Raises:
         UserError: see ``named``.
     """
     found = named(patterns, rows.keys())
     launched = read_launch(folder) if found else None
-    if launched is None or launched.asked_at is None:
+    if launched is None or launched.repeats is None:
         return found
-    since = datetime.fromisoformat(launched.asked_at).timestamp()
+    since = datetime.fromisoformat(launched.repeats).timestamp()
     begun = {id_ for id_ in found if (rows[id_]["started_at"] or 0.0) >= since}
     if begun:
         reporter.note(f"{len(begun)} of the trials that --again names have begun anew before, and stand or go on")

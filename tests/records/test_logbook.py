@@ -228,6 +228,7 @@ FIRST, NOW = "2026-01-02T03:00:00.000+00:00", "2026-01-03T00:00:00.000+00:00"
         ({"outcome": "interrupted", "command": "kdtune launch tiny --again '*'"}, NOW),
         ({"outcome": "interrupted", "command": "kdtune launch tiny", "asked_at": None}, NOW),
         ({"submission_id": "tiny-1", "command": "as it was submitted"}, FIRST),
+        ({"submission_id": "tiny-1", "started_at": FIRST}, NOW),  # by the clock of the machine that submitted it
         (None, NOW),
     ],
 )
